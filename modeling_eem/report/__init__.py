@@ -1,0 +1,17 @@
+"""Plain values in; tables, plots, heat maps and model cards out. Nothing is computed, and nothing needs PyTorch."""
+
+from modeling_eem.report.cards import model_card
+from modeling_eem.report.files import write_atomically
+from modeling_eem.report.heatmap import entropy_heatmap_html
+from modeling_eem.report.plots import LearningCurve, learning_curves
+from modeling_eem.report.tables import Cell, Table
+
+__all__ = [
+    "Cell",
+    "LearningCurve",
+    "Table",
+    "entropy_heatmap_html",
+    "learning_curves",
+    "model_card",
+    "write_atomically",
+]
