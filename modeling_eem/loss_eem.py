@@ -1,0 +1,144 @@
+"""Head and cross-entropy in chunks of tokens: the `[tokens, vocabulary]` logits never exist whole.
+
+The gradients of a chunk are formed while its logits are at hand and kept for backward, so nothing is recomputed and the
+peak beside the weights is one chunk of logits. Shapes: N tokens, D features, V vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+IGNORE_INDEX = -100
+# Tokens whose logits exist at one time: large enough for full matrix speed, small enough to stay in cache-sized memory.
+CHUNK_SIZE = 512
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """`sum_n w_n CE_n` and `CE_n` for logits `h_n W^T`, with `d/dh` and `d/dW` of the sum formed on the way."""
+
+    @staticmethod
+    def forward(ctx, hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, loss_weights_N: Tensor | None):
+        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
+        device = hidden_ND.device.type
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else hidden_ND.dtype
+        weight_low_VD = weight_VD.to(dtype)
+        losses_N = torch.empty(labels_N.shape, dtype=torch.float32, device=hidden_ND.device)
+        grad_hidden = torch.empty_like(hidden_ND) if needs_hidden else None
+        grad_weight = torch.zeros(weight_VD.shape, dtype=torch.float32, device=weight_VD.device) if needs_weight else None
+        with torch.autocast(device, enabled=False):
+            for start in range(0, hidden_ND.shape[0], CHUNK_SIZE):
+                chunk = slice(start, start + CHUNK_SIZE)
+                hidden_low = hidden_ND[chunk].to(dtype)
+                labels = labels_N[chunk]
+                is_scored = labels != IGNORE_INDEX
+                targets = labels.masked_fill(~is_scored, 0)[:, None]
+                logits = (hidden_low @ weight_low_VD.T).float()
+                log_z = logits.logsumexp(-1, keepdim=True)
+                losses = (log_z - logits.gather(1, targets)).squeeze(1).masked_fill(~is_scored, 0.0)
+                losses_N[chunk] = losses
+                if needs_hidden or needs_weight:
+                    scale = is_scored.float() if loss_weights_N is None else loss_weights_N[chunk] * is_scored
+                    # d CE / d logits = softmax - onehot, scaled by the token's weight, in the logits' own memory.
+                    grad_logits = logits.sub_(log_z).exp_()
+                    grad_logits.scatter_add_(1, targets, torch.full_like(log_z, -1.0))
+                    grad_logits = grad_logits.mul_(scale[:, None]).to(dtype)
+                    if needs_hidden:
+                        grad_hidden[chunk] = grad_logits @ weight_low_VD
+                    if needs_weight:
+                        if dtype == torch.float32:
+                            grad_weight.addmm_(grad_logits.T, hidden_low)
+                        else:
+                            grad_weight += (grad_logits.T @ hidden_low).float()
+        ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight_VD.dtype))
+        ctx.mark_non_differentiable(losses_N)
+        total = losses_N.sum() if loss_weights_N is None else (losses_N * loss_weights_N).sum()
+        return total, losses_N
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_total: Tensor, _grad_losses: Tensor):
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return (
+            None if grad_hidden is None else grad_hidden * grad_total.to(grad_hidden.dtype),
+            None if grad_weight is None else grad_weight * grad_total.to(grad_weight.dtype),
+            None,
+            None,
+        )
+
+
+def linear_cross_entropy(
+    hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, loss_weights_N: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Weighted sum of cross-entropies of a bias-free linear head, and each token's own, in nats and float32.
+
+    `total = sum_n w_n CE_n`, `CE_n = logsumexp(W h_n) - (W h_n)[label_n]`; a label of -100 scores 0. Only the total
+    carries a gradient, to `hidden` and `weight`; `loss_weights` are constants. The matrix products run in the autocast
+    dtype if there is one, the softmax in float32.
+
+    Returns:
+        `total []` and `losses [N]`.
+    """
+    if loss_weights_N is not None:
+        loss_weights_N = loss_weights_N.float()
+    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, labels_N, loss_weights_N)
+
+
+def shift_labels(labels_BT: Tensor) -> Tensor:
+    """Labels for the outputs that predict them: output `t` predicts token `t + 1`, the last output nothing."""
+    return F.pad(labels_BT[:, 1:], (0, 1), value=IGNORE_INDEX)
+
+
+def causal_lm_loss(
+    hidden_BTD: Tensor,
+    lm_head: nn.Module,
+    targets_BT: Tensor,
+    loss_weights_BT: Tensor | None = None,
+    num_items_in_batch: Tensor | int | None = None,
+    logits_BTV: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """A model's training loss, and the nats of each target.
+
+    `loss = sum_j w_j CE_j / n`, where n is `num_items_in_batch` if given (the labelled tokens of the whole optimizer
+    step, which the Trainer counts), else the labelled tokens here. A token of weight zero stays in n.
+
+    Args:
+        hidden_BTD: the head's inputs.
+        lm_head: a plain `nn.Linear` is applied in chunks; anything else (an adapter, a quantized layer) is called.
+        targets_BT: what each output predicts, -100 for nothing.
+        loss_weights_BT: weight of each target.
+        logits_BTV: the logits, where the caller keeps them anyway; the head is then not run again.
+
+    Returns:
+        `loss []` and `losses [B, T]`, NaN where nothing was scored.
+    """
+    targets_N = targets_BT.flatten()
+    weights_N = None if loss_weights_BT is None else loss_weights_BT.flatten()
+    if logits_BTV is None and type(lm_head) is nn.Linear and lm_head.bias is None:
+        total, losses_N = linear_cross_entropy(hidden_BTD.flatten(0, 1), lm_head.weight, targets_N, weights_N)
+    else:
+        logits_BTV = lm_head(hidden_BTD) if logits_BTV is None else logits_BTV
+        logits_NV = logits_BTV.flatten(0, 1).float()
+        losses_N = F.cross_entropy(logits_NV, targets_N, ignore_index=IGNORE_INDEX, reduction="none")
+        total = losses_N.sum() if weights_N is None else (losses_N * weights_N).sum()
+    is_scored_BT = targets_BT != IGNORE_INDEX
+    num_items = is_scored_BT.sum() if num_items_in_batch is None else num_items_in_batch
+    losses_BT = losses_N.detach().view_as(targets_BT).masked_fill(~is_scored_BT, float("nan"))
+    return total / num_items, losses_BT
+
+
+def token_classification_loss(logits_BTC: Tensor, labels_BT: Tensor) -> Tensor:
+    """Mean over scored tokens of the squared error (one number a token) or the cross-entropy (classes).
+
+    With C = 1 the labels are real numbers, unscored where NaN or -100; with C > 1 they are classes, unscored where -100.
+    """
+    if logits_BTC.shape[-1] > 1:
+        return F.cross_entropy(logits_BTC.flatten(0, 1).float(), labels_BT.flatten(), ignore_index=IGNORE_INDEX)
+    labels_BT = labels_BT.float()
+    is_scored_BT = ~(labels_BT.isnan() | (labels_BT == IGNORE_INDEX))
+    # Filled before the square, because NaN times zero is NaN in the gradient too.
+    errors_BT = (logits_BTC.squeeze(-1).float() - labels_BT).masked_fill(~is_scored_BT, 0.0)
+    return errors_BT.square().sum() / is_scored_BT.sum()
+
+
+__all__ = ["causal_lm_loss", "linear_cross_entropy", "shift_labels", "token_classification_loss"]

@@ -1,0 +1,223 @@
+"""Token mixing: one learned matrix over positions, shared by all features of a head.
+
+    y[i, f] = bias[i] + sum_{j <= i} sum_p W[i, j, p] x[j, f + p - (k - 1) // 2]
+
+i.e. a 1-D convolution of `k` taps whose channels are the TOKENS and whose spatial axis is the FEATURE axis, zero-padded
+by (k - 1) // 2 on the left and k // 2 on the right. Shapes: B batch, T tokens, D features, H heads, K taps, E = D / H.
+
+It stands here twice: `reference_token_mixing` is the equation, `token_mixing` what the models run. The fast path works
+on `[T, B, E]`, so that a head's mixing is a product of a `[T, T]` matrix with `[T, B * E]` columns, cut into blocks of
+rows so that the half above the diagonal is never computed.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Rows of W a product takes at a time: small enough to skip most of the upper triangle, large enough for full speed.
+BLOCK_SIZE = 128
+
+
+def reference_token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_BTD: Tensor, is_causal: bool) -> Tensor:
+    """The equation above, a loop over heads around `conv1d`; the truth that `token_mixing` is tested against."""
+    num_heads, _, _, kernel_size = weight_HTTK.shape
+    mixed = []
+    for weight_TTK, bias_T, x_BTE in zip(weight_HTTK, bias_HT, x_BTD.chunk(num_heads, dim=-1)):
+        if is_causal:
+            weight_TTK = weight_TTK.permute(2, 0, 1).tril().permute(1, 2, 0)
+        padded = F.pad(x_BTE, ((kernel_size - 1) // 2, kernel_size // 2))
+        mixed.append(F.conv1d(padded, weight_TTK, bias_T))
+    return torch.cat(mixed, dim=-1)
+
+
+class _BlockMixing(torch.autograd.Function):
+    """`y[h] = sum_p W[h, p] x[h, :, p : p + L]` by blocks of rows, and its gradients, for `W [H, K, T, T]`, `x [H, T, F]`.
+
+    With `is_causal` the blocks above the diagonal are skipped, forward and backward; inside a diagonal block W is
+    used as it is, so the caller passes `W.tril()`. Every slice of the results is written by one product a tap.
+    """
+
+    @staticmethod
+    def forward(ctx, weight_HKTT: Tensor, x_HTF: Tensor, is_causal: bool) -> Tensor:
+        num_heads, num_taps, length, _ = weight_HKTT.shape
+        width = x_HTF.shape[-1] - num_taps + 1
+        y_HTL = x_HTF.new_empty(num_heads, length, width)
+        for rows, seen, _ in _row_blocks(length, is_causal):
+            for head in range(num_heads):
+                for tap in range(num_taps):
+                    y_HTL[head, rows].addmm_(
+                        weight_HKTT[head, tap, rows, seen],
+                        x_HTF[head, seen, tap : tap + width],
+                        beta=min(tap, 1),
+                    )
+        ctx.save_for_backward(weight_HKTT, x_HTF)
+        ctx.is_causal = is_causal
+        return y_HTL
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_HTL: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        weight_HKTT, x_HTF = ctx.saved_tensors
+        num_heads, num_taps, length, _ = weight_HKTT.shape
+        width = x_HTF.shape[-1] - num_taps + 1
+        grad_HTL = grad_HTL.contiguous()
+        grad_weight = torch.zeros_like(weight_HKTT) if ctx.needs_input_grad[0] else None
+        grad_x = torch.zeros_like(x_HTF) if ctx.needs_input_grad[1] else None
+        for rows, seen, seeing in _row_blocks(length, ctx.is_causal):
+            for head in range(num_heads):
+                for tap in range(num_taps):
+                    taps = slice(tap, tap + width)
+                    if grad_weight is not None:
+                        grad_weight[head, tap, rows, seen] = grad_HTL[head, rows] @ x_HTF[head, seen, taps].T
+                    if grad_x is not None:
+                        weight_TT = weight_HKTT[head, tap, seeing, rows]
+                        grad_x[head, rows, taps].addmm_(weight_TT.T, grad_HTL[head, seeing])
+        return grad_weight, grad_x, None
+
+
+def _row_blocks(length: int, is_causal: bool) -> list[tuple[slice, slice, slice]]:
+    """Blocks of positions as (the block, the positions it sees, the positions that see it)."""
+    if not is_causal:
+        return [(slice(0, length),) * 3]
+    starts = range(0, length, BLOCK_SIZE)
+    return [
+        (slice(s, min(s + BLOCK_SIZE, length)), slice(0, min(s + BLOCK_SIZE, length)), slice(s, length))
+        for s in starts
+    ]
+
+
+def token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor, is_causal: bool) -> Tensor:
+    """`reference_token_mixing` on the layout `[H, T, B, E]`, fast.
+
+    The padded features of all rows stand side by side in one buffer, so a tap is a view of it shifted by one column.
+    Columns where a tap runs from one row into the next hold sums nobody reads, and are dropped at the end.
+    """
+    num_heads, length, batch_size, width = x_HTBE.shape
+    kernel_size = weight_HTTK.shape[-1]
+    # `tril` is what keeps the rule exact: its value never reads above the diagonal, its gradient there is zero.
+    weight_HKTT = weight_HTTK.permute(0, 3, 1, 2)
+    weight_HKTT = weight_HKTT.tril() if is_causal else weight_HKTT.contiguous()
+    x_HTF = F.pad(x_HTBE, ((kernel_size - 1) // 2, kernel_size // 2)).flatten(2)
+    # Autocast stops at the door of an autograd function, so the product's dtype is settled here.
+    dtype = _product_dtype(x_HTF)
+    y_HTL = _BlockMixing.apply(weight_HKTT.to(dtype), x_HTF.to(dtype), is_causal)
+    y_HTF = F.pad(y_HTL, (0, kernel_size - 1)) if kernel_size > 1 else y_HTL
+    y_HTBE = y_HTF.unflatten(2, (batch_size, width + kernel_size - 1))[..., :width]
+    return y_HTBE + bias_HT[:, :, None, None].to(dtype)
+
+
+def _product_dtype(x: Tensor) -> torch.dtype:
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def gathered_token_mixing(
+    weight_HTTK: Tensor, bias_HT: Tensor, x_BTHE: Tensor, rows_BQ: Tensor, columns_BT: Tensor, visible_BQT: Tensor
+) -> Tensor:
+    """Mixing for tokens at any positions: `W[rows, columns]` where `visible`, else 0. Returns `[B, Q, H, E]`.
+
+    Costs a gathered matrix for each row of the batch; for packed rows, cached decoding and given `position_ids`. The
+    leading axis of `rows`, `columns` and `visible` may be 1 when all rows stand alike.
+    """
+    kernel_size = weight_HTTK.shape[-1]
+    width = x_BTHE.shape[-1]
+    dtype = _product_dtype(x_BTHE)
+    padded_BHTF = F.pad(x_BTHE, ((kernel_size - 1) // 2, kernel_size // 2)).transpose(1, 2).to(dtype)
+    y_BHQE = bias_HT[:, rows_BQ].transpose(0, 1)[..., None].to(dtype)
+    for tap in range(kernel_size):
+        weight_HBQT = weight_HTTK[..., tap][:, rows_BQ[:, :, None], columns_BT[:, None, :]]
+        weight_BHQT = weight_HBQT.transpose(0, 1).masked_fill(~visible_BQT[:, None], 0.0).to(dtype)
+        y_BHQE = y_BHQE + weight_BHQT @ padded_BHTF[..., tap : tap + width]
+    return y_BHQE.transpose(1, 2)
+
+
+@dataclass
+class AlignedLayout:
+    """Tokens on consecutive rows of W: the whole row, or its real tokens moved to one side of the padding.
+
+    `order` and `inverse` index the `T * B` tokens of a `[T, B, D]` tensor and are None where there is no mask.
+    """
+
+    order: Tensor | None = None
+    inverse: Tensor | None = None
+    is_real_TB1: Tensor | None = None
+
+    @classmethod
+    def from_mask(cls, attention_mask_BT: Tensor | None, alignment: str) -> "AlignedLayout":
+        if attention_mask_BT is None:
+            return cls()
+        is_real_TB = attention_mask_BT.T.bool()
+        length, batch_size = is_real_TB.shape
+        order_TB = is_real_TB.int().argsort(dim=0, descending=alignment == "left", stable=True)
+        inverse_TB = order_TB.argsort(dim=0)
+        batch_B = torch.arange(batch_size, device=order_TB.device)
+        return cls(
+            order=(order_TB * batch_size + batch_B).flatten(),
+            inverse=(inverse_TB * batch_size + batch_B).flatten(),
+            is_real_TB1=is_real_TB.gather(0, order_TB)[..., None],
+        )
+
+    def align(self, x_TBD: Tensor) -> Tensor:
+        """Real tokens in order on their side, zeros elsewhere."""
+        if self.order is None:
+            return x_TBD
+        x_TBD = x_TBD.flatten(0, 1).index_select(0, self.order).view_as(x_TBD)
+        return x_TBD.masked_fill(~self.is_real_TB1, 0.0)
+
+    def restore(self, x_TBD: Tensor) -> Tensor:
+        if self.inverse is None:
+            return x_TBD
+        return x_TBD.flatten(0, 1).index_select(0, self.inverse).view_as(x_TBD)
+
+
+@dataclass
+class GatheredLayout:
+    """Tokens at any rows of W: `rows [1 or B, Q]` of the new tokens, `columns [1 or B, T]` of all, who sees whom."""
+
+    rows_BQ: Tensor
+    columns_BT: Tensor
+    visible_BQT: Tensor
+
+    @classmethod
+    def from_positions(
+        cls,
+        position_ids_BQ: Tensor | None,
+        attention_mask_BT: Tensor | None,
+        past_length: int,
+        new_length: int,
+        is_causal: bool,
+        device: torch.device,
+    ) -> "GatheredLayout":
+        """Positions of cached tokens follow from the mask (rank among real tokens), of new ones from `position_ids`.
+
+        A real token at position 0 begins a document; documents do not see each other.
+        """
+        length = past_length + new_length
+        if attention_mask_BT is None:
+            is_real_BT = torch.ones(1, length, dtype=torch.bool, device=device)
+        else:
+            is_real_BT = attention_mask_BT.bool()
+        columns_BT = (is_real_BT.cumsum(-1) - 1).clamp(min=0)
+        if position_ids_BQ is not None:
+            position_ids_BQ = position_ids_BQ[:, -new_length:]
+            batch_size = max(position_ids_BQ.shape[0], columns_BT.shape[0])
+            columns_BT = torch.cat(
+                [
+                    columns_BT[:, :past_length].expand(batch_size, -1),
+                    position_ids_BQ.expand(batch_size, -1).to(columns_BT),
+                ],
+                dim=-1,
+            )
+        document_BT = (is_real_BT & (columns_BT == 0)).cumsum(-1)
+        visible_BQT = is_real_BT[:, None, :] & (document_BT[:, past_length:, None] == document_BT[:, None, :])
+        if is_causal:
+            index_T = torch.arange(length, device=device)
+            visible_BQT = visible_BQT & (index_T[past_length:, None] >= index_T)
+            # Positions may be anything a caller gives; the rule of the diagonal holds for all of them.
+            visible_BQT = visible_BQT & (columns_BT[:, past_length:, None] >= columns_BT[:, None, :])
+        return cls(columns_BT[:, past_length:], columns_BT, visible_BQT)
+
+
+__all__ = ["AlignedLayout", "GatheredLayout", "gathered_token_mixing", "reference_token_mixing", "token_mixing"]

@@ -1,0 +1,367 @@
+"""Masked mixer: a decoder stack whose token mixing is one learned lower-triangular matrix over positions.
+
+Unusual, and meant so: pre-norm blocks without a norm after the last; no positional encoding and no dropout; the head
+sits on the raw residual stream; the batch runs internally as `[T, B, D]` in memory, because token mixing is then a
+plain matrix product. Outside, everything is `[B, T, D]` as elsewhere. Source: Badger 2024, arXiv 2409.01482.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, TokenClassifierOutput
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_masked_mixer import MaskedMixerConfig
+from .loss_eem import causal_lm_loss, shift_labels, token_classification_loss
+from .mixing_masked_mixer import AlignedLayout, GatheredLayout, gathered_token_mixing, token_mixing
+
+
+class MaskedMixerMixing(nn.Module):
+    """Token mixing of one block: flat, or with `num_mixing_heads` projections and matrices.
+
+    `weight` is `[n, n]`, with taps `[n, n, k]`, with heads `[h, n, n]` or `[h, n, n, k]`; `bias` is `[n]` or `[h, n]`.
+    A causal model never uses, differentiates or saves a value above the diagonal.
+    """
+
+    def __init__(self, config: MaskedMixerConfig, layer_idx: int):
+        super().__init__()
+        n, d, h, k = (
+            config.max_position_embeddings,
+            config.hidden_size,
+            config.num_mixing_heads,
+            config.mixing_kernel_size,
+        )
+        self.layer_idx = layer_idx
+        self.is_causal = config.is_causal
+        self.is_right_aligned = config.position_alignment == "right"
+        self.num_heads = max(h, 1)
+        self.kernel_size = k
+        self.weight = nn.Parameter(torch.empty((h,) * (h > 0) + (n, n) + (k,) * (k > 1)))
+        self.bias = nn.Parameter(torch.empty((h,) * (h > 0) + (n,)))
+        self.in_proj = nn.Linear(d, d) if h else None  # the heads' Linear(d, d / h), side by side
+        self.out_proj = nn.Linear(d, d) if h else None
+        if self.is_causal:
+            # What another program left above the diagonal of a checkpoint is not used, and not passed on either.
+            self.register_state_dict_post_hook(MaskedMixerMixing._drop_future)
+
+    @staticmethod
+    def _drop_future(module: "MaskedMixerMixing", state_dict: dict, prefix: str, _metadata: dict) -> None:
+        state_dict[prefix + "weight"] = module.without_future(state_dict[prefix + "weight"])
+
+    def without_future(self, weight: Tensor) -> Tensor:
+        """`weight` with zeros above the diagonal."""
+        if self.kernel_size == 1:
+            return weight.tril()
+        return weight.movedim(-1, 0).tril().movedim(0, -1).contiguous()
+
+    def forward(
+        self, x_BTD: Tensor, layout: AlignedLayout | GatheredLayout, past_key_values: Cache | None = None
+    ) -> Tensor:
+        if self.in_proj is not None:
+            x_BTD = self.in_proj(x_BTD)
+        n = self.bias.shape[-1]
+        weight_HTTK = self.weight.view(self.num_heads, n, n, self.kernel_size)
+        bias_HT = self.bias.view(self.num_heads, n)
+        if isinstance(layout, AlignedLayout):
+            if past_key_values is not None:
+                past_key_values.update(x_BTD[:, None], x_BTD[:, None, :, :0], self.layer_idx)
+            y_BTD = self._mix_aligned(weight_HTTK, bias_HT, x_BTD.transpose(0, 1), layout).transpose(0, 1)
+        else:
+            if past_key_values is not None:
+                x_BTD = past_key_values.update(x_BTD[:, None], x_BTD[:, None, :, :0], self.layer_idx)[0].squeeze(1)
+            x_BTHE = x_BTD.unflatten(-1, (self.num_heads, -1))
+            y_BTD = gathered_token_mixing(
+                weight_HTTK, bias_HT, x_BTHE, layout.rows_BQ, layout.columns_BT, layout.visible_BQT
+            ).flatten(2)
+        return y_BTD if self.out_proj is None else self.out_proj(y_BTD)
+
+    def _mix_aligned(self, weight_HTTK: Tensor, bias_HT: Tensor, x_TBD: Tensor, layout: AlignedLayout) -> Tensor:
+        length = x_TBD.shape[0]
+        first = bias_HT.shape[-1] - length if self.is_right_aligned else 0
+        rows = slice(first, first + length)
+        x_HTBE = layout.align(x_TBD).unflatten(-1, (self.num_heads, -1)).movedim(2, 0)
+        y_HTBE = token_mixing(weight_HTTK[:, rows, rows], bias_HT[:, rows], x_HTBE, self.is_causal)
+        return layout.restore(y_HTBE.movedim(0, 2).flatten(2))
+
+
+class MaskedMixerMLP(nn.Module):
+    """`Linear(d, intermediate) -> activation -> Linear(intermediate, d)`, with biases."""
+
+    def __init__(self, config: MaskedMixerConfig):
+        super().__init__()
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.act_fn = ACT2FN[config.hidden_act]
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.act_fn(self.up_proj(x)))
+
+
+class MaskedMixerBlock(GradientCheckpointingLayer):
+    """`x = x + Mix(LN(x)); x = x + MLP(LN(x))`."""
+
+    def __init__(self, config: MaskedMixerConfig, layer_idx: int):
+        super().__init__()
+        self.mixing_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mixing = MaskedMixerMixing(config, layer_idx)
+        self.mlp_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = MaskedMixerMLP(config)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        layout: AlignedLayout | GatheredLayout | None = None,
+        past_key_values: Cache | None = None,
+    ) -> Tensor:
+        # The tensors that pass between blocks look like [B, T, D] and lie in memory as [T, B, D]: no copies here.
+        x_TBD = hidden_states.transpose(0, 1)
+        mixed_BTD = self.mixing(self.mixing_layernorm(x_TBD).transpose(0, 1), layout, past_key_values)
+        x_TBD = x_TBD + mixed_BTD.transpose(0, 1)
+        x_TBD = x_TBD + self.mlp(self.mlp_layernorm(x_TBD))
+        return x_TBD.transpose(0, 1)
+
+
+class MaskedMixerPreTrainedModel(PreTrainedModel):
+    config_class = MaskedMixerConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["MaskedMixerBlock"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _can_record_outputs = {"hidden_states": MaskedMixerBlock}
+    # There is no attention here, so every implementation of it is as good as any other.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """PyTorch's defaults, embeddings N(0, 1), mixing like a 1-D convolution with zeros above the diagonal."""
+        if isinstance(module, nn.Linear):
+            init_linear(module)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, MaskedMixerMixing):
+            bound = 1 / math.sqrt(module.bias.shape[-1] * module.kernel_size)
+            init.uniform_(module.bias, -bound, bound)
+            init.uniform_(module.weight, -bound, bound)
+            if module.is_causal:
+                init.copy_(module.weight, module.without_future(module.weight))
+
+
+def init_linear(module: nn.Linear) -> None:
+    """PyTorch's default: weight and bias uniform within `1 / sqrt(in_features)`."""
+    bound = 1 / math.sqrt(module.in_features)
+    init.uniform_(module.weight, -bound, bound)
+    if module.bias is not None:
+        init.uniform_(module.bias, -bound, bound)
+
+
+class MaskedMixerModel(MaskedMixerPreTrainedModel):
+    """The stack of blocks on token embeddings, without a head."""
+
+    def __init__(self, config: MaskedMixerConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList([MaskedMixerBlock(config, idx) for idx in range(config.num_hidden_layers)])
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPast:
+        """Hidden states `[B, T, D]` of tokens `[B, T]`.
+
+        Args:
+            attention_mask: `[B, T]` (with a cache, `[B, past + T]`), 0 on padding, which is inert on either side.
+            position_ids: `[1 or B, T]` rows of the mixing matrices; by default the rank among real tokens. A position
+                of 0 begins a document that sees nothing before it (packed rows).
+            past_key_values: cache whose `keys` hold the mixing inputs `[B, 1, T, D]`; its `values` are empty.
+
+        Raises:
+            ValueError: more tokens than `max_position_embeddings`; a cache or restarting positions with right
+                alignment; a cache without causality; an attention mask of another shape.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Pass either input_ids or inputs_embeds.")
+        if inputs_embeds is None:
+            # Looked up transposed, the embeddings lie in memory as the blocks want them.
+            inputs_embeds = self.embed_tokens(input_ids.T).transpose(0, 1)
+        else:
+            inputs_embeds = inputs_embeds.transpose(0, 1).contiguous().transpose(0, 1)
+        is_cacheable = self.config.is_causal and self.config.position_alignment == "left"
+        if past_key_values is not None and not is_cacheable:
+            raise ValueError(
+                "Cached generation needs is_causal=True and position_alignment='left'; "
+                f"this model has is_causal={self.config.is_causal} and "
+                f"position_alignment={self.config.position_alignment!r}. Call it with use_cache=False and no cache."
+            )
+        if use_cache and is_cacheable and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
+
+        layout = self._layout(inputs_embeds, attention_mask, position_ids, past_length)
+        hidden_states = inputs_embeds
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, layout=layout, past_key_values=past_key_values)
+        return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
+
+    def _layout(
+        self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, past_length: int
+    ) -> AlignedLayout | GatheredLayout:
+        """Which row of the mixing matrices each token stands on, checked by shape."""
+        config = self.config
+        new_length = inputs_embeds.shape[1]
+        if past_length + new_length > config.max_position_embeddings:
+            raise ValueError(
+                f"{past_length + new_length} tokens are more than max_position_embeddings="
+                f"{config.max_position_embeddings}, the size of the mixing matrices: shorten or split the text."
+            )
+        if attention_mask is not None and attention_mask.shape[1:] != (past_length + new_length,):
+            raise ValueError(
+                f"attention_mask must be [batch, {past_length + new_length}] (cached and new tokens), "
+                f"got {list(attention_mask.shape)}."
+            )
+        if position_ids is None and past_length == 0:
+            return AlignedLayout.from_mask(attention_mask, config.position_alignment)
+        if config.position_alignment == "right" and not torch.compiler.is_compiling():
+            if (position_ids.diff(dim=-1) < 0).any():
+                raise ValueError(
+                    "position_ids that restart (packed rows) need position_alignment='left': with 'right' only the "
+                    "last document would end on the last row. Pass the documents as separate rows."
+                )
+        return GatheredLayout.from_positions(
+            position_ids, attention_mask, past_length, new_length, config.is_causal, inputs_embeds.device
+        )
+
+
+class MaskedMixerForCausalLM(MaskedMixerPreTrainedModel, GenerationMixin):
+    """Masked mixer with a bias-free language-model head on the raw residual stream."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: MaskedMixerConfig):
+        if not config.is_causal:
+            raise ValueError("A causal language model needs is_causal=True: with False it would see what it predicts.")
+        super().__init__(config)
+        self.model = MaskedMixerModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        output_logits: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CausalLMOutputWithPast:
+        """As `LlamaForCausalLM.forward`; see `MaskedMixerModel.forward` for positions, masks and errors.
+
+        Args:
+            labels: `[B, T]`, shifted here; -100 is not scored. The loss is in nats a labelled token, in float32.
+            output_logits: whether to return logits; by default yes, except in training with labels, where head and
+                loss run in chunks and the `[B, T, V]` logits never exist.
+            num_items_in_batch: labelled tokens of the whole optimizer step, the loss's denominator.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        if output_logits is None:
+            output_logits = labels is None or not self.training
+        logits = self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep)) if output_logits else None
+        loss = None
+        if labels is not None:
+            kept_all = isinstance(logits_to_keep, int) and logits_to_keep == 0
+            loss, _ = causal_lm_loss(
+                hidden_states,
+                self.lm_head,
+                shift_labels(labels),
+                num_items_in_batch=num_items_in_batch,
+                logits_BTV=logits if kept_all else None,
+            )
+        return CausalLMOutputWithPast(
+            loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
+        )
+
+
+class MaskedMixerForTokenClassification(MaskedMixerPreTrainedModel):
+    """Masked mixer with `num_labels` numbers a token; with one, a regression (second-order entropy estimation)."""
+
+    def __init__(self, config: MaskedMixerConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = MaskedMixerModel(config)
+        self.score = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> TokenClassifierOutput:
+        """Scores `[B, T, num_labels]`, and a loss if there are `labels [B, T]`.
+
+        With one label, the labels are real numbers and the loss is the mean squared error over those that are neither
+        NaN nor -100; with more, they are classes and the loss is the cross-entropy over those that are not -100.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            use_cache=False,
+            **kwargs,
+        )
+        logits = self.score(outputs.last_hidden_state)
+        loss = None if labels is None else token_classification_loss(logits, labels)
+        return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
+__all__ = [
+    "MaskedMixerForCausalLM",
+    "MaskedMixerForTokenClassification",
+    "MaskedMixerModel",
+    "MaskedMixerPreTrainedModel",
+]
