@@ -86,7 +86,7 @@ def entropy_heatmap_html(
 
 
 def _layout(token: str | bytes, decoder: codecs.IncrementalDecoder) -> tuple[str, list[_Piece], list[_Piece]]:
-    """Split a token into lead, body and tail; `decoder` keeps a character's bytes until the token that has the last."""
+    """Split a token into lead, body and tail; `decoder` keeps a character's bytes until the token with the last."""
     data = token if isinstance(token, bytes) else token.encode("utf-8", "backslashreplace")
     text = decoder.decode(data)
     unfinished = decoder.getstate()[0][-len(data) :] if data else b""
