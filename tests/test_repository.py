@@ -32,14 +32,15 @@ def test_no_file_is_two_files() -> None:
 
 
 def test_every_stratum_has_its_contract() -> None:
-    strata = "cli evaluation training entropy data report bits"
-    assert LAYERS[:-1] == [[name] for name in strata.split()]
+    assert LAYERS[:-1] == [[name] for name in "cli evaluation training entropy data report bits".split()]
     assert CONTRACTS["strata look down only"]["exhaustive"]
     alone = {name.removeprefix("modeling_eem.") for name in CONTRACTS["models stand alone"]["source_modules"]}
-    assert alone == {name for name in MODEL_FILES if (PACKAGE / f"{name}.py").exists()}
+    present = {name for name in MODEL_FILES if (PACKAGE / f"{name}.py").exists()}
+    assert alone == present, "name the model files that exist in source_modules of 'models stand alone'"
     forbidden = {name.removeprefix("modeling_eem.") for name in CONTRACTS["models stand alone"]["forbidden_modules"]}
     others = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
-    assert forbidden == others - alone - {"__init__"}
+    strata = others - present - {"__init__"}
+    assert forbidden == strata, "name the strata that exist in forbidden_modules of 'models stand alone'"
 
 
 def _imports(path: Path) -> Iterator[tuple[int, str]]:
