@@ -32,7 +32,7 @@ def test_no_file_is_two_files() -> None:
 
 
 def test_every_stratum_has_its_contract() -> None:
-    assert LAYERS[:-1] == [[name] for name in "cli evaluation training entropy data report bits".split()]
+    assert LAYERS[:-1] == [[name] for name in ["cli", "evaluation", "training", "entropy", "data", "report", "bits"]]
     assert CONTRACTS["strata look down only"]["exhaustive"]
     alone = {name.removeprefix("modeling_eem.") for name in CONTRACTS["models stand alone"]["source_modules"]}
     present = {name for name in MODEL_FILES if (PACKAGE / f"{name}.py").exists()}
