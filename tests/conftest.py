@@ -7,10 +7,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import random
+
+import numpy as np
 import pytest
-from transformers import set_seed
+import torch
 
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
-    set_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
