@@ -1,2 +1,34 @@
+"""Entropy estimation models and masked mixers for transformers; importing this registers them with its Auto classes."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForTokenClassification
+
+from .configuration_eem import EEMAutoencoderConfig, EEMConfig
 from .configuration_masked_mixer import MaskedMixerConfig
-from .modeling_masked_mixer import *
+from .modeling_eem import EEMForCausalLM, EEMModel
+from .modeling_eem_autoencoder import EEMAutoencoder
+from .modeling_masked_mixer import MaskedMixerForCausalLM, MaskedMixerForTokenClassification, MaskedMixerModel
+
+for _config_class in (MaskedMixerConfig, EEMConfig, EEMAutoencoderConfig):
+    AutoConfig.register(_config_class.model_type, _config_class)
+    _config_class.register_for_auto_class()
+
+for _auto_class, _model_classes in {
+    AutoModel: (MaskedMixerModel, EEMModel, EEMAutoencoder),
+    AutoModelForCausalLM: (MaskedMixerForCausalLM, EEMForCausalLM),
+    AutoModelForTokenClassification: (MaskedMixerForTokenClassification,),
+}.items():
+    for _model_class in _model_classes:
+        _auto_class.register(_model_class.config_class, _model_class)
+        _model_class.register_for_auto_class(_auto_class.__name__)
+
+__all__ = [
+    "EEMAutoencoder",
+    "EEMAutoencoderConfig",
+    "EEMConfig",
+    "EEMForCausalLM",
+    "EEMModel",
+    "MaskedMixerConfig",
+    "MaskedMixerForCausalLM",
+    "MaskedMixerForTokenClassification",
+    "MaskedMixerModel",
+]

@@ -4,8 +4,6 @@ What is unusual: there is no attention and no positional encoding. Order enters 
 which are as long as the context, so `max_position_embeddings` is part of the weights' shape.
 """
 
-from typing import Literal
-
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -33,7 +31,8 @@ class MaskedMixerConfig(PreTrainedConfig):
         pad_token_id, bos_token_id, eos_token_id: special token ids.
 
     Raises:
-        ValueError: `hidden_size` is not divisible by `num_mixing_heads`, or a size is not positive.
+        ValueError: `hidden_size` is not divisible by `num_mixing_heads`, a size is not positive, or `position_alignment`
+            is unknown.
     """
 
     model_type = "masked_mixer"
@@ -47,7 +46,7 @@ class MaskedMixerConfig(PreTrainedConfig):
     num_mixing_heads: int = 0
     mixing_kernel_size: int = 1
     is_causal: bool = True
-    position_alignment: Literal["left", "right"] = "left"
+    position_alignment: str = "left"
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-5
     use_cache: bool = True
@@ -69,6 +68,8 @@ class MaskedMixerConfig(PreTrainedConfig):
             raise ValueError(
                 f"hidden_size ({self.hidden_size}) must be divisible by num_mixing_heads ({self.num_mixing_heads})."
             )
+        if self.position_alignment not in ("left", "right"):
+            raise ValueError(f"position_alignment must be 'left' or 'right', got {self.position_alignment!r}.")
         super().__post_init__(**kwargs)
 
 

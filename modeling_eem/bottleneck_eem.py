@@ -1,0 +1,178 @@
+"""From an encoder's output to the code and back: down, noise, quantize, up; and the backbones on either side.
+
+Shapes: B batch, T tokens, D features of the encoder, P numbers of the code.
+"""
+
+import inspect
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from .configuration_eem import EncoderDecoderConfig
+from .configuration_masked_mixer import MaskedMixerConfig
+from .modeling_masked_mixer import MaskedMixerModel, init_linear
+from .quantization_eem import CODE_FORMATS
+
+
+def build_backbone(field: str, config: PreTrainedConfig) -> PreTrainedModel:
+    """A base model without its embedding table, which would never get a gradient: it is fed `inputs_embeds`.
+
+    Raises:
+        ValueError: not a causal language model's backbone, or one that does not take `inputs_embeds`,
+            `attention_mask` and `position_ids`.
+    """
+    if isinstance(config, MaskedMixerConfig):
+        backbone = MaskedMixerModel(config)
+    else:
+        backbone = AutoModel.from_config(config)
+        # Models that can be either (BERT and its kin) say in their attention layers which they are.
+        is_causal = all(getattr(module, "is_causal", True) for module in backbone.modules())
+        if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or not is_causal:
+            raise ValueError(f"{field}: a {config.model_type!r} model is not a causal language model's backbone.")
+    taken = inspect.signature(backbone.forward).parameters
+    missing = {"inputs_embeds", "attention_mask", "position_ids"} - set(taken)
+    if missing:
+        raise ValueError(
+            f"{field}: a {config.model_type!r} backbone does not take {', '.join(sorted(missing))}; choose another."
+        )
+    backbone.set_input_embeddings(None)
+    return backbone
+
+
+def run_backbone(
+    backbone: PreTrainedModel, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, **kwargs
+):
+    """The backbone's outputs. A masked mixer ranks the tokens by the mask itself, faster than by `position_ids`."""
+    if isinstance(backbone.config, MaskedMixerConfig):
+        position_ids = None
+    return backbone(inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids, **kwargs)
+
+
+def token_ranks(attention_mask_BT: Tensor) -> Tensor:
+    """Position of each token among the real ones of its row, 0 on padding before the first."""
+    return (attention_mask_BT.long().cumsum(-1) - 1).clamp(min=0)
+
+
+class Bottleneck(nn.Module):
+    """`z = W_down e + c`, with noise U(-q, q) on `z` or on `e` in training, rounded to `code_dtype` outside of it.
+
+    Without a bottleneck z = e. `expand` is `W_up z` where the model has use for it.
+    """
+
+    def __init__(self, config: EncoderDecoderConfig, has_up: bool = True):
+        super().__init__()
+        width, code_size = config.encoder_config.hidden_size, config.bottleneck_size
+        self.noise_scale = float(config.noise_scale)
+        self.noise_placement = config.noise_placement
+        self.code_dtype = config.code_dtype
+        self.down = None if code_size is None else nn.Linear(width, code_size)
+        self.up = None if code_size is None or not has_up else nn.Linear(code_size, width)
+
+    def compress(self, output_BD: Tensor) -> Tensor:
+        """The code `[B, P]` of an encoder's outputs `[B, D]`, with noise in training."""
+        output_BD = self._with_noise(output_BD, "encoder_output")
+        code_BP = output_BD if self.down is None else self.down(output_BD)
+        return self._with_noise(code_BP, "bottleneck")
+
+    def _with_noise(self, x: Tensor, placement: str) -> Tensor:
+        if not self.training or self.noise_scale == 0 or placement != self.noise_placement:
+            return x
+        return x + torch.empty_like(x).uniform_(-self.noise_scale, self.noise_scale)
+
+    def quantize(self, code_BP: Tensor) -> Tensor:
+        """What is left of the code when it is stored in `code_dtype`; in training, the code itself."""
+        if self.training or self.code_dtype is None:
+            return code_BP
+        return CODE_FORMATS[self.code_dtype].round(code_BP)
+
+    def expand(self, code_BP: Tensor) -> Tensor:
+        return code_BP if self.up is None else self.up(code_BP)
+
+
+class TextEncoder(nn.Module):
+    """Token embeddings, backbone and bottleneck: `encode` turns rows of ids into codes."""
+
+    def __init__(self, config: EncoderDecoderConfig, has_up: bool = True):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.encoder_config.vocab_size, config.encoder_config.hidden_size)
+        self.backbone = build_backbone("encoder_config", config.encoder_config)
+        self.bottleneck = Bottleneck(config, has_up)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Codes `[B, P]`: the bottleneck's view of the output at the last real token."""
+        hidden_BTD = run_backbone(
+            self.backbone,
+            self.embed_tokens(input_ids),
+            attention_mask,
+            None if attention_mask is None else token_ranks(attention_mask),
+            use_cache=False,
+        ).last_hidden_state
+        if attention_mask is None:
+            output_BD = hidden_BTD[:, -1]
+        else:
+            last_B = attention_mask.shape[1] - 1 - attention_mask.flip(-1).int().argmax(-1)
+            output_BD = hidden_BTD[torch.arange(len(last_B), device=last_B.device), last_B]
+        return self.bottleneck.compress(output_BD)
+
+
+def check_text(input_ids: Tensor, attention_mask: Tensor | None, vocab_size: int, max_length: int) -> None:
+    """Values, checked where text enters a model.
+
+    Raises:
+        ValueError: ids outside the vocabulary, a row longer than the context, an empty or all-padding row.
+    """
+    if input_ids.ndim != 2 or input_ids.shape[1] == 0:
+        raise ValueError(f"input_ids must be [batch, tokens] with at least one token, got {list(input_ids.shape)}.")
+    check_length(input_ids.shape[1], max_length)
+    lowest, highest = input_ids.min().item(), input_ids.max().item()
+    if lowest < 0 or highest >= vocab_size:
+        wrong = lowest if lowest < 0 else highest
+        raise ValueError(
+            f"input_ids holds {wrong}, outside the vocabulary of {vocab_size}: is this the model's tokenizer?"
+        )
+    if attention_mask is not None and (empty := (attention_mask.sum(-1) == 0).nonzero()).numel():
+        raise ValueError(f"attention_mask: row {empty[0].item()} is all padding; leave it out of the batch.")
+
+
+def check_length(length: int, max_length: int) -> None:
+    if length > max_length:
+        raise ValueError(
+            f"a row of {length} tokens is longer than max_position_embeddings={max_length}: shorten or split the text."
+        )
+
+
+class EncoderDecoderPreTrainedModel(PreTrainedModel):
+    """What models of an encoder, a bottleneck and a decoder share."""
+
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["MaskedMixerBlock"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """PyTorch's defaults for projections, N(0, 1) for token embeddings; backbones initialise themselves."""
+        if isinstance(module, nn.Linear):
+            init_linear(module)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight)
+
+    def _resize_token_embeddings(
+        self, new_num_tokens: int | None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """Resizes the encoder's table along with the decoder's and the head."""
+        encoder = self.base_model.encoder
+        encoder.embed_tokens = self._get_resized_embeddings(
+            encoder.embed_tokens, new_num_tokens, pad_to_multiple_of, mean_resizing
+        )
+        return super()._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+
+
+__all__ = ["Bottleneck", "EncoderDecoderPreTrainedModel", "TextEncoder", "build_backbone", "check_text", "run_backbone"]

@@ -1,0 +1,382 @@
+"""Entropy estimation model: an encoder squeezes a window into a code, a causal decoder predicts the window knowing it.
+
+Unusual, and meant so: by default the encoder reads the very tokens the decoder is scored on (the method's oracle; the
+code's bits are charged beside the decoder's). `generate` encodes the prompt once, or takes a `code` and regenerates the
+window from it. Source: Badger & Neligeorge 2025, arXiv 2511.10618.
+
+Shapes: B batch, T text tokens, D decoder features, P numbers of the code.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GenerationConfig, GenerationMixin
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple, logging
+
+from .bottleneck_eem import (
+    EncoderDecoderPreTrainedModel,
+    TextEncoder,
+    build_backbone,
+    check_length,
+    check_text,
+    run_backbone,
+    token_ranks,
+)
+from .configuration_eem import EEMConfig
+from .configuration_masked_mixer import MaskedMixerConfig
+from .loss_eem import causal_lm_loss, shift_labels
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class EEMModelOutputWithPast(BaseModelOutputWithPast):
+    """`BaseModelOutputWithPast` and the `code [B, P]` the decoder was shown (None if it was occluded)."""
+
+    code: torch.FloatTensor | None = None
+
+
+@dataclass
+class EEMCausalLMOutputWithPast(CausalLMOutputWithPast):
+    """`CausalLMOutputWithPast`, the `code [B, P]`, and on request `token_losses [B, T]`.
+
+    A token's loss stands at the token itself, in nats; NaN where nothing was scored (the first token, label -100).
+    """
+
+    code: torch.FloatTensor | None = None
+    token_losses: torch.FloatTensor | None = None
+
+
+class EEMCache(DynamicCache):
+    """The decoder's cache, its length in text tokens, together with the code that all of them were decoded with.
+
+    `decoder_cache` is what the decoder fills; it shares its layers, and counts the memory's position where there is one.
+    """
+
+    def __init__(self, config: EEMConfig, decoder_cache: Cache | None = None):
+        super().__init__(config=config.decoder_config)
+        self.num_memory_positions = config.num_memory_positions
+        self.decoder_cache = DynamicCache(config=config.decoder_config) if decoder_cache is None else decoder_cache
+        self.layers = self.decoder_cache.layers
+        self.code: Tensor | None = None
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return max(super().get_seq_length(layer_idx) - self.num_memory_positions, 0)
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        super().reorder_cache(beam_idx)
+        self._map_code(lambda code: code.index_select(0, beam_idx.to(code.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self._map_code(lambda code: code.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._map_code(lambda code: code[indices])
+
+    def reset(self) -> None:
+        super().reset()
+        self.code = None
+
+    def _map_code(self, function) -> None:
+        if self.code is not None:
+            self.code = function(self.code)
+
+
+class EEMPreTrainedModel(EncoderDecoderPreTrainedModel):
+    config_class = EEMConfig
+
+
+class EEMModel(EEMPreTrainedModel):
+    """Encoder, bottleneck and decoder, without a head."""
+
+    def __init__(self, config: EEMConfig):
+        super().__init__(config)
+        encoder_width, width = config.encoder_config.hidden_size, config.hidden_size
+        is_projected = config.memory_introduction != "embedding"
+        self.encoder = TextEncoder(config, has_up=is_projected)
+        self.memory_proj = nn.Linear(encoder_width, width) if is_projected else None
+        self.embed_tokens = nn.Embedding(config.vocab_size, width if is_projected else width - config.code_size)
+        self.decoder = build_backbone("decoder_config", config.decoder_config)
+        self.post_init()
+
+    def encode(self, input_ids: torch.LongTensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Codes `[B, P]` of rows `[B, T]`, rounded to `code_dtype` outside training, noisy in training.
+
+        Raises:
+            ValueError: ids outside the vocabulary, a row longer than the context, an empty or all-padding row.
+        """
+        check_text(input_ids, attention_mask, self.config.vocab_size, self.config.max_position_embeddings)
+        return self.encoder.bottleneck.quantize(self.encoder(input_ids, attention_mask))
+
+    def memory(self, code: Tensor) -> Tensor:
+        """What enters the decoder: `W_proj W_up z [B, D]`, or z itself with the `embedding` introduction."""
+        return code if self.memory_proj is None else self.memory_proj(self.encoder.bottleneck.expand(code))
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        encoder_input_ids: torch.LongTensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        code: torch.FloatTensor | None = None,
+        occlude_memory: bool = False,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> EEMModelOutputWithPast:
+        """Decoder states `[B, T, D]` of the text; hidden states too leave out the memory's own position.
+
+        Args:
+            attention_mask: `[B, T]` (with a cache, `[B, past + T]`), 0 on padding.
+            encoder_input_ids, encoder_attention_mask: what the encoder reads instead of `input_ids`.
+            code: `[B, P]` from `encode`, instead of encoding; it gets no noise.
+            occlude_memory: decode without the memory: the introduced vector is zero and, where there is attention,
+                masked.
+
+        Raises:
+            ValueError: a row longer than the context; `position_ids` (packed rows) or `inputs_embeds`, which have no
+                meaning for a model with one code a row and two embedding tables; a filled cache of unknown code.
+        """
+        _refuse(kwargs)
+        config = self.config
+        use_cache = config.use_cache if use_cache is None else use_cache
+        if self.is_activation_checkpointing and self.training:
+            use_cache = False
+        if past_key_values is None:
+            past_key_values = EEMCache(config) if use_cache else None
+        elif not isinstance(past_key_values, EEMCache):
+            past_key_values = EEMCache(config, past_key_values)
+        past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
+        check_length(past_length + input_ids.shape[1], config.max_position_embeddings)
+
+        if code is not None:
+            code = self.encoder.bottleneck.quantize(code)
+        elif past_length:
+            code = past_key_values.code
+        elif not occlude_memory:
+            if encoder_input_ids is None:
+                encoder_input_ids, encoder_attention_mask = input_ids, attention_mask
+            check_length(encoder_input_ids.shape[1], config.max_position_embeddings)
+            code = self.encoder.bottleneck.quantize(self.encoder(encoder_input_ids, encoder_attention_mask))
+        if past_key_values is not None:
+            past_key_values.code = code
+
+        is_introduced = config.num_memory_positions and not past_length
+        inputs_embeds = self._introduce(self.embed_tokens(input_ids), code, occlude_memory, past_length)
+        decoder_mask, position_ids = self._positions(input_ids, attention_mask, occlude_memory, past_length)
+        outputs = run_backbone(
+            self.decoder,
+            inputs_embeds,
+            decoder_mask,
+            position_ids,
+            past_key_values=None if past_key_values is None else past_key_values.decoder_cache,
+            use_cache=past_key_values is not None,
+            output_hidden_states=config.output_hidden_states if output_hidden_states is None else output_hidden_states,
+            **kwargs,
+        )
+        first = int(is_introduced)
+        return EEMModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state[:, first:],
+            past_key_values=past_key_values,
+            hidden_states=outputs.hidden_states and tuple(states[:, first:] for states in outputs.hidden_states),
+            attentions=outputs.get("attentions"),
+            code=code,
+        )
+
+    def _introduce(self, embeds_BTD: Tensor, code: Tensor | None, occluded: bool, past_length: int) -> Tensor:
+        """The decoder's inputs: token embeddings with the memory before, beside or on them."""
+        introduction = self.config.memory_introduction
+        if introduction == "token" and past_length:
+            return embeds_BTD  # the memory stands in the cache
+        if occluded:
+            width = self.config.code_size if introduction == "embedding" else self.config.hidden_size
+            memory = embeds_BTD.new_zeros(len(embeds_BTD), width)
+        elif code is None:
+            raise ValueError("this cache was filled without a code: pass the code it belongs to as code=.")
+        else:
+            memory = self.memory(code.to(embeds_BTD.dtype))
+        if introduction == "token":
+            return torch.cat([memory[:, None], embeds_BTD], dim=1)
+        if introduction == "embedding":
+            return torch.cat([memory[:, None].expand(-1, embeds_BTD.shape[1], -1), embeds_BTD], dim=-1)
+        return embeds_BTD + memory[:, None]
+
+    def _positions(
+        self, input_ids: Tensor, attention_mask: Tensor | None, occluded: bool, past_length: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Mask and positions for the decoder: the memory at 0 and unpadded, text by its rank among real tokens."""
+        slots = self.config.num_memory_positions
+        is_masked = occluded and slots and not isinstance(self.config.decoder_config, MaskedMixerConfig)
+        if attention_mask is None and is_masked:
+            attention_mask = input_ids.new_ones(len(input_ids), past_length + input_ids.shape[1])
+        if attention_mask is None:
+            return None, None
+        ranks_BT = token_ranks(attention_mask)[:, past_length:]
+        if not slots:
+            return attention_mask, ranks_BT
+        decoder_mask = F.pad(attention_mask, (slots, 0), value=0 if is_masked else 1)
+        return decoder_mask, ranks_BT + slots if past_length else F.pad(ranks_BT + slots, (slots, 0))
+
+
+def _refuse(kwargs: dict) -> None:
+    """Arguments other models take; callers such as peft pass them as None."""
+    if kwargs.pop("position_ids", None) is not None:
+        raise ValueError(
+            "an EEM takes no position_ids: they are for packed rows, and a row has one code for all its text. Pass "
+            "documents as rows of their own with an attention_mask."
+        )
+    if kwargs.pop("inputs_embeds", None) is not None:
+        raise ValueError("an EEM takes no inputs_embeds: encoder and decoder have an embedding table each.")
+
+
+class EEMForCausalLM(EEMPreTrainedModel, GenerationMixin):
+    """Entropy estimation model with a bias-free language-model head."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: EEMConfig):
+        super().__init__(config)
+        self.model = EEMModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def encode(self, input_ids: torch.LongTensor, attention_mask: Tensor | None = None) -> Tensor:
+        """See `EEMModel.encode`."""
+        return self.model.encode(input_ids, attention_mask)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        encoder_input_ids: torch.LongTensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        code: torch.FloatTensor | None = None,
+        occlude_memory: bool = False,
+        loss_weights: torch.FloatTensor | None = None,
+        output_logits: bool | None = None,
+        output_token_losses: bool = False,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> EEMCausalLMOutputWithPast:
+        """Logits `[B, T, V]`, one position a text token; see `EEMModel.forward` for the memory, masks and errors.
+
+        Without `encoder_input_ids` and `code` the encoder reads `input_ids`, the tokens that are scored: right for
+        training and for entropies, and warned about once where neither labels, code nor a cache are given.
+
+        Args:
+            labels: `[B, T]`, shifted here; -100 is not scored. The loss is in nats a labelled token, in float32, and
+                does not hold the code's bits.
+            loss_weights: `[B, T]`, the weight of each token's loss; the denominator stays the labelled tokens.
+            output_logits: whether to return logits; by default yes, except in training with labels, where head and
+                loss run in chunks and the logits never exist whole.
+            output_token_losses: whether to return `token_losses`; needs labels.
+            num_items_in_batch: labelled tokens of the whole optimizer step, the loss's denominator.
+        """
+        if output_token_losses and labels is None:
+            raise ValueError("output_token_losses=True needs labels: they are what is scored.")
+        if labels is not None and use_cache is None and self.training:
+            use_cache = False
+        knows_nothing = labels is None and code is None and past_key_values is None and encoder_input_ids is None
+        if knows_nothing and not occlude_memory and not torch.compiler.is_compiling():
+            logger.warning_once(
+                "EEMForCausalLM was called without labels, code, encoder_input_ids or a cache: its encoder reads "
+                "input_ids, the very tokens the logits predict. Scores from these logits are not a language model's."
+            )
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            encoder_input_ids=encoder_input_ids,
+            encoder_attention_mask=encoder_attention_mask,
+            code=code,
+            occlude_memory=occlude_memory,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        if output_logits is None:
+            output_logits = labels is None or not self.training
+        logits = self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep)) if output_logits else None
+        loss = token_losses = None
+        if labels is not None:
+            kept_all = isinstance(logits_to_keep, int) and logits_to_keep == 0
+            loss, target_losses = causal_lm_loss(
+                hidden_states,
+                self.lm_head,
+                shift_labels(labels),
+                loss_weights_BT=None if loss_weights is None else F.pad(loss_weights[:, 1:], (0, 1)),
+                num_items_in_batch=num_items_in_batch,
+                logits_BTV=logits if kept_all else None,
+            )
+            if output_token_losses:
+                token_losses = F.pad(target_losses[:, :-1], (1, 0), value=float("nan"))
+        return EEMCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            code=outputs.code,
+            token_losses=token_losses,
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: torch.LongTensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        code: torch.FloatTensor | None = None,
+        encoder_input_ids: torch.LongTensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        occlude_memory: bool = False,
+        **kwargs,
+    ):
+        """`GenerationMixin.generate` with one code for the whole text.
+
+        The code is `code` (then the prompt may be left out: the text is regenerated from its code alone), else that
+        of `encoder_input_ids`, else that of the prompt; it is made once and carried.
+        """
+        input_ids = kwargs.get("input_ids") if inputs is None else inputs
+        cache = kwargs.get("past_key_values")
+        if cache is not None and not isinstance(cache, EEMCache):
+            cache = kwargs["past_key_values"] = EEMCache(self.config, cache)
+        if code is None and cache is not None and cache.get_seq_length():
+            code = cache.code
+        elif code is None and not occlude_memory and (encoder_input_ids is not None or input_ids is not None):
+            if encoder_input_ids is None:
+                encoder_input_ids = input_ids
+                encoder_attention_mask = kwargs.get("attention_mask")
+                if encoder_attention_mask is None:
+                    encoder_attention_mask = self._infer_mask(input_ids)
+            code = self.encode(encoder_input_ids, encoder_attention_mask)
+        return super().generate(inputs, generation_config, code=code, occlude_memory=occlude_memory, **kwargs)
+
+    def _infer_mask(self, input_ids: Tensor) -> Tensor | None:
+        """The mask `generate` infers for a prompt that comes without one: padding is where the pad token is."""
+        pad, eos = self.generation_config.pad_token_id, self.generation_config.eos_token_id
+        if pad is None or pad in (eos if isinstance(eos, list) else [eos]):
+            return None
+        return (input_ids != pad).long()
+
+    def _get_candidate_generator(self, *args, model_kwargs: dict, **kwargs):
+        # An assistant knows nothing of this model's code; one that is an EEM too encodes the prompt itself.
+        model_kwargs = {key: value for key, value in model_kwargs.items() if key not in ("code", "occlude_memory")}
+        return super()._get_candidate_generator(*args, model_kwargs=model_kwargs, **kwargs)
+
+
+__all__ = ["EEMCache", "EEMForCausalLM", "EEMModel", "EEMPreTrainedModel"]

@@ -1,0 +1,167 @@
+"""Autoencoder: a window becomes one vector, and a decoder without token embeddings regenerates all of it in one pass.
+
+Shapes: B batch, T tokens, E encoder features, D decoder features, P numbers of the code, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+
+from .bottleneck_eem import (
+    EncoderDecoderPreTrainedModel,
+    TextEncoder,
+    build_backbone,
+    check_length,
+    check_text,
+    run_backbone,
+    token_ranks,
+)
+from .configuration_eem import EEMAutoencoderConfig
+from .loss_eem import causal_lm_loss
+
+
+@dataclass
+class EEMAutoencoderOutput(ModelOutput):
+    """`loss` in nats a token, `logits [B, T, V]` of the tokens themselves (unshifted), and the `code [B, P]`."""
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    code: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+class Repeat(nn.Module):
+    """The vector at every position, through a bridge where the decoder has another width."""
+
+    def __init__(self, encoder_width: int, decoder_width: int):
+        super().__init__()
+        self.bridge = nn.Linear(encoder_width, decoder_width) if encoder_width != decoder_width else nn.Identity()
+
+    def forward(self, vector_BE: Tensor, position_ids_BT: Tensor) -> Tensor:
+        return self.bridge(vector_BE)[:, None].expand(-1, position_ids_BT.shape[1], -1)
+
+
+class Unroll(nn.Module):
+    """At position i the circular window of E/2 features that begins at feature `i mod E`, through one Linear."""
+
+    def __init__(self, encoder_width: int, decoder_width: int):
+        super().__init__()
+        self.width = encoder_width
+        self.window_proj = nn.Linear(encoder_width // 2, decoder_width)
+
+    def forward(self, vector_BE: Tensor, position_ids_BT: Tensor) -> Tensor:
+        window = self.width // 2
+        circle = torch.cat([vector_BE, vector_BE[:, : window - 1]], dim=-1)
+        windows_BED = self.window_proj(circle.unfold(-1, window, 1))
+        starts_BT1 = (position_ids_BT % self.width)[..., None].expand(len(vector_BE), -1, windows_BED.shape[-1])
+        return windows_BED.gather(1, starts_BT1)
+
+
+class EEMAutoencoder(EncoderDecoderPreTrainedModel):
+    """Encoder, bottleneck, expansion, decoder and head."""
+
+    config_class = EEMAutoencoderConfig
+
+    def __init__(self, config: EEMAutoencoderConfig):
+        super().__init__(config)
+        expansion = {"repeat": Repeat, "unroll": Unroll}[config.memory_expansion]
+        self.encoder = TextEncoder(config)
+        self.expansion = expansion(config.encoder_config.hidden_size, config.hidden_size)
+        self.decoder = build_backbone("decoder_config", config.decoder_config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.encoder.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.encoder.embed_tokens = value
+
+    def encode(self, input_ids: torch.LongTensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Codes `[B, P]` of rows `[B, T]`, rounded to `code_dtype` outside training, noisy in training.
+
+        Raises:
+            ValueError: ids outside the vocabulary, a row longer than the context, an empty or all-padding row.
+        """
+        check_text(input_ids, attention_mask, self.config.vocab_size, self.config.max_position_embeddings)
+        return self.encoder.bottleneck.quantize(self.encoder(input_ids, attention_mask))
+
+    @torch.no_grad()
+    def reconstruct(self, code: Tensor, attention_mask: Tensor | None = None) -> torch.LongTensor:
+        """The most likely token at each position, `[B, T]`; all n of them where there is no mask to give lengths."""
+        return self(code=code, attention_mask=attention_mask).logits.argmax(-1)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        code: torch.FloatTensor | None = None,
+        output_logits: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> EEMAutoencoderOutput:
+        """Regenerates the text of `input_ids [B, T]`, or of a `code [B, P]` alone.
+
+        Args:
+            attention_mask: `[B, T]`, 0 on padding; with a code alone it gives the lengths, all n where missing.
+            labels: `[B, T]`, NOT shifted: position t regenerates token t. -100 and padding are not scored.
+            output_logits: whether to return logits; by default yes, except in training with labels.
+            num_items_in_batch: labelled tokens of the whole optimizer step, the loss's denominator.
+
+        Raises:
+            ValueError: neither or both of `input_ids` and `code`; a row longer than the context.
+        """
+        if (input_ids is None) == (code is None):
+            raise ValueError("Pass either input_ids, to encode and regenerate, or code, to regenerate.")
+        if code is None:
+            check_length(input_ids.shape[1], self.config.max_position_embeddings)
+            code = self.encoder(input_ids, attention_mask)
+        code = self.encoder.bottleneck.quantize(code)
+
+        length = self.config.max_position_embeddings
+        for given in (input_ids, attention_mask):
+            length = length if given is None else given.shape[1]
+        if attention_mask is None:
+            position_ids = torch.arange(length, device=code.device)[None]
+        else:
+            check_length(length, self.config.max_position_embeddings)
+            position_ids = token_ranks(attention_mask)
+        vector = self.encoder.bottleneck.expand(code.to(self.lm_head.weight.dtype))
+        outputs = run_backbone(
+            self.decoder,
+            self.expansion(vector, position_ids),
+            attention_mask,
+            position_ids,
+            use_cache=False,
+            output_hidden_states=(
+                self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+            ),
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        if output_logits is None:
+            output_logits = labels is None or not self.training
+        logits = self.lm_head(hidden_states) if output_logits else None
+        loss = None
+        if labels is not None:
+            targets = labels if attention_mask is None else labels.masked_fill(attention_mask == 0, -100)
+            loss, _ = causal_lm_loss(
+                hidden_states, self.lm_head, targets, num_items_in_batch=num_items_in_batch, logits_BTV=logits
+            )
+        return EEMAutoencoderOutput(
+            loss=loss,
+            logits=logits,
+            code=code,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.get("attentions"),
+        )
+
+
+__all__ = ["EEMAutoencoder"]
