@@ -1,4 +1,4 @@
-"""Entropy estimation models and masked mixers for transformers; importing this registers them with its Auto classes."""
+"""Entropy estimation models and masked mixers for transformers; importing this registers the Auto classes."""
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForTokenClassification
 

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .configuration_eem import EncoderDecoderConfig
 from .configuration_masked_mixer import MaskedMixerConfig
+from .hub_eem import RemoteCodeMixin
 from .modeling_masked_mixer import MaskedMixerModel, init_linear
 from .quantization_eem import CODE_FORMATS
 
@@ -43,8 +45,12 @@ def build_backbone(field: str, config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def run_backbone(
-    backbone: PreTrainedModel, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, **kwargs
-):
+    backbone: PreTrainedModel,
+    inputs_embeds: Tensor,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None,
+    **kwargs,
+) -> BaseModelOutputWithPast:
     """The backbone's outputs. A masked mixer ranks the tokens by the mask itself, faster than by `position_ids`."""
     if isinstance(backbone.config, MaskedMixerConfig):
         position_ids = None
@@ -144,7 +150,7 @@ def check_length(length: int, max_length: int) -> None:
         )
 
 
-class EncoderDecoderPreTrainedModel(PreTrainedModel):
+class EncoderDecoderPreTrainedModel(RemoteCodeMixin, PreTrainedModel):
     """What models of an encoder, a bottleneck and a decoder share."""
 
     base_model_prefix = "model"
@@ -175,4 +181,11 @@ class EncoderDecoderPreTrainedModel(PreTrainedModel):
         return super()._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
 
 
-__all__ = ["Bottleneck", "EncoderDecoderPreTrainedModel", "TextEncoder", "build_backbone", "check_text", "run_backbone"]
+__all__ = [
+    "Bottleneck",
+    "EncoderDecoderPreTrainedModel",
+    "TextEncoder",
+    "build_backbone",
+    "check_text",
+    "run_backbone",
+]

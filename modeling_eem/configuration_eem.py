@@ -18,6 +18,18 @@ _COMMON_KEYS = {"model_type", "attn_implementation", "num_labels", "is_causal", 
 _COMMON_KEYS |= {"rope_theta", "rope_scaling"}
 
 
+class _BackboneSpec(SubConfigSpec):
+    """Any config that `AutoConfig` knows, and this project's own also where nobody has registered it."""
+
+    def get_config_class(self, model_type: str | None = None) -> type[PreTrainedConfig]:
+        return (
+            MaskedMixerConfig if model_type == MaskedMixerConfig.model_type else super().get_config_class(model_type)
+        )
+
+
+_BACKBONE = _BackboneSpec(AutoConfig, model_type=MaskedMixerConfig.model_type)
+
+
 def _resolve(field: str, value: PreTrainedConfig | dict | None, mixer_defaults: dict[str, Any]) -> PreTrainedConfig:
     """A backbone's config, copied, or made from its dict; a dict without `model_type` is a masked mixer's.
 
@@ -28,15 +40,13 @@ def _resolve(field: str, value: PreTrainedConfig | dict | None, mixer_defaults: 
         return copy.deepcopy(value)
     value = dict(value or {})
     model_type = value.pop("model_type", MaskedMixerConfig.model_type)
-    if model_type == MaskedMixerConfig.model_type:
-        config_class = MaskedMixerConfig
-        value = mixer_defaults | value
-    elif model_type in CONFIG_MAPPING:
-        config_class = CONFIG_MAPPING[model_type]
-    else:
+    if model_type != MaskedMixerConfig.model_type and model_type not in CONFIG_MAPPING:
         raise ValueError(
             f"{field}: unknown model_type {model_type!r}; use 'masked_mixer' or a type that AutoConfig knows."
         )
+    config_class = _BACKBONE.get_config_class(model_type)
+    if config_class is MaskedMixerConfig:
+        value = mixer_defaults | value
     known = {f.name for f in dataclasses.fields(config_class)} | set(config_class().to_dict()) | _COMMON_KEYS
     known |= set(config_class.attribute_map)
     for key in sorted(set(value) - known):
@@ -76,10 +86,7 @@ class EncoderDecoderConfig(PreTrainedConfig):
     the special token ids are the decoder config's.
     """
 
-    sub_configs_defaults = {
-        "encoder_config": SubConfigSpec(AutoConfig, model_type="masked_mixer"),
-        "decoder_config": SubConfigSpec(AutoConfig, model_type="masked_mixer"),
-    }
+    sub_configs_defaults = {"encoder_config": _BACKBONE, "decoder_config": _BACKBONE}
 
     encoder_config: PreTrainedConfig | dict | None = None
     decoder_config: PreTrainedConfig | dict | None = None
@@ -158,9 +165,7 @@ class EncoderDecoderConfig(PreTrainedConfig):
         for field in ("encoder_config", "decoder_config"):
             value = config_dict.get(field)
             if isinstance(value, dict) and "model_type" in value:
-                is_mixer = value["model_type"] == MaskedMixerConfig.model_type
-                config_class = MaskedMixerConfig if is_mixer else CONFIG_MAPPING[value["model_type"]]
-                config_dict[field] = config_class.from_dict(value)
+                config_dict[field] = _BACKBONE.get_config_class(value["model_type"]).from_dict(value)
         return super().from_dict(config_dict, **kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -211,16 +216,19 @@ class EEMConfig(EncoderDecoderConfig):
     def _check(self) -> None:
         if self.memory_introduction not in ("token", "embedding", "combination"):
             raise ValueError(
-                "memory_introduction must be 'token', 'embedding' or 'combination', "
-                f"got {self.memory_introduction!r}."
+                f"memory_introduction must be 'token', 'embedding' or 'combination', got {self.memory_introduction!r}."
             )
         super()._check()
         if not 0 <= self.random_prefix_probability <= 1:
-            raise ValueError(f"random_prefix_probability must be within 0 and 1, got {self.random_prefix_probability}.")
+            raise ValueError(
+                f"random_prefix_probability must be within 0 and 1, got {self.random_prefix_probability}."
+            )
         if not getattr(self.decoder_config, "is_causal", True):
             raise ValueError("decoder_config.is_causal must be True: the decoder would see what it predicts.")
         if getattr(self.decoder_config, "position_alignment", "left") == "right":
-            raise ValueError("decoder_config.position_alignment must be 'left': a decoder's rows begin at one position.")
+            raise ValueError(
+                "decoder_config.position_alignment must be 'left': a decoder's rows begin at one position."
+            )
         if self.memory_introduction == "embedding":
             if self.tie_word_embeddings:
                 raise ValueError(

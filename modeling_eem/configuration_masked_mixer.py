@@ -31,8 +31,8 @@ class MaskedMixerConfig(PreTrainedConfig):
         pad_token_id, bos_token_id, eos_token_id: special token ids.
 
     Raises:
-        ValueError: `hidden_size` is not divisible by `num_mixing_heads`, a size is not positive, or `position_alignment`
-            is unknown.
+        ValueError: `hidden_size` is not divisible by `num_mixing_heads`, a size is not positive, or
+            `position_alignment` is unknown.
     """
 
     model_type = "masked_mixer"

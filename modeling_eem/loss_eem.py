@@ -1,15 +1,17 @@
 """Head and cross-entropy in chunks of tokens: the `[tokens, vocabulary]` logits never exist whole.
 
-The gradients of a chunk are formed while its logits are at hand and kept for backward, so nothing is recomputed and the
-peak beside the weights is one chunk of logits. Shapes: N tokens, D features, V vocabulary.
+The gradients of a chunk are formed while its logits are at hand and kept for backward, so nothing is recomputed and
+the peak beside the weights is one chunk of logits. Shapes: N tokens, D features, V vocabulary.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 IGNORE_INDEX = -100
-# Tokens whose logits exist at one time: large enough for full matrix speed, small enough to stay in cache-sized memory.
+# Tokens whose logits exist at one time: enough for full matrix speed, few enough for their memory not to count.
 CHUNK_SIZE = 512
 
 
@@ -17,7 +19,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """`sum_n w_n CE_n` and `CE_n` for logits `h_n W^T`, with `d/dh` and `d/dW` of the sum formed on the way."""
 
     @staticmethod
-    def forward(ctx, hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, loss_weights_N: Tensor | None):
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, loss_weights_N: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         device = hidden_ND.device.type
         autocast = torch.is_autocast_enabled(device)
@@ -25,7 +29,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight_low_VD = weight_VD.to(dtype)
         losses_N = torch.empty(labels_N.shape, dtype=torch.float32, device=hidden_ND.device)
         grad_hidden = torch.empty_like(hidden_ND) if needs_hidden else None
-        grad_weight = torch.zeros(weight_VD.shape, dtype=torch.float32, device=weight_VD.device) if needs_weight else None
+        grad_weight = (
+            torch.zeros(weight_VD.shape, dtype=torch.float32, device=weight_VD.device) if needs_weight else None
+        )
         with torch.autocast(device, enabled=False):
             for start in range(0, hidden_ND.shape[0], CHUNK_SIZE):
                 chunk = slice(start, start + CHUNK_SIZE)
@@ -57,7 +63,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_total: Tensor, _grad_losses: Tensor):
+    def backward(
+        ctx: Any, grad_total: Tensor, _grad_losses: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         return (
             None if grad_hidden is None else grad_hidden * grad_total.to(grad_hidden.dtype),
@@ -130,7 +138,7 @@ def causal_lm_loss(
 def token_classification_loss(logits_BTC: Tensor, labels_BT: Tensor) -> Tensor:
     """Mean over scored tokens of the squared error (one number a token) or the cross-entropy (classes).
 
-    With C = 1 the labels are real numbers, unscored where NaN or -100; with C > 1 they are classes, unscored where -100.
+    With C = 1 the labels are real numbers, unscored where NaN or -100; with C > 1 classes, unscored where -100.
     """
     if logits_BTC.shape[-1] > 1:
         return F.cross_entropy(logits_BTC.flatten(0, 1).float(), labels_BT.flatten(), ignore_index=IGNORE_INDEX)

@@ -2,8 +2,9 @@
 
     y[i, f] = bias[i] + sum_{j <= i} sum_p W[i, j, p] x[j, f + p - (k - 1) // 2]
 
-i.e. a 1-D convolution of `k` taps whose channels are the TOKENS and whose spatial axis is the FEATURE axis, zero-padded
-by (k - 1) // 2 on the left and k // 2 on the right. Shapes: B batch, T tokens, D features, H heads, K taps, E = D / H.
+i.e. a 1-D convolution of `k` taps whose channels are the TOKENS and whose spatial axis is the FEATURE axis, padded
+with (k - 1) // 2 zeros on the left and k // 2 on the right. Shapes: B batch, T tokens, D features, H heads, K taps,
+E = D / H.
 
 It stands here twice: `reference_token_mixing` is the equation, `token_mixing` what the models run. The fast path works
 on `[T, B, E]`, so that a head's mixing is a product of a `[T, T]` matrix with `[T, B * E]` columns, cut into blocks of
@@ -11,6 +12,7 @@ rows so that the half above the diagonal is never computed.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,14 +35,14 @@ def reference_token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_BTD: Tensor, 
 
 
 class _BlockMixing(torch.autograd.Function):
-    """`y[h] = sum_p W[h, p] x[h, :, p : p + L]` by blocks of rows, and its gradients, for `W [H, K, T, T]`, `x [H, T, F]`.
+    """`y[h] = sum_p W[h, p] x[h, :, p : p + L]` by blocks of rows, and its gradients; `W [H, K, T, T]`, `x [H, T, F]`.
 
     With `is_causal` the blocks above the diagonal are skipped, forward and backward; inside a diagonal block W is
     used as it is, so the caller passes `W.tril()`. Every slice of the results is written by one product a tap.
     """
 
     @staticmethod
-    def forward(ctx, weight_HKTT: Tensor, x_HTF: Tensor, is_causal: bool) -> Tensor:
+    def forward(ctx: Any, weight_HKTT: Tensor, x_HTF: Tensor, is_causal: bool) -> Tensor:
         num_heads, num_taps, length, _ = weight_HKTT.shape
         width = x_HTF.shape[-1] - num_taps + 1
         y_HTL = x_HTF.new_empty(num_heads, length, width)
@@ -58,7 +60,7 @@ class _BlockMixing(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_HTL: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad_HTL: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         weight_HKTT, x_HTF = ctx.saved_tensors
         num_heads, num_taps, length, _ = weight_HKTT.shape
         width = x_HTF.shape[-1] - num_taps + 1

@@ -1,12 +1,13 @@
 """Entropy estimation model: an encoder squeezes a window into a code, a causal decoder predicts the window knowing it.
 
 Unusual, and meant so: by default the encoder reads the very tokens the decoder is scored on (the method's oracle; the
-code's bits are charged beside the decoder's). `generate` encodes the prompt once, or takes a `code` and regenerates the
-window from it. Source: Badger & Neligeorge 2025, arXiv 2511.10618.
+code's bits are charged beside the decoder's). `generate` encodes the prompt once, or takes a `code` and regenerates
+the window from it. Source: Badger & Neligeorge 2025, arXiv 2511.10618.
 
 Shapes: B batch, T text tokens, D decoder features, P numbers of the code.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin
 from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import CandidateGenerator
+from transformers.generation.utils import GenerateOutput
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.processing_utils import Unpack
@@ -56,7 +59,7 @@ class EEMCausalLMOutputWithPast(CausalLMOutputWithPast):
 class EEMCache(DynamicCache):
     """The decoder's cache, its length in text tokens, together with the code that all of them were decoded with.
 
-    `decoder_cache` is what the decoder fills; it shares its layers, and counts the memory's position where there is one.
+    `decoder_cache` is what the decoder fills; it shares its layers, and counts the memory's position too.
     """
 
     def __init__(self, config: EEMConfig, decoder_cache: Cache | None = None):
@@ -85,13 +88,18 @@ class EEMCache(DynamicCache):
         super().reset()
         self.code = None
 
-    def _map_code(self, function) -> None:
+    def _map_code(self, function: Callable[[Tensor], Tensor]) -> None:
         if self.code is not None:
             self.code = function(self.code)
 
 
 class EEMPreTrainedModel(EncoderDecoderPreTrainedModel):
     config_class = EEMConfig
+    auto_map = {
+        "AutoConfig": "configuration_eem.EEMConfig",
+        "AutoModel": "modeling_eem.EEMModel",
+        "AutoModelForCausalLM": "modeling_eem.EEMForCausalLM",
+    }
 
 
 class EEMModel(EEMPreTrainedModel):
@@ -345,7 +353,7 @@ class EEMForCausalLM(EEMPreTrainedModel, GenerationMixin):
         encoder_attention_mask: Tensor | None = None,
         occlude_memory: bool = False,
         **kwargs,
-    ):
+    ) -> GenerateOutput | torch.LongTensor:
         """`GenerationMixin.generate` with one code for the whole text.
 
         The code is `code` (then the prompt may be left out: the text is regenerated from its code alone), else that
@@ -373,7 +381,7 @@ class EEMForCausalLM(EEMPreTrainedModel, GenerationMixin):
             return None
         return (input_ids != pad).long()
 
-    def _get_candidate_generator(self, *args, model_kwargs: dict, **kwargs):
+    def _get_candidate_generator(self, *args, model_kwargs: dict, **kwargs) -> CandidateGenerator:
         # An assistant knows nothing of this model's code; one that is an EEM too encodes the prompt itself.
         model_kwargs = {key: value for key, value in model_kwargs.items() if key not in ("code", "occlude_memory")}
         return super()._get_candidate_generator(*args, model_kwargs=model_kwargs, **kwargs)

@@ -65,6 +65,10 @@ class EEMAutoencoder(EncoderDecoderPreTrainedModel):
     """Encoder, bottleneck, expansion, decoder and head."""
 
     config_class = EEMAutoencoderConfig
+    auto_map = {
+        "AutoConfig": "configuration_eem.EEMAutoencoderConfig",
+        "AutoModel": "modeling_eem_autoencoder.EEMAutoencoder",
+    }
 
     def __init__(self, config: EEMAutoencoderConfig):
         super().__init__(config)

@@ -22,6 +22,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_masked_mixer import MaskedMixerConfig
+from .hub_eem import RemoteCodeMixin
 from .loss_eem import causal_lm_loss, shift_labels, token_classification_loss
 from .mixing_masked_mixer import AlignedLayout, GatheredLayout, gathered_token_mixing, token_mixing
 
@@ -131,8 +132,14 @@ class MaskedMixerBlock(GradientCheckpointingLayer):
         return x_TBD.transpose(0, 1)
 
 
-class MaskedMixerPreTrainedModel(PreTrainedModel):
+class MaskedMixerPreTrainedModel(RemoteCodeMixin, PreTrainedModel):
     config_class = MaskedMixerConfig
+    auto_map = {
+        "AutoConfig": "configuration_masked_mixer.MaskedMixerConfig",
+        "AutoModel": "modeling_masked_mixer.MaskedMixerModel",
+        "AutoModelForCausalLM": "modeling_masked_mixer.MaskedMixerForCausalLM",
+        "AutoModelForTokenClassification": "modeling_masked_mixer.MaskedMixerForTokenClassification",
+    }
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["MaskedMixerBlock"]
@@ -246,12 +253,12 @@ class MaskedMixerModel(MaskedMixerPreTrainedModel):
             )
         if position_ids is None and past_length == 0:
             return AlignedLayout.from_mask(attention_mask, config.position_alignment)
-        if config.position_alignment == "right" and not torch.compiler.is_compiling():
-            if (position_ids.diff(dim=-1) < 0).any():
-                raise ValueError(
-                    "position_ids that restart (packed rows) need position_alignment='left': with 'right' only the "
-                    "last document would end on the last row. Pass the documents as separate rows."
-                )
+        is_checked = config.position_alignment == "right" and not torch.compiler.is_compiling()
+        if is_checked and (position_ids.diff(dim=-1) < 0).any():
+            raise ValueError(
+                "position_ids that restart (packed rows) need position_alignment='left': with 'right' only the last "
+                "document would end on the last row. Pass the documents as separate rows."
+            )
         return GatheredLayout.from_positions(
             position_ids, attention_mask, past_length, new_length, config.is_causal, inputs_embeds.device
         )

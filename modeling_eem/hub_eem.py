@@ -1,0 +1,16 @@
+"""What makes a checkpoint's folder work elsewhere: every Auto class finds its model in the code saved beside it."""
+
+from typing import Any
+
+
+class RemoteCodeMixin:
+    """Names all of a family's classes in `config.auto_map`; transformers itself names only the one that is saved."""
+
+    auto_map: dict[str, str]
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        self.config.auto_map = dict(self.auto_map)
+        super().save_pretrained(*args, **kwargs)
+
+
+__all__ = ["RemoteCodeMixin"]
