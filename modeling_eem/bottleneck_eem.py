@@ -19,6 +19,11 @@ from .modeling_masked_mixer import MaskedMixerModel, init_linear
 from .quantization_eem import CODE_FORMATS
 
 
+def is_masked_mixer(config: PreTrainedConfig) -> bool:
+    """By name, not class: code loaded from a checkpoint's folder may hold the class twice."""
+    return config.model_type == MaskedMixerConfig.model_type
+
+
 def build_backbone(field: str, config: PreTrainedConfig) -> PreTrainedModel:
     """A base model without its embedding table, which would never get a gradient: it is fed `inputs_embeds`.
 
@@ -26,7 +31,7 @@ def build_backbone(field: str, config: PreTrainedConfig) -> PreTrainedModel:
         ValueError: not a causal language model's backbone, or one that does not take `inputs_embeds`,
             `attention_mask` and `position_ids`.
     """
-    if isinstance(config, MaskedMixerConfig):
+    if is_masked_mixer(config):
         backbone = MaskedMixerModel(config)
     else:
         backbone = AutoModel.from_config(config)
@@ -52,7 +57,7 @@ def run_backbone(
     **kwargs,
 ) -> BaseModelOutputWithPast:
     """The backbone's outputs. A masked mixer ranks the tokens by the mask itself, faster than by `position_ids`."""
-    if isinstance(backbone.config, MaskedMixerConfig):
+    if is_masked_mixer(backbone.config):
         position_ids = None
     return backbone(inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids, **kwargs)
 

@@ -92,9 +92,9 @@ def linear_cross_entropy(
     return _LinearCrossEntropy.apply(hidden_ND, weight_VD, labels_N, loss_weights_N)
 
 
-def shift_labels(labels_BT: Tensor) -> Tensor:
-    """Labels for the outputs that predict them: output `t` predicts token `t + 1`, the last output nothing."""
-    return F.pad(labels_BT[:, 1:], (0, 1), value=IGNORE_INDEX)
+def next_token_targets(labels_BT: Tensor, shift_labels_BT: Tensor | None = None) -> Tensor:
+    """What each output predicts: output `t` token `t + 1`, the last nothing; or `shift_labels`, shifted already."""
+    return F.pad(labels_BT[:, 1:], (0, 1), value=IGNORE_INDEX) if shift_labels_BT is None else shift_labels_BT
 
 
 def causal_lm_loss(
@@ -149,4 +149,4 @@ def token_classification_loss(logits_BTC: Tensor, labels_BT: Tensor) -> Tensor:
     return errors_BT.square().sum() / is_scored_BT.sum()
 
 
-__all__ = ["causal_lm_loss", "linear_cross_entropy", "shift_labels", "token_classification_loss"]
+__all__ = ["causal_lm_loss", "linear_cross_entropy", "next_token_targets", "token_classification_loss"]

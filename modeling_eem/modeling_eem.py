@@ -28,12 +28,12 @@ from .bottleneck_eem import (
     build_backbone,
     check_length,
     check_text,
+    is_masked_mixer,
     run_backbone,
     token_ranks,
 )
 from .configuration_eem import EEMConfig
-from .configuration_masked_mixer import MaskedMixerConfig
-from .loss_eem import causal_lm_loss, shift_labels
+from .loss_eem import causal_lm_loss, next_token_targets
 
 logger = logging.get_logger(__name__)
 
@@ -192,11 +192,14 @@ class EEMModel(EEMPreTrainedModel):
             output_hidden_states=config.output_hidden_states if output_hidden_states is None else output_hidden_states,
             **kwargs,
         )
-        first = int(is_introduced)
+        last_hidden_state, hidden_states = outputs.last_hidden_state, outputs.hidden_states
+        if is_introduced:
+            last_hidden_state = last_hidden_state[:, 1:]
+            hidden_states = hidden_states and tuple(states[:, 1:] for states in hidden_states)
         return EEMModelOutputWithPast(
-            last_hidden_state=outputs.last_hidden_state[:, first:],
+            last_hidden_state=last_hidden_state,
             past_key_values=past_key_values,
-            hidden_states=outputs.hidden_states and tuple(states[:, first:] for states in outputs.hidden_states),
+            hidden_states=hidden_states,
             attentions=outputs.get("attentions"),
             code=code,
         )
@@ -224,7 +227,7 @@ class EEMModel(EEMPreTrainedModel):
     ) -> tuple[Tensor | None, Tensor | None]:
         """Mask and positions for the decoder: the memory at 0 and unpadded, text by its rank among real tokens."""
         slots = self.config.num_memory_positions
-        is_masked = occluded and slots and not isinstance(self.config.decoder_config, MaskedMixerConfig)
+        is_masked = occluded and slots and not is_masked_mixer(self.config.decoder_config)
         if attention_mask is None and is_masked:
             attention_mask = input_ids.new_ones(len(input_ids), past_length + input_ids.shape[1])
         if attention_mask is None:
@@ -268,6 +271,7 @@ class EEMForCausalLM(EEMPreTrainedModel, GenerationMixin):
         input_ids: torch.LongTensor,
         attention_mask: Tensor | None = None,
         labels: torch.LongTensor | None = None,
+        shift_labels: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
         encoder_input_ids: torch.LongTensor | None = None,
         encoder_attention_mask: Tensor | None = None,
@@ -287,6 +291,7 @@ class EEMForCausalLM(EEMPreTrainedModel, GenerationMixin):
         training and for entropies, and warned about once where neither labels, code nor a cache are given.
 
         Args:
+            shift_labels: `[B, T]` labels that stand at the outputs already (context parallelism).
             labels: `[B, T]`, shifted here; -100 is not scored. The loss is in nats a labelled token, in float32, and
                 does not hold the code's bits.
             loss_weights: `[B, T]`, the weight of each token's loss; the denominator stays the labelled tokens.
@@ -326,7 +331,7 @@ class EEMForCausalLM(EEMPreTrainedModel, GenerationMixin):
             loss, target_losses = causal_lm_loss(
                 hidden_states,
                 self.lm_head,
-                shift_labels(labels),
+                next_token_targets(labels, shift_labels),
                 loss_weights_BT=None if loss_weights is None else F.pad(loss_weights[:, 1:], (0, 1)),
                 num_items_in_batch=num_items_in_batch,
                 logits_BTV=logits if kept_all else None,

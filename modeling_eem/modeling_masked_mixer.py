@@ -23,7 +23,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_masked_mixer import MaskedMixerConfig
 from .hub_eem import RemoteCodeMixin
-from .loss_eem import causal_lm_loss, shift_labels, token_classification_loss
+from .loss_eem import causal_lm_loss, next_token_targets, token_classification_loss
 from .mixing_masked_mixer import AlignedLayout, GatheredLayout, gathered_token_mixing, token_mixing
 
 
@@ -286,6 +286,7 @@ class MaskedMixerForCausalLM(MaskedMixerPreTrainedModel, GenerationMixin):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
+        shift_labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         output_logits: bool | None = None,
@@ -296,6 +297,7 @@ class MaskedMixerForCausalLM(MaskedMixerPreTrainedModel, GenerationMixin):
 
         Args:
             labels: `[B, T]`, shifted here; -100 is not scored. The loss is in nats a labelled token, in float32.
+            shift_labels: `[B, T]` labels that stand at the outputs already (context parallelism).
             output_logits: whether to return logits; by default yes, except in training with labels, where head and
                 loss run in chunks and the `[B, T, V]` logits never exist.
             num_items_in_batch: labelled tokens of the whole optimizer step, the loss's denominator.
@@ -319,7 +321,7 @@ class MaskedMixerForCausalLM(MaskedMixerPreTrainedModel, GenerationMixin):
             loss, _ = causal_lm_loss(
                 hidden_states,
                 self.lm_head,
-                shift_labels(labels),
+                next_token_targets(labels, shift_labels),
                 num_items_in_batch=num_items_in_batch,
                 logits_BTV=logits if kept_all else None,
             )
