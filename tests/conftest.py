@@ -68,15 +68,18 @@ def eem_config(backbone_config: Callable[..., Any]) -> Callable[..., Any]:
     from modeling_eem import EEMConfig
 
     def make(
-        encoder: str = "masked_mixer", decoder: str = "masked_mixer", introduction: str = "token", **changes: Any
+        encoder: str = "masked_mixer",
+        decoder: str = "masked_mixer",
+        memory_introduction: str = "token",
+        **changes: Any,
     ) -> Any:
         alignment = {"position_alignment": "right"} if encoder == "masked_mixer" else {}
-        slots = int(introduction == "token")
+        slots = int(memory_introduction == "token")
         return EEMConfig(
             **{
                 "encoder_config": backbone_config(encoder, hidden_size=16, **alignment),
                 "decoder_config": backbone_config(decoder, max_position_embeddings=CONTEXT + slots),
-                "memory_introduction": introduction,
+                "memory_introduction": memory_introduction,
                 "bottleneck_size": 6,
                 **changes,
             }
