@@ -34,7 +34,14 @@ _BACKBONES: dict[str, dict[str, Any]] = {
     "llama": {"num_attention_heads": 2, "initializer_range": 0.2},
     "qwen2": {"num_attention_heads": 2, "num_key_value_heads": 2, "initializer_range": 0.2},
     "gpt_neox": {"num_attention_heads": 2, "hidden_dropout": 0.0, "attention_dropout": 0.0, "initializer_range": 0.2},
-    "gpt2": {"n_head": 2, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "initializer_range": 0.2},
+    "gpt2": {
+        "n_head": 2,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "initializer_range": 0.2,
+        "tie_word_embeddings": False,
+    },
 }
 
 
