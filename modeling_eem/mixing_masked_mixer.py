@@ -101,13 +101,18 @@ def token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor, is_causal
     # `tril` is what keeps the rule exact: its value never reads above the diagonal, its gradient there is zero.
     weight_HKTT = weight_HTTK.permute(0, 3, 1, 2)
     weight_HKTT = weight_HKTT.tril() if is_causal else weight_HKTT.contiguous()
-    x_HTF = F.pad(x_HTBE, ((kernel_size - 1) // 2, kernel_size // 2)).flatten(2)
+    x_HTF = _pad_features(x_HTBE, kernel_size).flatten(2)
     # Autocast stops at the door of an autograd function, so the product's dtype is settled here.
     dtype = _product_dtype(x_HTF)
     y_HTL = _BlockMixing.apply(weight_HKTT.to(dtype), x_HTF.to(dtype), is_causal)
     y_HTF = F.pad(y_HTL, (0, kernel_size - 1)) if kernel_size > 1 else y_HTL
     y_HTBE = y_HTF.unflatten(2, (batch_size, width + kernel_size - 1))[..., :width]
     return y_HTBE + bias_HT[:, :, None, None].to(dtype)
+
+
+def _pad_features(x: Tensor, kernel_size: int) -> Tensor:
+    """Zeros where taps reach past the features; without taps no copy, which `F.pad` would make even so."""
+    return x if kernel_size == 1 else F.pad(x, ((kernel_size - 1) // 2, kernel_size // 2))
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:
@@ -126,7 +131,7 @@ def gathered_token_mixing(
     kernel_size = weight_HTTK.shape[-1]
     width = x_BTHE.shape[-1]
     dtype = _product_dtype(x_BTHE)
-    padded_BHTF = F.pad(x_BTHE, ((kernel_size - 1) // 2, kernel_size // 2)).transpose(1, 2).to(dtype)
+    padded_BHTF = _pad_features(x_BTHE, kernel_size).transpose(1, 2).to(dtype)
     y_BHQE = bias_HT[:, rows_BQ].transpose(0, 1)[..., None].to(dtype)
     for tap in range(kernel_size):
         weight_HBQT = weight_HTTK[..., tap][:, rows_BQ[:, :, None], columns_BT[:, None, :]]
@@ -138,6 +143,8 @@ def gathered_token_mixing(
 @dataclass
 class AlignedLayout:
     """Tokens on consecutive rows of W: the whole row, or its real tokens moved to one side of the padding.
+
+    Padding neither gives nor takes: its inputs and its mixed outputs are zero.
 
     `order` and `inverse` index the `T * B` tokens of a `[T, B, D]` tensor and are None where there is no mask.
     """
@@ -165,13 +172,16 @@ class AlignedLayout:
         """Real tokens in order on their side, zeros elsewhere."""
         if self.order is None:
             return x_TBD
-        x_TBD = x_TBD.flatten(0, 1).index_select(0, self.order).view_as(x_TBD)
-        return x_TBD.masked_fill(~self.is_real_TB1, 0.0)
+        return self._move(x_TBD, self.order).masked_fill(~self.is_real_TB1, 0.0)
 
     def restore(self, x_TBD: Tensor) -> Tensor:
         if self.inverse is None:
             return x_TBD
-        return x_TBD.flatten(0, 1).index_select(0, self.inverse).view_as(x_TBD)
+        return self._move(x_TBD.masked_fill(~self.is_real_TB1, 0.0), self.inverse)
+
+    @staticmethod
+    def _move(x_TBD: Tensor, index: Tensor) -> Tensor:
+        return x_TBD.flatten(0, 1).index_select(0, index).view_as(x_TBD)
 
 
 @dataclass
