@@ -28,7 +28,7 @@ def seed() -> None:
 
 
 # What a tiny backbone needs beside the common sizes: two heads of an even width, no dropout (training and evaluation
-# compute the same), weights large enough that a token seen or not seen shows in the logits.
+# compute the same), no tied head, weights large enough that a token seen or not seen shows in the logits.
 _BACKBONES: dict[str, dict[str, Any]] = {
     "masked_mixer": {},
     "llama": {"num_attention_heads": 2, "initializer_range": 0.2},

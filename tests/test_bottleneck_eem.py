@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import BertConfig
 
 from modeling_eem import EEMForCausalLM
 from modeling_eem.quantization_eem import CODE_FORMATS
@@ -93,8 +92,17 @@ def test_bad_text_is_named_where_it_enters(
 
 
 @pytest.mark.parametrize("side", ["encoder_config", "decoder_config"])
-def test_a_backbone_that_is_not_causal_is_refused(side: str, eem_config: Callable[..., Any]) -> None:
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    bert = BertConfig(vocab_size=40, max_position_embeddings=16 + (side == "decoder_config"), **sizes)
-    with pytest.raises(ValueError, match=f"{side}: a 'bert' model is not a causal"):
-        EEMForCausalLM(eem_config(**{side: bert}))
+@pytest.mark.parametrize(
+    "model_type, sizes, message",
+    [
+        ("bert", {"num_attention_heads": 2}, "a 'bert' model is not a causal language model's backbone"),
+        ("rwkv", {"attention_hidden_size": 32}, "a 'rwkv' backbone does not take position_ids"),
+    ],
+)
+def test_a_backbone_that_cannot_serve_is_refused(
+    side: str, model_type: str, sizes: dict[str, int], message: str, eem_config: Callable[..., Any]
+) -> None:
+    length = 16 + (side == "decoder_config")
+    backbone = {"model_type": model_type, "vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, **sizes}
+    with pytest.raises(ValueError, match=f"{side}: {message}"):
+        EEMForCausalLM(eem_config(**{side: backbone | {"max_position_embeddings": length}}))
