@@ -98,7 +98,8 @@ def test_generation_continues_from_a_cache(mixer: MaskedMixerForCausalLM) -> Non
     first = mixer.generate(prompt, do_sample=False, max_new_tokens=5, return_dict_in_generate=True)
     cache = first.past_key_values
     assert cache.get_seq_length() == 8
-    rest = _generate(mixer, first.sequences, max_new_tokens=4, past_key_values=cache)
+    mask = torch.ones_like(first.sequences)  # the pad token, generated, is no padding
+    rest = _generate(mixer, first.sequences, max_new_tokens=4, past_key_values=cache, attention_mask=mask)
     assert torch.equal(torch.cat([first.sequences[:, 4:], rest], dim=1), whole)
 
 
