@@ -46,6 +46,7 @@ def build_backbone(field: str, config: PreTrainedConfig) -> PreTrainedModel:
             f"{field}: a {config.model_type!r} backbone does not take {', '.join(sorted(missing))}; choose another."
         )
     backbone.set_input_embeddings(None)
+    backbone._tp_plan.pop("embed_tokens", None)  # a tensor-parallel plan must not name what is not there
     return backbone
 
 

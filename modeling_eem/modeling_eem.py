@@ -105,6 +105,8 @@ class EEMPreTrainedModel(EncoderDecoderPreTrainedModel):
 class EEMModel(EEMPreTrainedModel):
     """Encoder, bottleneck and decoder, without a head."""
 
+    _tp_plan = {"embed_tokens": "embedding_rowwise"}
+
     def __init__(self, config: EEMConfig):
         super().__init__(config)
         encoder_width, width = config.encoder_config.hidden_size, config.hidden_size
@@ -195,7 +197,8 @@ class EEMModel(EEMPreTrainedModel):
         last_hidden_state, hidden_states = outputs.last_hidden_state, outputs.hidden_states
         if is_introduced:
             last_hidden_state = last_hidden_state[:, 1:]
-            hidden_states = hidden_states and tuple(states[:, 1:] for states in hidden_states)
+            # Of selected layers (output_hidden_states=[…]) the others are None.
+            hidden_states = hidden_states and tuple(None if s is None else s[:, 1:] for s in hidden_states)
         return EEMModelOutputWithPast(
             last_hidden_state=last_hidden_state,
             past_key_values=past_key_values,
@@ -254,6 +257,7 @@ class EEMForCausalLM(EEMPreTrainedModel, GenerationMixin):
     """Entropy estimation model with a bias-free language-model head."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: EEMConfig):
         super().__init__(config)

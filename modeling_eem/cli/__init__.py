@@ -1,0 +1,1 @@
+"""Argument parsing only: each command is a short story that calls the strata above."""

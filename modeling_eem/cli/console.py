@@ -1,0 +1,41 @@
+"""What all commands share: list options that take several values, and errors of one line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from typer.core import TyperCommand, TyperOption
+
+
+class ListOptionsCommand(TyperCommand):
+    """A command whose list options take all values that follow: `--data A B` is `--data A --data B`.
+
+    So a shell's `--data *.parquet` works. Use as `@app.command(cls=ListOptionsCommand)`.
+    """
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        lists = {
+            name
+            for option in self.params
+            if isinstance(option, TyperOption) and option.multiple
+            for name in option.opts
+        }
+        expanded: list[str] = []
+        current = ""
+        for argument in args:
+            if argument.startswith("-"):
+                current = argument
+            elif current in lists and expanded[-1] != current:
+                expanded.append(current)
+            expanded.append(argument)
+        return super().parse_args(ctx, expanded)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn what is wrong with the input (ValueError, OSError) into one line on stderr and exit code 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error

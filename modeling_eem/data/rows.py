@@ -1,0 +1,182 @@
+"""Tokenized documents → rows of at most n tokens: `windows`, `pad`, `stream` and `pack`.
+
+A document is `(index, ids)`, its ids without special tokens, so that `enumerate(documents)` will do. The functions are
+generators: they hold a document and an open row or a few, never the corpus. Rows hold no padding; the collator adds
+it, on the side that it is told.
+
+| mode | a row is | loses |
+|---|---|---|
+| `windows` | BOS and the next n - 1 tokens of one document; a document's last row is short | nothing |
+| `pad` | BOS and the first n - 1 tokens of one document | the rest of the document |
+| `stream` | BOS and the next n - 1 tokens of all documents, BOS between them; the last row is short | nothing |
+| `pack` | several windows, each at positions from 0, its BOS without a label: for causal models only | nothing |
+
+Source: Badger & Neligeorge 2025, data preparation ("padded" and "packed" rows); `windows` are the rows whose bits can
+be compared with a compressor's.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NotRequired, TypeAlias, TypedDict
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from modeling_eem.data.tokenizer import token_byte_lengths
+
+IGNORED_LABEL = -100
+_OPEN_ROWS = 64  # that `pack` fills at the same time
+
+Documents: TypeAlias = Iterable[tuple[int, Sequence[int]]]
+
+
+class Row(TypedDict):
+    """One row of t ≤ n tokens, all of them real.
+
+    `document_ids` say for each token which document it belongs to (BOS: the document that it begins), and `num_bytes`
+    how many UTF-8 bytes the row's tokens hold. Only packed rows have `position_ids`, and `labels` that differ from
+    `input_ids`; models shift labels themselves.
+    """
+
+    input_ids: list[int]
+    document_ids: list[int]
+    num_bytes: int
+    position_ids: NotRequired[list[int]]
+    labels: NotRequired[list[int]]
+
+
+@dataclass(frozen=True, eq=False)
+class RowFormat:
+    """What all row modes need to know.
+
+    Attributes:
+        max_length: n, the most tokens in a row, BOS included; at least 2.
+        bos_token_id: begins every row.
+        byte_lengths: UTF-8 bytes of each token, `[vocab_size]`; 0 marks special tokens, which documents cannot hold.
+        eos_token_id: ends every document; None leaves it out.
+
+    Raises:
+        ValueError: for a `max_length` below 2 or a special token outside the vocabulary.
+    """
+
+    max_length: int
+    bos_token_id: int
+    byte_lengths: torch.Tensor
+    eos_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_length < 2:
+            raise ValueError(f"max_length must be at least 2 (BOS and a token), not {self.max_length}.")
+        for token in (self.bos_token_id, self.eos_token_id):
+            if token is not None and not 0 <= token < len(self.byte_lengths):
+                raise ValueError(f"special token id {token} lies outside the vocabulary of {len(self.byte_lengths)}.")
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase, max_length: int, add_eos: bool = False) -> "RowFormat":
+        """The format for a byte-level tokenizer's ids; ValueError if it lacks the special tokens asked for."""
+        if tokenizer.bos_token_id is None or (add_eos and tokenizer.eos_token_id is None):
+            raise ValueError("the tokenizer has no BOS or EOS token: set tokenizer.bos_token and tokenizer.eos_token.")
+        eos_token_id = tokenizer.eos_token_id if add_eos else None
+        return cls(max_length, tokenizer.bos_token_id, token_byte_lengths(tokenizer), eos_token_id)
+
+    def row(self, input_ids: list[int], document_ids: list[int]) -> Row:
+        """A row of these tokens, its bytes counted."""
+        num_bytes = int(self.byte_lengths[torch.tensor(input_ids)].sum())
+        return Row(input_ids=input_ids, document_ids=document_ids, num_bytes=num_bytes)
+
+    def check(self, documents: Documents) -> Iterator[tuple[int, list[int]]]:
+        """The documents that hold tokens, EOS added where the format has one.
+
+        Raises:
+            ValueError: for an id outside the vocabulary, a special token in a document, or no token at all.
+        """
+        empty = True
+        for index, ids in documents:
+            if len(ids) == 0:
+                continue
+            empty = False
+            ids_T = torch.as_tensor(ids)
+            if int(ids_T.min()) < 0 or int(ids_T.max()) >= len(self.byte_lengths):
+                raise ValueError(
+                    f"document {index} holds ids from {int(ids_T.min())} to {int(ids_T.max())}, outside the "
+                    f"vocabulary of {len(self.byte_lengths)}: encode it with the tokenizer that this format is for."
+                )
+            if int(self.byte_lengths[ids_T].min()) == 0:
+                raise ValueError(
+                    f"document {index} holds a special token: encode it with add_special_tokens=False and "
+                    "split_special_tokens=True."
+                )
+            yield index, ids_T.tolist() + ([] if self.eos_token_id is None else [self.eos_token_id])
+        if empty:
+            raise ValueError("the corpus holds no tokens: give at least one document that is not empty.")
+
+
+def windows(documents: Documents, row_format: RowFormat) -> Iterator[Row]:
+    """Cut every document into rows of BOS and at most n - 1 tokens; each text token is in exactly one row."""
+    step = row_format.max_length - 1
+    for index, ids in row_format.check(documents):
+        for start in range(0, len(ids), step):
+            input_ids = [row_format.bos_token_id, *ids[start : start + step]]
+            yield row_format.row(input_ids, [index] * len(input_ids))
+
+
+def pad(documents: Documents, row_format: RowFormat) -> Iterator[Row]:
+    """One row a document: BOS and its first n - 1 tokens. EOS stands only where the document really ends."""
+    for index, ids in row_format.check(documents):
+        input_ids = [row_format.bos_token_id, *ids[: row_format.max_length - 1]]
+        yield row_format.row(input_ids, [index] * len(input_ids))
+
+
+def stream(documents: Documents, row_format: RowFormat) -> Iterator[Row]:
+    """Cut the concatenation of all documents into rows of exactly n tokens, the last one shorter.
+
+    Every row begins with BOS. A BOS between two documents is a token like any other, predicted from the document
+    before it, except where a row begins there: the row's own BOS serves.
+    """
+    input_ids: list[int] = []
+    document_ids: list[int] = []
+    for index, ids in row_format.check(documents):
+        rest = [row_format.bos_token_id, *ids]
+        while rest:
+            room = row_format.max_length - len(input_ids)
+            input_ids += rest[:room]
+            document_ids += [index] * len(rest[:room])
+            rest = rest[room:]
+            if len(input_ids) == row_format.max_length:
+                yield row_format.row(input_ids, document_ids)
+                input_ids, document_ids = [], []
+                rest = rest and [row_format.bos_token_id, *rest]
+    if input_ids:
+        yield row_format.row(input_ids, document_ids)
+
+
+def pack(documents: Documents, row_format: RowFormat) -> Iterator[Row]:
+    """Put several windows into a row of at most n tokens: each where it leaves the least room (best fit).
+
+    Positions restart at every window, and its BOS has the label -100, so that a causal model given the positions and
+    no attention mask computes what it would for each window alone.
+    """
+    open_rows: list[list[Row]] = []
+    for window in windows(documents, row_format):
+        room = row_format.max_length - len(window["input_ids"])
+        row = max((row for row in open_rows if _num_tokens(row) <= room), key=_num_tokens, default=None)
+        if row is None:
+            open_rows.append(row := [])
+        row.append(window)
+        if _num_tokens(row) == row_format.max_length or len(open_rows) > _OPEN_ROWS:
+            yield _join(open_rows.pop(open_rows.index(max(open_rows, key=_num_tokens))))
+    yield from map(_join, open_rows)
+
+
+def _num_tokens(row: list[Row]) -> int:
+    return sum(len(window["input_ids"]) for window in row)
+
+
+def _join(row: list[Row]) -> Row:
+    return Row(
+        input_ids=[token for window in row for token in window["input_ids"]],
+        document_ids=[index for window in row for index in window["document_ids"]],
+        num_bytes=sum(window["num_bytes"] for window in row),
+        position_ids=[position for window in row for position in range(len(window["input_ids"]))],
+        labels=[label for window in row for label in (IGNORED_LABEL, *window["input_ids"][1:])],
+    )

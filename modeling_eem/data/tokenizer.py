@@ -1,0 +1,187 @@
+"""A byte-level BPE tokenizer that loses nothing, and the bytes that its tokens hold.
+
+Unusual in it:
+
+* Runs of letters, digits, symbols and spaces are cut at a fixed length before the merges. On prose this changes
+  nothing (GPT-2's unbounded split gives the same number of tokens), but BPE's time grows faster than a piece's length,
+  and a text may be ten megabytes of one character.
+* Text never becomes a special token: a literal `<|endoftext|>` is encoded as the characters it is. That is the saved
+  default (`split_special_tokens`), so `decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text` for
+  every text, also after `AutoTokenizer.from_pretrained`.
+* BOS is added by default and EOS is not; they are one token. transformers replaces both choices as soon as it is given
+  one of them: ask for EOS with `from_pretrained(…, add_bos_token=True, add_eos_token=True)`.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from modeling_eem.data.documents import check_encodable
+
+END_OF_TEXT = "<|endoftext|>"  # BOS and EOS, id 0
+PAD = "<|pad|>"  # id 1
+MIN_VOCAB_SIZE = 2 + 256  # the special tokens and every byte
+
+# GPT-2's split with bounded runs, and marks kept with the letters that they belong to.
+_SPLIT = (
+    r"'(?:[sdmt]|ll|ve|re)"
+    r"| ?[\p{L}\p{M}]{1,32}"
+    r"| ?\p{N}{1,16}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]{1,16}"
+    r"|\s{1,16}(?!\S)"  # leaves a word the space before it
+    r"|\s{1,16}"
+)
+
+
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int = 8000, model_max_length: int = 1024
+) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer; the same texts in the same order give the same tokenizer.
+
+    Ids: `<|endoftext|>` (BOS and EOS) 0, `<|pad|>` 1, the 256 bytes 2 … 257, then the merges in their order.
+    The texts are read once, one at a time. Source: Badger & Neligeorge 2025, set-up (8,000 tokens).
+
+    Args:
+        texts: the corpus.
+        vocab_size: all tokens, the special ones included; at least 258.
+        model_max_length: tokens that `truncation=True` keeps where it is given no length of its own.
+
+    Raises:
+        ValueError: for a vocabulary too small for the bytes or too large for the corpus, a corpus without text, or a
+            text with a lone surrogate.
+    """
+    if vocab_size < MIN_VOCAB_SIZE:
+        raise ValueError(
+            f"vocab_size must be at least {MIN_VOCAB_SIZE} (256 bytes, 2 special tokens), not {vocab_size}."
+        )
+    split = pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(_encodable(texts), trainer)
+    if (size := backend.get_vocab_size()) < vocab_size:
+        raise ValueError(f"the corpus yields only {size} tokens: set vocab_size to {size} or give more text.")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        pad_token=PAD,
+        add_bos_token=True,
+        add_eos_token=False,
+        split_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+        model_input_names=["input_ids", "attention_mask"],
+        model_max_length=model_max_length,
+    )
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a whole text: no special token, neither added nor read from the text, and no truncation.
+
+    Raises:
+        ValueError: for a lone surrogate.
+    """
+    check_encodable(text, "the text")
+    return tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
+    )["input_ids"]
+
+
+def token_byte_lengths(tokenizer: PreTrainedTokenizerBase) -> torch.LongTensor:
+    """UTF-8 bytes that each token holds, `[vocab_size]`, exactly; special tokens hold 0.
+
+    A byte-level token may hold a part of a character, so this is not the length of the decoded token. Over the ids of
+    a text the lengths sum to `len(text.encode())`.
+
+    Raises:
+        ValueError: unless the tokenizer is byte-level with GPT-2's alphabet (one character of a token = one byte).
+    """
+    if not isinstance(tokenizer, PreTrainedTokenizerFast) or not _decodes_bytes(tokenizer.backend_tokenizer):
+        raise ValueError(
+            f"{type(tokenizer).__name__} is not a byte-level tokenizer: bytes per token need GPT-2's byte alphabet."
+        )
+    vocabulary, added = tokenizer.get_vocab(), tokenizer.added_tokens_decoder
+    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
+    lengths = torch.zeros(max(vocabulary.values()) + 1, dtype=torch.long)
+    for token, index in vocabulary.items():
+        if index in added:
+            lengths[index] = 0 if added[index].special else len(token.encode())
+        elif alphabet.issuperset(token):
+            lengths[index] = len(token)
+        else:
+            raise ValueError(f"token {index}, {token!r}, is not written in GPT-2's byte alphabet.")
+    return lengths
+
+
+def token_bytes(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> list[bytes]:
+    """The bytes of each token; a special token's are those of its name. Joined, a text's tokens are its UTF-8."""
+    to_byte = {character: byte for byte, character in bytes_to_unicode().items()}
+    special = set(tokenizer.all_special_ids)
+    return [
+        token.encode() if index in special else bytes(to_byte[character] for character in token)
+        for index, token in ((index, tokenizer.convert_ids_to_tokens(index)) for index in ids)
+    ]
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """What a text comes to: `characters` (code points), UTF-8 `bytes` and `tokens` without special ones."""
+
+    documents: int
+    characters: int
+    bytes: int
+    tokens: int
+
+    @property
+    def characters_per_token(self) -> float:
+        return self.characters / self.tokens
+
+    @property
+    def bytes_per_token(self) -> float:
+        """1 / (L_t / L_b) of the published bits per byte."""
+        return self.bytes / self.tokens
+
+
+def count_tokens(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> TokenCounts:
+    """Count a corpus in documents, characters, bytes and tokens, one text in memory at a time.
+
+    Raises:
+        ValueError: for a corpus without text, or a text with a lone surrogate.
+    """
+    documents = characters = num_bytes = tokens = 0
+    for text in texts:
+        documents += 1
+        characters += len(text)
+        tokens += len(encode_text(tokenizer, text))
+        num_bytes += len(text.encode())
+    if tokens == 0:
+        raise ValueError("the corpus holds no text: give at least one document that is not empty.")
+    return TokenCounts(documents, characters, num_bytes, tokens)
+
+
+def _encodable(texts: Iterable[str]) -> Iterator[str]:
+    empty = True
+    for index, text in enumerate(texts):
+        check_encodable(text, f"document {index}")
+        empty = empty and not text
+        yield text
+    if empty:
+        raise ValueError("the corpus holds no text: give at least one document that is not empty.")
+
+
+def _decodes_bytes(backend: Tokenizer) -> bool:
+    probe = "é €"
+    (token, _), *_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(probe)
+    return backend.decoder is not None and backend.decoder.decode([token]) == probe

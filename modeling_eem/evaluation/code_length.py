@@ -1,0 +1,67 @@
+"""Held-out code length: the honest bits of rows, by any causal model or entropy estimation model."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
+
+from modeling_eem.bits import CodeLength, window_length_bits
+from modeling_eem.configuration_eem import EncoderDecoderConfig
+from modeling_eem.data.collator import CausalCollator
+from modeling_eem.data.rows import Row
+from modeling_eem.quantization_eem import CODE_FORMATS
+
+
+def stored_code_bits(model: PreTrainedModel) -> float:
+    """Bits of one window's code as the model stores it: its numbers in `code_dtype`, the scale included.
+
+    A causal model has no code: 0.
+
+    Raises:
+        ValueError: a model with a code but without `code_dtype`: how many bits a number takes is then not settled.
+    """
+    config = model.config
+    if not isinstance(config, EncoderDecoderConfig):
+        return 0.0
+    if config.code_dtype is None:
+        raise ValueError(
+            "the model's code has no storage format, so its bits cannot be counted: set config.code_dtype, for "
+            "example to 'float8_e4m3fn'."
+        )
+    return CODE_FORMATS[config.code_dtype].code_bits(config.code_size)
+
+
+@torch.no_grad()
+def held_out_code_length(
+    model: PreTrainedModel, rows: Sequence[Row], collator: CausalCollator, batch_size: int = 16
+) -> CodeLength:
+    """The bits with which the model tells `rows` (of mode `windows`), one window at a time.
+
+    A window costs its cross-entropy, its code as stored (the loss is measured with the rounded code), and, if it is
+    shorter than the context, its length. BOS is given. Rows are read in order of length, which changes no value.
+    """
+    code_bits = stored_code_bits(model)
+    was_training = model.training
+    model.eval()
+    device = model.device
+    ordered = sorted(rows, key=lambda row: len(row["input_ids"]))
+    nats = 0.0
+    for batch in DataLoader(ordered, batch_size=batch_size, collate_fn=collator):
+        batch = {name: tensor.to(device) for name, tensor in _model_inputs(batch).items()}
+        # With one item in the batch, the loss is the sum over its tokens.
+        nats += model(**batch, use_cache=False, num_items_in_batch=1).loss.double().item()
+    model.train(was_training)
+    lengths = [len(row["input_ids"]) for row in rows]
+    return CodeLength(
+        nll_nats=nats,
+        code_bits=code_bits * len(rows),
+        side_bits=sum(window_length_bits(length, collator.max_length) for length in lengths),
+        num_bytes=sum(row["num_bytes"] for row in rows),
+        num_tokens=sum(length - 1 for length in lengths),
+    )
+
+
+def _model_inputs(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}

@@ -1,0 +1,71 @@
+"""Callbacks: a progress bar, and a measure of held-out text along the way."""
+
+from collections.abc import Callable
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+class ProgressBarCallback(TrainerCallback):
+    """One line: name, bar, steps, time left, last training loss."""
+
+    def __init__(self, name: str):
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[loss]}"),
+        )
+        self.name = name
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            self.progress.start()
+            self.task = self.progress.add_task(self.name, total=state.max_steps, loss="")
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            self.progress.update(self.task, completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any],
+        **kwargs: Any,
+    ) -> None:
+        if state.is_world_process_zero and "loss" in logs:
+            self.progress.update(self.task, loss=f"{float(logs['loss']):.3f} nats a token")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            self.progress.stop()
+
+
+class HeldOutCallback(TrainerCallback):
+    """Calls `measure(model)` every `every` steps and at the end, and keeps `(step, value)`."""
+
+    def __init__(self, measure: Callable[[PreTrainedModel], float], every: int):
+        self.measure = measure
+        self.every = every
+        self.values: list[tuple[int, float]] = []
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel,
+        **kwargs: Any,
+    ) -> None:
+        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
+            self.values.append((state.global_step, self.measure(model)))

@@ -1,0 +1,170 @@
+"""Run files: one flat YAML that names a model, its data and its training, checked key by key.
+
+    base: quickstart.yaml            # another run file, beside this one, whose values this one overrides
+    model_type: eem                  # any type that AutoConfig knows; its config's fields stand beside it
+    encoder_config: {hidden_size: 128}
+    learning_rate: 2e-4              # the fields of the given dataclasses (transformers' TrainingArguments, …)
+
+A key on the command line, `--learning_rate 1e-3` or `--encoder_config.hidden_size 256`, overrides the file's.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    HfArgumentParser,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from modeling_eem import EEMAutoencoderConfig
+
+
+def read_run_file(
+    path: str | Path, dataclass_types: Sequence[type], overrides: Sequence[str] = ()
+) -> tuple[PreTrainedConfig, tuple[Any, ...]]:
+    """The model's config, and one instance of each dataclass, from a run file and `--key value` overrides.
+
+    Raises:
+        ValueError: a file that is missing or no mapping, a key that nothing reads (with the nearest that something
+            does), a value of the wrong type, an override without a value.
+    """
+    values = _read(Path(path))
+    for key, value in _pairs(overrides):
+        _set(values, key.split("."), value)
+    model_type = values.pop("model_type", None)
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"{path}: model_type must be a type that AutoConfig knows, such as 'eem'; got {model_type!r}."
+        )
+    config_keys = _config_keys(model_type)
+    argument_keys = {field.name for kind in dataclass_types for field in dataclasses.fields(kind) if field.init}
+    _refuse_unknown(values, config_keys | argument_keys | {"base"}, str(path))
+    config = build_config(model_type, {key: values.pop(key) for key in list(values) if key in config_keys})
+    return config, _parse(dataclass_types, values)
+
+
+def build_config(model_type: str, values: dict[str, Any]) -> PreTrainedConfig:
+    """A config from values as YAML gives them: cast by the field's type, unknown keys refused.
+
+    Raises:
+        ValueError: a key that the config does not have, a value of the wrong type, fields that contradict each other.
+    """
+    _refuse_unknown(values, _config_keys(model_type), model_type)
+    config_class = CONFIG_MAPPING[model_type]
+    hints = _field_types(config_class)
+    cast = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and key.endswith("_config"):
+            inner = dict(value)
+            inner_type = inner.pop("model_type", "masked_mixer")
+            if inner_type in CONFIG_MAPPING:
+                inner_hints = _field_types(CONFIG_MAPPING[inner_type])
+                inner = {name: _cast(f"{key}.{name}", item, inner_hints.get(name)) for name, item in inner.items()}
+            cast[key] = {"model_type": inner_type, **inner}
+        else:
+            cast[key] = _cast(key, value, hints.get(key))
+    return config_class(**cast)
+
+
+def build_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """The model that is trained for a config: its causal LM, or the autoencoder, in float32."""
+    auto_class = AutoModel if isinstance(config, EEMAutoencoderConfig) else AutoModelForCausalLM
+    return auto_class.from_config(config, dtype="float32")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist.") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold `key: value` lines.")
+    if "base" in values:
+        values = _merge(_read(path.parent / values.pop("base")), values)
+    return values
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merge(base[key], value) if both else value
+    return merged
+
+
+def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
+    if len(overrides) % 2 or not all(key.startswith("--") for key in overrides[::2]):
+        raise ValueError(f"overrides must come as `--key value` pairs, got: {' '.join(overrides)}")
+    return [(key.removeprefix("--"), yaml.safe_load(value)) for key, value in zip(overrides[::2], overrides[1::2])]
+
+
+def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        values = values.setdefault(key, {})
+    values[keys[-1]] = value
+
+
+def _config_keys(model_type: str) -> set[str]:
+    config_class = CONFIG_MAPPING[model_type]
+    general = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    own = {field.name for field in dataclasses.fields(config_class)} | set(config_class.attribute_map)
+    return (own - general) | {"is_causal"}
+
+
+def _field_types(kind: type) -> dict[str, Any]:
+    return {field.name: field.type for field in dataclasses.fields(kind)}
+
+
+def _refuse_unknown(values: dict[str, Any], known: set[str], where: str) -> None:
+    for key in values:
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+            raise ValueError(f"{where}: unknown key {key!r}{hint}")
+
+
+def _cast(key: str, value: Any, hint: Any) -> Any:
+    """YAML reads `2e-4` as text and `0` as an integer; a field that holds floats gets floats."""
+    if hint is None:
+        return value
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if float in kinds and isinstance(value, (str, int)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            raise ValueError(f"{key} must be a number, got {value!r}.") from None
+    if int in kinds and str not in kinds and isinstance(value, str):
+        raise ValueError(f"{key} must be an integer, got {value!r}.")
+    return value
+
+
+def _parse(dataclass_types: Sequence[type], values: dict[str, Any]) -> tuple[Any, ...]:
+    """Through the dataclasses' own argument parser, which casts by the fields' types."""
+    arguments = []
+    for key, value in values.items():
+        if value is None:
+            continue
+        items = value if isinstance(value, list) else [value]
+        arguments += [f"--{key}", *(yaml.safe_dump(i).strip() if isinstance(i, dict) else str(i) for i in items)]
+    parser = HfArgumentParser(dataclass_types, exit_on_error=False, allow_abbrev=False)
+    parser.error = _raise
+    return parser.parse_args_into_dataclasses(arguments)
+
+
+def _raise(message: str) -> typing.NoReturn:
+    raise ValueError(message)
+
+
+__all__ = ["build_config", "build_model", "read_run_file"]
