@@ -4,6 +4,7 @@ The gradients of a chunk are formed while its logits are at hand and kept for ba
 the peak beside the weights is one chunk of logits. Shapes: N tokens, D features, V vocabulary.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,24 +16,35 @@ IGNORE_INDEX = -100
 CHUNK_SIZE = 512
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
-    """`sum_n w_n CE_n` and `CE_n` for logits `h_n W^T`, with `d/dh` and `d/dW` of the sum formed on the way."""
+# What a token's cross-entropy is turned into: (cross-entropies [n], the predictions' entropies [n] or None, which of
+# the N tokens these are) -> losses [n].
+TokenLossFunction = Callable[[Tensor, Tensor | None, slice], Tensor]
+
+
+class _LinearTokenLoss(torch.autograd.Function):
+    """`sum_n f(CE_n)`, `CE_n` and `H_n` for logits `h_n W^T`, with `d/dh` and `d/dW` of the sum formed on the way."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, loss_weights_N: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        labels_N: Tensor,
+        loss_weights_N: Tensor | None,
+        token_loss: TokenLossFunction | None,
+        with_entropy: bool,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
-        device = hidden_ND.device.type
-        autocast = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if autocast else hidden_ND.dtype
+        device = hidden_ND.device
+        is_autocast = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if is_autocast else hidden_ND.dtype
         weight_low_VD = weight_VD.to(dtype)
-        losses_N = torch.empty(labels_N.shape, dtype=torch.float32, device=hidden_ND.device)
+        total = torch.zeros((), device=device)
+        losses_N = torch.empty(labels_N.shape, device=device)
+        entropies_N = torch.empty(labels_N.shape, device=device) if with_entropy else None
         grad_hidden = torch.empty_like(hidden_ND) if needs_hidden else None
-        grad_weight = (
-            torch.zeros(weight_VD.shape, dtype=torch.float32, device=weight_VD.device) if needs_weight else None
-        )
-        with torch.autocast(device, enabled=False):
+        grad_weight = torch.zeros(weight_VD.shape, device=device) if needs_weight else None
+        with torch.autocast(device.type, enabled=False):
             for start in range(0, hidden_ND.shape[0], CHUNK_SIZE):
                 chunk = slice(start, start + CHUNK_SIZE)
                 hidden_low = hidden_ND[chunk].to(dtype)
@@ -42,54 +54,77 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 logits = (hidden_low @ weight_low_VD.T).float()
                 log_z = logits.logsumexp(-1, keepdim=True)
                 losses = (log_z - logits.gather(1, targets)).squeeze(1).masked_fill(~is_scored, 0.0)
+                probabilities = (logits - log_z).exp_() if with_entropy or needs_hidden or needs_weight else None
+                entropies = None
+                if with_entropy:
+                    entropies = log_z.squeeze(1) - torch.einsum("nv,nv->n", probabilities, logits)
+                    entropies_N[chunk] = entropies
                 losses_N[chunk] = losses
+                if token_loss is None:
+                    weights = 1.0 if loss_weights_N is None else loss_weights_N[chunk].float()
+                    slopes = torch.where(is_scored, weights, 0.0)
+                    total += (losses * slopes).sum()
+                else:
+                    chunk_total, slopes = _value_and_slopes(token_loss, losses, entropies, chunk, is_scored)
+                    total += chunk_total
                 if needs_hidden or needs_weight:
-                    scale = is_scored.float() if loss_weights_N is None else loss_weights_N[chunk] * is_scored
-                    # d CE / d logits = softmax - onehot, scaled by the token's weight, in the logits' own memory.
-                    grad_logits = logits.sub_(log_z).exp_()
-                    grad_logits.scatter_add_(1, targets, torch.full_like(log_z, -1.0))
-                    grad_logits = grad_logits.mul_(scale[:, None]).to(dtype)
+                    # d CE / d logits = softmax - onehot, times the slope of the token's loss, in the softmax's memory.
+                    grad_logits = probabilities.scatter_add_(1, targets, torch.full_like(log_z, -1.0))
+                    grad_logits = grad_logits.mul_(slopes[:, None]).to(dtype)
                     if needs_hidden:
                         grad_hidden[chunk] = grad_logits @ weight_low_VD
-                    if needs_weight:
-                        if dtype == torch.float32:
-                            grad_weight.addmm_(grad_logits.T, hidden_low)
-                        else:
-                            grad_weight += (grad_logits.T @ hidden_low).float()
+                    if needs_weight and dtype == torch.float32:
+                        grad_weight.addmm_(grad_logits.T, hidden_low)
+                    elif needs_weight:
+                        grad_weight += (grad_logits.T @ hidden_low).float()
         ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight_VD.dtype))
-        ctx.mark_non_differentiable(losses_N)
-        total = losses_N.sum() if loss_weights_N is None else (losses_N * loss_weights_N).sum()
-        return total, losses_N
+        ctx.mark_non_differentiable(losses_N, *(() if entropies_N is None else (entropies_N,)))
+        return total, losses_N, entropies_N
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(
-        ctx: Any, grad_total: Tensor, _grad_losses: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return (
-            None if grad_hidden is None else grad_hidden * grad_total.to(grad_hidden.dtype),
-            None if grad_weight is None else grad_weight * grad_total.to(grad_weight.dtype),
-            None,
-            None,
+    def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight = (
+            None if grad is None else grad * grad_total.to(grad.dtype) for grad in ctx.saved_tensors
         )
+        return grad_hidden, grad_weight, None, None, None, None
+
+
+def _value_and_slopes(
+    token_loss: TokenLossFunction, losses: Tensor, entropies: Tensor | None, chunk: slice, is_scored: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`sum f(CE)` over scored tokens, and each one's `f'(CE)`."""
+    with torch.enable_grad():
+        losses = losses.detach().requires_grad_()
+        total = token_loss(losses, entropies, chunk).masked_fill(~is_scored, 0.0).sum()
+        (slopes,) = torch.autograd.grad(total, losses)
+    return total.detach(), slopes.masked_fill(~is_scored, 0.0)
+
+
+def linear_token_loss(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    labels_N: Tensor,
+    token_loss: TokenLossFunction,
+    with_entropy: bool = False,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Sum of a function of the cross-entropies of a bias-free linear head, in nats and float32.
+
+    `total = sum_n f(CE_n)`, `CE_n = logsumexp(W h_n) - (W h_n)[label_n]`; a label of -100 scores 0. Matrix products
+    run in the autocast dtype if there is one, the softmax in float32. Only the total carries a gradient, to `hidden`
+    and `weight`; what else `token_loss` reads is constant.
+
+    Returns:
+        `total []`, the cross-entropies `[N]`, and with `with_entropy` the predictions' entropies `[N]`.
+    """
+    return _LinearTokenLoss.apply(hidden_ND, weight_VD, labels_N, None, token_loss, with_entropy)
 
 
 def linear_cross_entropy(
     hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, loss_weights_N: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Weighted sum of cross-entropies of a bias-free linear head, and each token's own, in nats and float32.
-
-    `total = sum_n w_n CE_n`, `CE_n = logsumexp(W h_n) - (W h_n)[label_n]`; a label of -100 scores 0. Only the total
-    carries a gradient, to `hidden` and `weight`; `loss_weights` are constants. The matrix products run in the autocast
-    dtype if there is one, the softmax in float32.
-
-    Returns:
-        `total []` and `losses [N]`.
-    """
-    if loss_weights_N is not None:
-        loss_weights_N = loss_weights_N.float()
-    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, labels_N, loss_weights_N)
+    """`sum_n w_n CE_n` (w = 1 by default) and the cross-entropies `[N]`; see `linear_token_loss`."""
+    return _LinearTokenLoss.apply(hidden_ND, weight_VD, labels_N, loss_weights_N, None, False)[:2]
 
 
 def next_token_targets(labels_BT: Tensor, shift_labels_BT: Tensor | None = None) -> Tensor:
@@ -149,4 +184,10 @@ def token_classification_loss(logits_BTC: Tensor, labels_BT: Tensor) -> Tensor:
     return errors_BT.square().sum() / is_scored_BT.sum()
 
 
-__all__ = ["causal_lm_loss", "linear_cross_entropy", "next_token_targets", "token_classification_loss"]
+__all__ = [
+    "causal_lm_loss",
+    "linear_cross_entropy",
+    "linear_token_loss",
+    "next_token_targets",
+    "token_classification_loss",
+]

@@ -5,7 +5,6 @@ python -m modeling_eem.cli.quickstart --output runs/quickstart
 
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,24 +12,22 @@ import torch
 import typer
 from huggingface_hub import ModelCardData
 from rich.console import Console
-from transformers import PreTrainedModel
 
 from modeling_eem.bits import CodeLength, nats_to_bits
 from modeling_eem.cli.console import one_line_errors
+from modeling_eem.cli.train import fit
 from modeling_eem.data.documents import read_documents
 from modeling_eem.data.tokenizer import token_bytes
-from modeling_eem.evaluation import compressed_bits, held_out_code_length, stored_code_bits
+from modeling_eem.evaluation import compressed_bits, held_out, stored_code_bits
 from modeling_eem.report import (
-    LearningCurve,
     Table,
     entropy_heatmap_html,
     learning_curves,
     model_card,
     write_atomically,
 )
-from modeling_eem.training import HeldOutCallback, ProgressBarCallback, Run, prepare_run, training_flops
+from modeling_eem.training import Run, prepare_run, training_flops
 
-CURVE_POINTS = 7
 app = typer.Typer(add_completion=False)
 
 
@@ -51,10 +48,11 @@ def quickstart(
     flops = {name: training_flops(run.model, run.collator.max_length) for name, run in runs.items()}
     curves, lengths = {}, {}
     for name, run in runs.items():
-        curves[name], lengths[name] = _train(name, run)
+        curves[name] = fit(run, name)
+        lengths[name] = held_out(run)
 
-    held_out = list(read_documents(runs["causal baseline"].data.validation_files))
-    general = compressed_bits("".join(document.text for document in held_out).encode())
+    texts = [document.text for document in read_documents(runs["causal baseline"].data.validation_files)]
+    general = compressed_bits("".join(texts).encode())
     table = _table(runs, flops, lengths, general)
     console.print(table)
     plot = learning_curves(
@@ -64,7 +62,7 @@ def quickstart(
         title="Equal training compute: entropy estimation model and causal baseline",
         references={name: bits / lengths["causal baseline"].num_bytes for name, bits in general.items()},
     )
-    heat_map = _heat_map(output, runs["causal baseline"], held_out[0].text)
+    heat_map = _heat_map(output, runs["causal baseline"], texts[0])
     write_atomically(output / "results.md", table.to_markdown())
     write_atomically(output / "results.json", table.to_json())
     for name, folder in (("entropy estimation model", "eem"), ("causal baseline", "causal")):
@@ -72,35 +70,6 @@ def quickstart(
     console.print(f"{output}/eem and {output}/causal load with AutoModelForCausalLM.from_pretrained")
     console.print(f"{plot}: learning curves\n{heat_map}: losses of a paragraph, token by token")
     console.print(f"{time.monotonic() - began:.0f} seconds")
-
-
-def _held_out(run: Run) -> CodeLength:
-    collator = replace(run.collator, random_prefix_probability=0.0)
-    return held_out_code_length(run.model, run.held_out_rows, collator)
-
-
-def _train(name: str, run: Run) -> tuple[LearningCurve, CodeLength]:
-    def measure(_model: PreTrainedModel) -> float:
-        return _held_out(run).bits_per_byte
-
-    held_out = HeldOutCallback(measure, every=run.arguments.max_steps // CURVE_POINTS)
-    trainer = run.trainer([ProgressBarCallback(name), held_out])
-    trainer.train()
-
-    # Training losses are nats a token; in bits per byte, and with the code they were shown, they compare.
-    tokens = sum(len(row["input_ids"]) - 1 for row in run.train_rows)
-    num_bytes = sum(row["num_bytes"] for row in run.train_rows)
-    code = stored_code_bits(run.model) * len(run.train_rows) / num_bytes
-    curve = LearningCurve(
-        name,
-        held_out=[(step * run.tokens_per_step, value) for step, value in held_out.values],
-        train=[
-            (entry["step"] * run.tokens_per_step, nats_to_bits(entry["loss"]) * tokens / num_bytes + code)
-            for entry in trainer.state.log_history
-            if "loss" in entry
-        ],
-    )
-    return curve, _held_out(run)
 
 
 def _table(

@@ -1,6 +1,7 @@
 """Held-out code length: the honest bits of rows, by any causal model or entropy estimation model."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from modeling_eem.configuration_eem import EncoderDecoderConfig
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.data.rows import Row
 from modeling_eem.quantization_eem import CODE_FORMATS
+from modeling_eem.training import Run
 
 
 def stored_code_bits(model: PreTrainedModel) -> float:
@@ -61,6 +63,11 @@ def held_out_code_length(
         num_bytes=sum(row["num_bytes"] for row in rows),
         num_tokens=sum(length - 1 for length in lengths),
     )
+
+
+def held_out(run: Run) -> CodeLength:
+    """`held_out_code_length` of a run's held-out rows, whole ones."""
+    return held_out_code_length(run.model, run.held_out_rows, replace(run.collator, random_prefix_probability=0.0))
 
 
 def _model_inputs(batch: dict[str, Any]) -> dict[str, torch.Tensor]:

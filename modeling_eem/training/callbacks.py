@@ -52,11 +52,11 @@ class ProgressBarCallback(TrainerCallback):
 
 
 class HeldOutCallback(TrainerCallback):
-    """Calls `measure(model)` every `every` steps and at the end, and keeps `(step, value)`."""
+    """Calls `measure(model)` about `points` times on the way, the last time at the end, and keeps `(step, value)`."""
 
-    def __init__(self, measure: Callable[[PreTrainedModel], float], every: int):
+    def __init__(self, measure: Callable[[PreTrainedModel], float], points: int):
         self.measure = measure
-        self.every = every
+        self.points = points
         self.values: list[tuple[int, float]] = []
 
     def on_step_end(
@@ -67,5 +67,6 @@ class HeldOutCallback(TrainerCallback):
         model: PreTrainedModel,
         **kwargs: Any,
     ) -> None:
-        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
+        every = max(state.max_steps // self.points, 1)
+        if state.global_step % every == 0 or state.global_step == state.max_steps:
             self.values.append((state.global_step, self.measure(model)))

@@ -11,6 +11,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -71,7 +72,7 @@ class Run:
 
     def trainer(self, callbacks: Sequence[TrainerCallback] = ()) -> Trainer:
         dataset = datasets.Dataset.from_list([{"input_ids": row["input_ids"]} for row in self.train_rows])
-        return Trainer(
+        trainer = Trainer(
             model=self.model,
             args=self.arguments,
             data_collator=self.collator,
@@ -79,6 +80,8 @@ class Run:
             processing_class=self.tokenizer,
             callbacks=list(callbacks),
         )
+        trainer.remove_callback(PrinterCallback)  # a progress bar shows what it would print
+        return trainer
 
 
 def prepare_run(path: str | Path, overrides: Sequence[str] = ()) -> Run:

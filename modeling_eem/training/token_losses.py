@@ -1,0 +1,139 @@
+"""Token losses: what a token's cross-entropy is turned into, given an estimate of its entropy.
+
+Each is a pure function of N tokens, nats in and nats out, and differentiable in the cross-entropy alone; everything
+else is a constant. Theorem 1 (Badger & Neligeorge 2025): generalization falls once a model's loss goes below the
+entropy of its training data, so a loss should approach each token's entropy and not pass it.
+
+    ℓ cross-entropy   p = exp(-ℓ) the target's probability   e its entropy   ê = e normalised to [0, 1]
+    H entropy of the model's own prediction
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenLossOptions:
+    """Parameters of the losses that have one.
+
+    Args:
+        entropy_threshold: τ of `threshold`, in nats.
+        focal_gamma: γ of `focal`.
+        mile_gamma: γ of `mile`.
+        selected_fraction: share of tokens that `selective` keeps in each segment.
+    """
+
+    entropy_threshold: float = 4.0
+    focal_gamma: float = 2.0
+    mile_gamma: float = 1.0
+    selected_fraction: float = 0.6
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a loss may know of N scored tokens; what it does not ask for is None."""
+
+    losses: Tensor
+    entropies: Tensor | None = None
+    normalized_entropies: Tensor | None = None
+    predictive_entropies: Tensor | None = None
+    segments: Tensor | None = None
+
+
+def cross_entropy(tokens: Tokens, options: TokenLossOptions) -> Tensor:
+    """ℓ: the control."""
+    return tokens.losses
+
+
+def complement(tokens: Tokens, options: TokenLossOptions) -> Tensor:
+    """(1 - ê) ℓ; published as "L1 Attr" with ê from occlusion."""
+    return (1 - tokens.normalized_entropies) * tokens.losses
+
+
+def distance(tokens: Tokens, options: TokenLossOptions) -> Tensor:
+    """|ℓ - e|: the gradient turns round below e, per-token flooding."""
+    return (tokens.losses - tokens.entropies).abs()
+
+
+def hinge(tokens: Tokens, options: TokenLossOptions) -> Tensor:
+    """max(ℓ - e, 0): the gradient stops at e."""
+    return (tokens.losses - tokens.entropies).relu()
+
+
+def threshold(tokens: Tokens, options: TokenLossOptions) -> Tensor:
+    """ℓ where e < τ, else 0: drops unpredictable tokens."""
+    return tokens.losses * (tokens.entropies < options.entropy_threshold)
+
+
+def focal(tokens: Tokens, options: TokenLossOptions) -> Tensor:
+    """(1 - p)^γ ℓ (Lin et al. 2017, arXiv 1708.02002), the factor differentiated too."""
+    return (-torch.expm1(-tokens.losses)) ** options.focal_gamma * tokens.losses
+
+
+def mile(tokens: Tokens, options: TokenLossOptions) -> Tensor:
+    """(1 + H)^γ ℓ, H a constant; divided by the mean of (1 + H)^γ over the optimizer step (arXiv 2310.19531)."""
+    return (1 + tokens.predictive_entropies) ** options.mile_gamma * tokens.losses
+
+
+def selective(tokens: Tokens, options: TokenLossOptions) -> Tensor:
+    """ℓ on the share of tokens with the largest ℓ - e in each segment, else 0 (Rho-1, arXiv 2404.07965).
+
+    e is a reference model's loss. Of a segment of m tokens ceil(m · share) are kept.
+    """
+    excess = (tokens.losses - tokens.entropies).detach()
+    # Within segments, by falling excess: a token's rank is its place minus the segment's first place.
+    by_excess = excess.argsort(descending=True, stable=True)
+    order = by_excess[tokens.segments[by_excess].argsort(stable=True)]
+    _, inverse, sizes = tokens.segments.unique(return_inverse=True, return_counts=True)
+    first = sizes.cumsum(0) - sizes
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(len(order), device=order.device) - first[inverse[order]]
+    kept = ranks < torch.ceil(sizes[inverse] * options.selected_fraction)
+    return tokens.losses * kept
+
+
+@dataclass(frozen=True)
+class TokenLoss:
+    """A loss and what it must be given.
+
+    Attributes:
+        needs_entropies: reads `entropies` or `normalized_entropies`.
+        needs_predictive_entropies: reads the entropy of the model's prediction.
+        needs_all_tokens: a token's loss depends on other tokens' losses, so all are computed before any gradient.
+        is_averaged: its weights are divided by their mean over the optimizer step.
+    """
+
+    function: Callable[[Tokens, TokenLossOptions], Tensor]
+    needs_entropies: bool = False
+    needs_predictive_entropies: bool = False
+    needs_all_tokens: bool = False
+    is_averaged: bool = False
+
+
+TOKEN_LOSSES: dict[str, TokenLoss] = {
+    "cross_entropy": TokenLoss(cross_entropy),
+    "complement": TokenLoss(complement, needs_entropies=True),
+    "distance": TokenLoss(distance, needs_entropies=True),
+    "hinge": TokenLoss(hinge, needs_entropies=True),
+    "threshold": TokenLoss(threshold, needs_entropies=True),
+    "focal": TokenLoss(focal),
+    "mile": TokenLoss(mile, needs_predictive_entropies=True, is_averaged=True),
+    "selective": TokenLoss(selective, needs_entropies=True, needs_all_tokens=True),
+}
+
+
+def min_max_normalize(values_N: Tensor, segments_N: Tensor) -> Tensor:
+    """Each segment's values mapped to [0, 1] by its own least and largest; a constant segment gives 0."""
+    _, inverse, sizes = segments_N.unique(return_inverse=True, return_counts=True)
+    least, largest = (
+        values_N.new_empty(len(sizes)).scatter_reduce(0, inverse, values_N, reduce, include_self=False)
+        for reduce in ("amin", "amax")
+    )
+    span = (largest - least)[inverse]
+    return torch.where(span > 0, (values_N - least[inverse]) / span.clamp(min=torch.finfo(span.dtype).tiny), 0.0)
+
+
+__all__ = ["TOKEN_LOSSES", "TokenLoss", "TokenLossOptions", "Tokens", "min_max_normalize"]
