@@ -12,9 +12,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
-    Trainer,
     TrainerCallback,
-    TrainingArguments,
     set_seed,
 )
 
@@ -23,6 +21,7 @@ from modeling_eem.data.documents import read_documents
 from modeling_eem.data.rows import Row, RowFormat, pack, pad, stream, windows
 from modeling_eem.data.tokenizer import encode_text
 from modeling_eem.training.run_file import build_model, read_run_file
+from modeling_eem.training.trainer import TokenWeightedTrainer, TokenWeightedTrainingArguments
 
 ROW_MODES = {"windows": windows, "pad": pad, "stream": stream, "pack": pack}
 
@@ -63,16 +62,16 @@ class Run:
     collator: CausalCollator
     train_rows: Sequence[Row]
     held_out_rows: Sequence[Row]
-    arguments: TrainingArguments
+    arguments: TokenWeightedTrainingArguments
 
     @property
     def tokens_per_step(self) -> int:
         """Tokens of an optimizer step, if all rows are full."""
         return self.arguments.train_batch_size * self.arguments.gradient_accumulation_steps * self.collator.max_length
 
-    def trainer(self, callbacks: Sequence[TrainerCallback] = ()) -> Trainer:
+    def trainer(self, callbacks: Sequence[TrainerCallback] = ()) -> TokenWeightedTrainer:
         dataset = datasets.Dataset.from_list([{"input_ids": row["input_ids"]} for row in self.train_rows])
-        trainer = Trainer(
+        trainer = TokenWeightedTrainer(
             model=self.model,
             args=self.arguments,
             data_collator=self.collator,
@@ -90,7 +89,7 @@ def prepare_run(path: str | Path, overrides: Sequence[str] = ()) -> Run:
     Raises:
         ValueError: anything wrong in the file, or a tokenizer that does not fit the model.
     """
-    config, (data, arguments) = read_run_file(path, (DataArguments, TrainingArguments), overrides)
+    config, (data, arguments) = read_run_file(path, (DataArguments, TokenWeightedTrainingArguments), overrides)
     tokenizer = AutoTokenizer.from_pretrained(data.tokenizer)
     if len(tokenizer) != config.vocab_size:
         raise ValueError(

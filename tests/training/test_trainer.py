@@ -1,0 +1,171 @@
+"""The same optimizer step, cut up in every way, has the same loss and the same gradients, for every token loss."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification, PreTrainedModel
+
+from modeling_eem import MaskedMixerConfig, MaskedMixerForCausalLM, MaskedMixerForTokenClassification
+from modeling_eem.data import CausalCollator
+from modeling_eem.training.token_losses import TOKEN_LOSSES
+from modeling_eem.training.trainer import TokenWeightedTrainer, TokenWeightedTrainingArguments
+
+VOCAB, CONTEXT, ROWS = 40, 16, 8
+LLAMA = {"num_attention_heads": 2, "intermediate_size": 32, "initializer_range": 0.2}
+SIZES = {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 2, "max_position_embeddings": CONTEXT}
+SPECIAL = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
+
+
+def mixer() -> MaskedMixerForCausalLM:
+    torch.manual_seed(1)
+    return MaskedMixerForCausalLM(MaskedMixerConfig(**SIZES, **SPECIAL))
+
+
+def llama() -> LlamaForCausalLM:
+    torch.manual_seed(1)
+    return LlamaForCausalLM(LlamaConfig(**SIZES, **SPECIAL, **LLAMA, use_cache=False))
+
+
+@pytest.fixture
+def rows() -> Dataset:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(4, CONTEXT // 2 + 1, (ROWS,), generator=generator).tolist()
+    return Dataset.from_list(
+        [
+            {
+                "input_ids": [1, *torch.randint(2, VOCAB, (length - 1,), generator=generator).tolist()],
+                "token_entropies": [float("nan"), *(4 * torch.rand(length - 1, generator=generator)).tolist()],
+            }
+            for length in lengths
+        ]
+    )
+
+
+@pytest.fixture
+def step(tmp_path: Path) -> Callable[..., tuple[float, dict[str, Tensor]]]:
+    """One optimizer step of SGD at rate 1: the loss that was logged, and the step itself, which is the gradient."""
+
+    def run(model: PreTrainedModel, dataset: Dataset, side: str = "right", **arguments: Any) -> tuple[float, dict]:
+        before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        collator = CausalCollator(pad_token_id=0, vocab_size=VOCAB, max_length=CONTEXT, padding_side=side)
+        given = {"per_device_train_batch_size": len(dataset), "gradient_accumulation_steps": 1} | arguments
+        trainer = TokenWeightedTrainer(
+            model=model,
+            args=TokenWeightedTrainingArguments(
+                output_dir=str(tmp_path),
+                max_steps=1,
+                learning_rate=1.0,
+                lr_scheduler_type="constant",
+                optim="sgd",
+                max_grad_norm=0.0,
+                logging_steps=1,
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                use_cpu=True,
+                dataloader_pin_memory=False,
+                seed=0,
+                **given,
+            ),
+            train_dataset=dataset,
+            data_collator=collator,
+        )
+        trainer.train()
+        gradient = {name: before[name] - parameter.detach() for name, parameter in model.named_parameters()}
+        return trainer.state.log_history[0]["loss"], gradient
+
+    return run
+
+
+def assert_same(a: tuple[float, dict[str, Tensor]], b: tuple[float, dict[str, Tensor]]) -> None:
+    assert a[0] == pytest.approx(b[0], rel=1e-4)
+    assert max(gradient.abs().max() for gradient in a[1].values()) > 1e-3
+    for name in a[1]:
+        torch.testing.assert_close(a[1][name], b[1][name], rtol=1e-3, atol=2e-5, msg=name)
+
+
+@pytest.mark.parametrize("build", [mixer, llama])
+@pytest.mark.parametrize("token_loss", TOKEN_LOSSES)
+def test_a_step_does_not_depend_on_how_it_is_cut(
+    token_loss: str, build: Callable[[], PreTrainedModel], rows: Dataset, step: Callable
+) -> None:
+    whole = step(build(), rows, token_loss=token_loss)
+    accumulated = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": ROWS}
+    assert_same(whole, step(build(), rows, token_loss=token_loss, **accumulated))
+    assert_same(whole, step(build(), rows, token_loss=token_loss, activation_checkpointing=True))
+    assert_same(whole, step(build(), rows, side="left", token_loss=token_loss))
+
+
+@pytest.mark.parametrize("build", [mixer, llama])
+@pytest.mark.parametrize("token_loss", TOKEN_LOSSES)
+def test_packed_rows_are_separate_rows(
+    token_loss: str, build: Callable[[], PreTrainedModel], rows: Dataset, step: Callable
+) -> None:
+    packed = []
+    for first, second in zip(rows.select(range(0, ROWS, 2)), rows.select(range(1, ROWS, 2))):
+        a, b = first["input_ids"], second["input_ids"]
+        packed.append(
+            {
+                "input_ids": a + b,
+                "labels": [-100, *a[1:], -100, *b[1:]],
+                "position_ids": [*range(len(a)), *range(len(b))],
+                "token_entropies": first["token_entropies"] + second["token_entropies"],
+            }
+        )
+    assert_same(
+        step(build(), rows, token_loss=token_loss), step(build(), Dataset.from_list(packed), token_loss=token_loss)
+    )
+
+
+def test_cross_entropy_is_the_models_own_loss(rows: Dataset, step: Callable) -> None:
+    model, own = mixer(), mixer()
+    loss, gradient = step(model, rows)
+    batch = CausalCollator(pad_token_id=0, vocab_size=VOCAB, max_length=CONTEXT)(list(rows))
+    batch.pop("token_entropies")
+    expected = own(**batch).loss
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-4)
+    for name, parameter in own.named_parameters():
+        torch.testing.assert_close(gradient[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", ["mixer", "llama"])
+@pytest.mark.parametrize("alignment", ["prefix", "token"])
+def test_regression_is_masked_mean_squared_error(classes: str, alignment: str, rows: Dataset, step: Callable) -> None:
+    def build() -> PreTrainedModel:
+        torch.manual_seed(1)
+        if classes == "mixer":
+            return MaskedMixerForTokenClassification(MaskedMixerConfig(**SIZES, **SPECIAL, num_labels=1)).eval()
+        config = LlamaConfig(**SIZES, **SPECIAL, **LLAMA, num_labels=1, classifier_dropout=0.0)
+        return LlamaForTokenClassification(config)
+
+    loss, gradient = step(build(), rows, regression_alignment=alignment)
+    accumulated = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": ROWS}
+    assert_same((loss, gradient), step(build(), rows, regression_alignment=alignment, **accumulated))
+    model, errors = build(), []
+    for row in rows:
+        scores = model(torch.tensor([row["input_ids"]])).logits[0, :, 0]
+        scores = scores[:-1] if alignment == "prefix" else scores[1:]
+        errors.append((scores - torch.tensor(row["token_entropies"][1:])).square())
+    assert loss == pytest.approx(torch.cat(errors).mean().item(), rel=1e-4)
+
+
+def test_a_missing_column_is_an_error(rows: Dataset, step: Callable) -> None:
+    with pytest.raises(ValueError, match="token_entropies"):
+        step(mixer(), rows.remove_columns("token_entropies"), token_loss="hinge")
+
+
+def test_an_entropy_that_is_missing_at_a_scored_token_is_an_error(rows: Dataset, step: Callable) -> None:
+    holes = rows.map(lambda row: {"token_entropies": [float("nan")] * len(row["input_ids"])})
+    with pytest.raises(ValueError, match="NaN"):
+        step(mixer(), holes, token_loss="hinge")
+
+
+def test_an_unknown_loss_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="token_loss must be one of"):
+        TokenWeightedTrainingArguments(output_dir=str(tmp_path), token_loss="focus")
