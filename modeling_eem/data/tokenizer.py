@@ -108,10 +108,7 @@ def token_byte_lengths(tokenizer: PreTrainedTokenizerBase) -> torch.LongTensor:
     Raises:
         ValueError: unless the tokenizer is byte-level with GPT-2's alphabet (one character of a token = one byte).
     """
-    if not isinstance(tokenizer, PreTrainedTokenizerFast) or not _decodes_bytes(tokenizer.backend_tokenizer):
-        raise ValueError(
-            f"{type(tokenizer).__name__} is not a byte-level tokenizer: bytes per token need GPT-2's byte alphabet."
-        )
+    _check_byte_level(tokenizer)
     vocabulary, added = tokenizer.get_vocab(), tokenizer.added_tokens_decoder
     alphabet = set(pre_tokenizers.ByteLevel.alphabet())
     lengths = torch.zeros(max(vocabulary.values()) + 1, dtype=torch.long)
@@ -126,13 +123,23 @@ def token_byte_lengths(tokenizer: PreTrainedTokenizerBase) -> torch.LongTensor:
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> list[bytes]:
-    """The bytes of each token; a special token's are those of its name. Joined, a text's tokens are its UTF-8."""
+    """The bytes of each token; a special token's are those of its name. Joined, a text's tokens are its UTF-8.
+
+    Raises:
+        ValueError: unless the tokenizer is byte-level with GPT-2's alphabet, and for ids outside its vocabulary.
+    """
+    _check_byte_level(tokenizer)
     to_byte = {character: byte for byte, character in bytes_to_unicode().items()}
-    special = set(tokenizer.all_special_ids)
-    return [
-        token.encode() if index in special else bytes(to_byte[character] for character in token)
-        for index, token in ((index, tokenizer.convert_ids_to_tokens(index)) for index in ids)
-    ]
+    added = {index: token.content.encode() for index, token in tokenizer.added_tokens_decoder.items()}
+
+    def of(index: int) -> bytes:
+        if index in added:
+            return added[index]
+        if not 0 <= index < len(tokenizer):
+            raise ValueError(f"id {index} lies outside the tokenizer's vocabulary of {len(tokenizer)}.")
+        return bytes(to_byte[character] for character in tokenizer.convert_ids_to_tokens(index))
+
+    return [of(int(index)) for index in ids]
 
 
 @dataclass(frozen=True)
@@ -179,6 +186,13 @@ def _encodable(texts: Iterable[str]) -> Iterator[str]:
         yield text
     if empty:
         raise ValueError("the corpus holds no text: give at least one document that is not empty.")
+
+
+def _check_byte_level(tokenizer: PreTrainedTokenizerBase) -> None:
+    if not isinstance(tokenizer, PreTrainedTokenizerFast) or not _decodes_bytes(tokenizer.backend_tokenizer):
+        raise ValueError(
+            f"{type(tokenizer).__name__} is not a byte-level tokenizer: bytes per token need GPT-2's byte alphabet."
+        )
 
 
 def _decodes_bytes(backend: Tokenizer) -> bool:

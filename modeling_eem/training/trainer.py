@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.modeling_outputs import ModelOutput, TokenClassifierOutput
 
 from modeling_eem.loss_eem import IGNORE_INDEX
+from modeling_eem.modeling_eem_autoencoder import EEMAutoencoder
 from modeling_eem.training.token_loss_head import TokenLossHead, install_forward
 from modeling_eem.training.token_losses import TOKEN_LOSSES, TokenLossOptions
 
@@ -70,7 +71,10 @@ class TokenWeightedTrainer(Trainer):
         self.is_regression = base.config.num_labels == 1 and "ForTokenClassification" in type(base).__name__
         self._check_columns(kwargs.get("train_dataset"), self.is_regression or loss.needs_entropies)
         self.token_loss_head = None
-        if self.is_regression:
+        if isinstance(base, EEMAutoencoder):
+            if args.token_loss != "cross_entropy":
+                raise ValueError(f"an autoencoder takes token_loss='cross_entropy', not {args.token_loss!r}.")
+        elif self.is_regression:
             _RegressionForward(base, is_shifted=args.regression_alignment == "prefix")
         else:
             normalize = args.entropy_normalization == "minmax"
