@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -49,6 +50,19 @@ class ProgressBarCallback(TrainerCallback):
     ) -> None:
         if state.is_world_process_zero:
             self.progress.stop()
+
+
+class SeedDevicesCallback(TrainerCallback):
+    """Gives every process a random stream of its own; seeded alike, as transformers does, all would draw one noise.
+
+    Checkpoints keep each process's state, and a run resumed from one goes on with it.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if args.world_size > 1:
+            torch.manual_seed(args.seed + args.process_index)
 
 
 class HeldOutCallback(TrainerCallback):

@@ -13,6 +13,7 @@ from transformers.modeling_outputs import ModelOutput, TokenClassifierOutput
 
 from modeling_eem.loss_eem import IGNORE_INDEX
 from modeling_eem.modeling_eem_autoencoder import EEMAutoencoder
+from modeling_eem.training.callbacks import SeedDevicesCallback
 from modeling_eem.training.token_loss_head import TokenLossHead, install_forward
 from modeling_eem.training.token_losses import TOKEN_LOSSES, TokenLossOptions
 
@@ -80,6 +81,7 @@ class TokenWeightedTrainer(Trainer):
             normalize = args.entropy_normalization == "minmax"
             self.token_loss_head = TokenLossHead(base, loss, args.token_loss_options, normalize)
         super().__init__(model=model, args=args, **kwargs)
+        self.add_callback(SeedDevicesCallback)
 
     @staticmethod
     def _check_columns(dataset: Any, is_needed: bool) -> None:
