@@ -1,5 +1,6 @@
 """Rows → a padded batch, every value checked on the way in."""
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ class CausalCollator:
         if self.random_prefix_probability > 0:
             batch = self._cut(batch)
         width = self._width(max(len(columns["input_ids"]) for columns in batch))
-        return {name: torch.stack([self._pad(name, columns[name], width) for columns in batch]) for name in batch[0]}
+        return {name: self._pad(name, [columns[name] for columns in batch], width) for name in batch[0]}
 
     def _columns(self, row: Mapping[str, Any], number: int) -> dict[str, torch.Tensor]:
         """The row's real tokens, column by column, `[t]` each."""
@@ -156,17 +157,22 @@ class CausalCollator:
         multiple = self.pad_to_multiple_of or 1
         return min(-(-longest // multiple) * multiple, self.max_length)
 
-    def _pad(self, name: str, values_T: torch.Tensor, width: int) -> torch.Tensor:
+    def _pad(self, name: str, rows: list[torch.Tensor], width: int) -> torch.Tensor:
+        """One column of all rows, `[b, width]`; floats if any row holds floats."""
+        dtype = functools.reduce(torch.promote_types, (values_T.dtype for values_T in rows))
         fills = {"input_ids": self.pad_token_id, "attention_mask": 0, "labels": IGNORED_LABEL, "position_ids": 0}
-        fill = fills.get(name, float("nan") if values_T.is_floating_point() else -1)
-        missing = width - len(values_T)
-        return F.pad(values_T, (missing, 0) if self.padding_side == "left" else (0, missing), value=fill)
+        fill = fills.get(name, float("nan") if dtype.is_floating_point else -1)
+        padded_BT = torch.full((len(rows), width), fill, dtype=dtype)
+        for padded_T, values_T in zip(padded_BT, rows, strict=True):
+            start = width - len(values_T) if self.padding_side == "left" else 0
+            padded_T[start : start + len(values_T)] = values_T
+        return padded_BT
 
 
 def _numbers(name: str, values: Any, number: int) -> torch.Tensor:
     try:
         values_T = torch.as_tensor(values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"row {number}: {name} must hold numbers, one a token: remove the column.") from error
     if values_T.ndim != 1:
         raise ValueError(f"row {number}: {name} must hold one number a token, not shape {tuple(values_T.shape)}.")

@@ -252,11 +252,17 @@ def _dirichlet(shape: tuple[int, ...], concentration: float, generator: np.rando
 
 
 def _stationary(transitions_CC: torch.Tensor) -> torch.Tensor:
-    """π with π P = π and Σ π = 1, from π (I - P + 1 1ᵀ) = 1ᵀ, which is singular where π is not unique."""
+    """π with π P = π and Σ π = 1, from π (I - P + 1 1ᵀ) = 1ᵀ.
+
+    π is unique if some state can be reached from all; that is asked of the graph, because rounding lets the equations
+    of a chain that falls apart be solved, by any mixture of its parts.
+    """
     ones = torch.ones_like(transitions_CC)
-    matrix = torch.eye(len(transitions_CC), dtype=transitions_CC.dtype) - transitions_CC + ones
-    stationary_C, info = torch.linalg.solve_ex(matrix.T, ones[0])
-    is_stationary = torch.allclose(stationary_C @ transitions_CC, stationary_C, atol=1e-9)
-    if int(info) != 0 or not is_stationary or bool((stationary_C < -1e-9).any()):
+    identity_CC = torch.eye(len(transitions_CC), dtype=transitions_CC.dtype)
+    reached_CC = identity_CC + (transitions_CC > 1e-12)
+    for _ in range(len(transitions_CC).bit_length()):
+        reached_CC = (reached_CC @ reached_CC).clamp(max=1)
+    stationary_C, info = torch.linalg.solve_ex((identity_CC - transitions_CC + ones).T, ones[0])
+    if int(info) != 0 or not bool((reached_CC > 0).all(0).any()):
         raise ValueError("the chain has no unique stationary distribution: make all its states reach one another.")
     return stationary_C.clamp(min=0)
