@@ -158,6 +158,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "aligned": {},
     "masked": {"attention_mask": torch.tensor([[0] * 3 + [1] * 13, [1] * 12 + [0] * 4])},
     "gathered": {"position_ids": torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4]])},
+    "gathered, any order": {"position_ids": torch.tensor([[15, 14, 13, 12, 3, 4, 5, 6, 7, 8, 9, 11, 10, 2, 1, 0]])},
 }
 
 

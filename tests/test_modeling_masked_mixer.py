@@ -220,6 +220,16 @@ def test_packed_rows_equal_separate_rows(
     assert_same_logits(packed, torch.cat([mixer(text[None]).logits[0] for text in texts]))
 
 
+def test_packed_rows_of_a_non_causal_mixer_are_separate(
+    variant: dict[str, Any], backbone_config: Callable[..., Any], assert_same_logits: Callable
+) -> None:
+    model = MaskedMixerModel(backbone_config(is_causal=False, **variant)).eval()
+    texts = [_ids(length) for length in (5, 1, 6, 2)]
+    position_ids = torch.cat([torch.arange(len(text)) for text in texts])[None]
+    packed = model(torch.cat(texts)[None], position_ids=position_ids).last_hidden_state[0]
+    assert_same_logits(packed, torch.cat([model(text[None]).last_hidden_state[0] for text in texts]))
+
+
 def test_packed_rows_may_be_padded(
     mixer: MaskedMixerForCausalLM, pad_rows: Callable, assert_same_logits: Callable
 ) -> None:

@@ -22,6 +22,7 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "eem": ("EEMForCausalLM", "eem", {}),
     "eem, embedding": ("EEMForCausalLM", "eem", {"memory_introduction": "embedding"}),
     "eem, llama": ("EEMForCausalLM", "eem", {"encoder": "llama", "decoder": "llama"}),
+    "eem, gpt_neox to qwen2": ("EEMForCausalLM", "eem", {"encoder": "gpt_neox", "decoder": "qwen2"}),
     "eem, tied gpt2": (
         "EEMForCausalLM",
         "eem",

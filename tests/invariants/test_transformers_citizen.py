@@ -204,6 +204,52 @@ def test_sdpa_equals_eager(
     assert torch.equal(output_of(models["eager"], batch), outputs[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.int32])
+def test_masks_of_any_dtype(model: Any, dtype: torch.dtype, batch: dict[str, Tensor]) -> None:
+    masks = [batch["attention_mask"], batch["attention_mask"].to(dtype)]
+    plain, other = (model(batch["input_ids"], attention_mask=mask) for mask in masks)
+    key = "logits" if "logits" in plain else "last_hidden_state"
+    assert torch.equal(plain[key], other[key])
+
+
+def test_what_is_returned(model: Any, batch: dict[str, Tensor]) -> None:
+    """Hidden states and tuples where asked for, by argument or by config; a cache unless told otherwise."""
+    assert model(**batch).hidden_states is None
+    states = model(**batch, output_hidden_states=True).hidden_states
+    assert len(states) == model.config.num_hidden_layers + 1
+    named = model(**batch)
+    unnamed = model(**batch, return_dict=False)
+    assert isinstance(unnamed, tuple) and torch.equal(unnamed[0], next(iter(named.values())))
+    model.config.output_hidden_states = True
+    assert len(model(**batch).hidden_states) == len(states)
+    if "past_key_values" in named:
+        model.config.use_cache = False
+        assert model(**batch).past_key_values is None
+
+
+# Generation
+
+
+def test_special_tokens_reach_generation(causal_lm: Any, tmp_path: Path) -> None:
+    """Those of the config, before a file, after, and where the config is all there is; EOS stops, padding follows."""
+    prompt = torch.randint(2, 40, (8, 3))
+    free = causal_lm.generate(prompt, do_sample=False, max_new_tokens=6)[:, 3:]
+    eos = free[0, 1].item()
+    causal_lm.config.eos_token_id = eos
+    causal_lm.generation_config.eos_token_id = eos
+    causal_lm.save_pretrained(tmp_path)
+    loaded = [type(causal_lm).from_pretrained(tmp_path)]
+    (tmp_path / "generation_config.json").unlink()
+    loaded += [type(causal_lm).from_pretrained(tmp_path), type(causal_lm)(causal_lm.config)]
+    for model in loaded:
+        settings = model.generation_config
+        assert [settings.bos_token_id, settings.pad_token_id, settings.eos_token_id] == [1, 0, eos]
+    stopped = loaded[0].generate(prompt, do_sample=False, max_new_tokens=6)[:, 3:]
+    is_done = (free == eos).cumsum(-1) - (free == eos).int() > 0
+    assert is_done.any()
+    assert torch.equal(stopped, free.masked_fill(is_done, 0)[:, : stopped.shape[1]])
+
+
 # Pipelines
 
 
