@@ -139,13 +139,16 @@ def test_no_logit_sees_a_later_token(
 ) -> None:
     model = MaskedMixerForCausalLM(backbone_config(position_alignment=alignment, **variant)).eval()
     input_ids = _ids(2, 12)
-    logits = model(input_ids).logits
-    for t in range(12):
-        changed = input_ids.clone()
-        changed[:, t:] = (changed[:, t:] - 1) % 38 + 2
-        after = model(changed).logits
-        assert torch.equal(after[:, :t], logits[:, :t])
-        assert (after[:, t:] != logits[:, t:]).any(-1).all()
+    places = torch.randperm(16)[None, :12]
+    # With right alignment positions must not fall.
+    for position_ids in (None, places.sort().values, *([places] if alignment == "left" else [])):
+        logits = model(input_ids, position_ids=position_ids).logits
+        for t in range(12):
+            changed = input_ids.clone()
+            changed[:, t:] = (changed[:, t:] - 1) % 38 + 2
+            after = model(changed, position_ids=position_ids).logits
+            assert torch.equal(after[:, :t], logits[:, :t])
+            assert (after[:, t:] != logits[:, t:]).any(-1).all()
 
 
 def test_a_non_causal_mixer_sees_later_tokens(variant: dict[str, Any], backbone_config: Callable[..., Any]) -> None:
