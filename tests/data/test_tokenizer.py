@@ -25,15 +25,8 @@ TEXTS = {
     "unassigned": "\ue000\U000e0041\U0010ffff\ufffe",
     "nothing": "",
 }
-LONG = {
-    "spaces": " ",
-    "letters": "a",
-    "newlines": "\n",
-    "marks": "\u0301",
-    "emoji": "👍",
-    "digits": "7",
-    "words": " a",
-}
+LONG = {"spaces": " ", "letters": "a", "newlines": "\n"}
+ALSO_LONG = {"marks": "\u0301", "emoji": "👍", "digits": "7", "words": " a"}
 MEBIBYTE = 1 << 20
 
 
@@ -75,7 +68,7 @@ def _assert_long_runs_come_back(tokenizer: PreTrainedTokenizerFast, unit: str, n
     assert tokenizer.decode(ids) == text
 
 
-@pytest.mark.parametrize("unit", LONG.values(), ids=LONG)
+@pytest.mark.parametrize("unit", (LONG | ALSO_LONG).values(), ids=LONG | ALSO_LONG)
 def test_a_mebibyte_of_one_thing(tokenizer: PreTrainedTokenizerFast, unit: str) -> None:
     _assert_long_runs_come_back(tokenizer, unit, MEBIBYTE)
 
@@ -154,7 +147,7 @@ def test_counts(tokenizer: PreTrainedTokenizerFast) -> None:
         (lambda _: train_tokenizer(["", ""], 258), "no text"),
         (
             lambda _: train_tokenizer(["a", "b\ud800"], 258),
-            r"document 1 holds the lone surrogate '\\ud800' at char.* 1",
+            r"document 1 .* surrogate '\\ud800' at character 1",
         ),
         (lambda tokenizer: encode_text(tokenizer, "ab\udfff"), r"surrogate '\\udfff' at character 2"),
         (lambda tokenizer: count_tokens(tokenizer, ["a", "\ud800"]), "surrogate"),
