@@ -330,6 +330,13 @@ class MaskedMixerForCausalLM(MaskedMixerPreTrainedModel, GenerationMixin):
         )
 
 
+    def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict) -> Tensor | None:
+        # Ranks from the left would put a right-aligned text on rows it was not trained on; the model knows its own.
+        if self.config.position_alignment == "right":
+            return None
+        return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+
+
 class MaskedMixerForTokenClassification(MaskedMixerPreTrainedModel):
     """Masked mixer with `num_labels` numbers a token; with one, a regression (second-order entropy estimation)."""
 
