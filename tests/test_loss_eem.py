@@ -14,6 +14,7 @@ from modeling_eem.loss_eem import (
     CHUNK_SIZE,
     causal_lm_loss,
     linear_cross_entropy,
+    linear_token_loss,
     next_token_targets,
     token_classification_loss,
 )
@@ -75,6 +76,41 @@ def test_only_the_total_carries_a_gradient() -> None:
     assert total.requires_grad and not losses.requires_grad
     total.backward()
     assert weights.grad is None, "loss weights are constants"
+
+
+TOKEN_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "distance": lambda losses, entropies, chunk, weights: (losses - 3 * weights[chunk]).abs(),
+    "square": lambda losses, entropies, chunk, weights: weights[chunk] * losses**2,
+    "times entropy": lambda losses, entropies, chunk, weights: losses * entropies.detach() * weights[chunk],
+}
+
+
+@pytest.mark.parametrize("name", TOKEN_LOSSES)
+@pytest.mark.parametrize("num_tokens", LENGTHS)
+def test_functions_of_the_cross_entropy(num_tokens: int, name: str) -> None:
+    """Of each token's own place in the batch; the predictions' entropies come along, as constants."""
+    hidden, weight, labels, weights = _problem(num_tokens)
+
+    def token_loss(losses: Tensor, entropies: Tensor | None, chunk: slice) -> Tensor:
+        return TOKEN_LOSSES[name](losses, entropies, chunk, weights)
+
+    total, losses, entropies = linear_token_loss(hidden, weight, labels, token_loss, with_entropy=True)
+    log_probs = (hidden.double() @ weight.double().T).log_softmax(-1)
+    expected_losses = F.nll_loss(log_probs, labels, reduction="none")
+    expected_entropies = -(log_probs.exp() * log_probs).sum(-1)
+    torch.testing.assert_close(losses.double(), expected_losses, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(entropies.double(), expected_entropies, rtol=1e-4, atol=1e-5)
+    is_scored = labels != -100
+    expected = token_loss(expected_losses, expected_entropies, slice(0, num_tokens))[is_scored].sum()
+    torch.testing.assert_close(total.double(), expected, rtol=1e-4, atol=1e-4)
+    assert total.requires_grad and not losses.requires_grad and not entropies.requires_grad
+    actual = torch.autograd.grad(total * 0.3, [hidden, weight])
+    torch.testing.assert_close(actual, torch.autograd.grad(expected * 0.3, [hidden, weight]), rtol=1e-3, atol=1e-4)
+
+
+def test_entropies_only_where_asked_for() -> None:
+    hidden, weight, labels, _ = _problem(5)
+    assert linear_token_loss(hidden, weight, labels, lambda losses, entropies, chunk: losses)[2] is None
 
 
 def test_large_logits_do_not_overflow() -> None:
