@@ -181,6 +181,22 @@ def test_a_causal_encoder_and_a_global_one(
     assert (codes[0] != codes[1]).any()
 
 
+@pytest.mark.parametrize("decoder", ["masked_mixer", "llama"])
+@pytest.mark.parametrize("introduction", INTRODUCTIONS)
+def test_gradients_of_the_code_can_be_batched(
+    introduction: str, decoder: str, eem_config: Callable[..., Any], backbone_config: Callable[..., Any]
+) -> None:
+    """Gradient x input asks for one vector-Jacobian product an output: all in one batch, as in a loop."""
+    slots = int(introduction == "token")
+    config = backbone_config(decoder, max_position_embeddings=16 + slots, attn_implementation="eager")
+    eem = EEMForCausalLM(eem_config(memory_introduction=introduction, decoder_config=config)).eval()
+    code = torch.randn(1, 6, requires_grad=True)
+    norms = eem(_ids(1, 5), code=code).logits.abs().sum(-1)[0]
+    loop = torch.cat([torch.autograd.grad(norm, code, retain_graph=True)[0] for norm in norms])
+    batched = torch.autograd.grad(norms, code, torch.eye(5), is_grads_batched=True)[0]
+    torch.testing.assert_close(batched.squeeze(1), loop, rtol=1e-4, atol=1e-5)
+
+
 # Refusals and the warning
 
 
