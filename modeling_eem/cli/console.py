@@ -24,7 +24,7 @@ class ListOptionsCommand(TyperCommand):
         current = ""
         for argument in args:
             if argument.startswith("-"):
-                current = argument
+                current = argument.partition("=")[0]
             elif current in lists and expanded[-1] != current:
                 expanded.append(current)
             expanded.append(argument)
@@ -37,5 +37,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
+        is_about_a_file = isinstance(error, OSError) and error.filename is not None
+        message = f"{error.filename}: {error.strerror}" if is_about_a_file else str(error)
+        typer.echo(f"error: {' '.join(message.split())}", err=True)
         raise typer.Exit(2) from error
