@@ -14,15 +14,17 @@ import codecs
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+_ENDINGS = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
 _TEXT_BLOCK = 1 << 20  # bytes
 _PARQUET_BATCH = 64  # rows
 
@@ -42,6 +44,23 @@ class Document:
     index: int
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a file that can be read by itself.
+
+    Attributes:
+        path: a local path or a URL that fsspec opens (`hf://datasets/…`).
+        start: the first row of `.parquet`, else the first byte of what is inside; it begins a document.
+        stop: the row or byte behind the last; None for the file's end.
+        first_line: the number of the line that begins at `start`, for messages.
+    """
+
+    path: str
+    start: int = 0
+    stop: int | None = None
+    first_line: int = 1
+
+
 def read_documents(paths: Iterable[str | Path], text_column: str = "text") -> Iterator[Document]:
     """Read documents file by file; memory is bounded by the longest document, not by the files.
 
@@ -53,9 +72,28 @@ def read_documents(paths: Iterable[str | Path], text_column: str = "text") -> It
     files = [Path(path) for path in paths]
     if not files:
         raise ValueError("no file to read: name at least one .txt, .jsonl or .parquet file.")
-    readers = [_reader(path) for path in files]
-    texts = ((text, path) for path, reader in zip(files, readers, strict=True) for text in reader(path, text_column))
-    return (Document(text, path, index) for index, (text, path) in enumerate(texts))
+    for path in files:
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file.")
+        file_kind(str(path))
+    texts = ((text, path) for path in files for text in read_span(Span(str(path)), text_column))
+    return (Document(_or_raise(text), path, index) for index, (text, path) in enumerate(texts))
+
+
+def read_span(span: Span, text_column: str = "text") -> Iterator[str | ValueError]:
+    """The texts of a part of a file; in the place of one that cannot be read, the error that says where and why.
+
+    Raises:
+        ValueError: for a file that is broken as a whole, or has no such column.
+    """
+    return _READERS[file_kind(span.path)](span, text_column)
+
+
+def file_kind(path: str) -> str:
+    """ "txt", "jsonl" or "parquet", by the name's ending; ValueError for another one."""
+    if not path.endswith(_ENDINGS):
+        raise ValueError(f"{path}: unknown kind of file: its name must end in {', '.join(_ENDINGS)}.")
+    return Path(path.removesuffix(".gz")).suffix[1:]
 
 
 def check_encodable(text: str, name: str) -> None:
@@ -69,71 +107,122 @@ def check_encodable(text: str, name: str) -> None:
         ) from error
 
 
-def _reader(path: Path) -> Callable[[Path, str], Iterator[str]]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file.")
-    for ending, reader in _READERS.items():
-        if path.name.endswith(ending):
-            return reader
-    raise ValueError(f"{path}: unknown kind of file: its name must end in {', '.join(_READERS)}.")
-
-
 @contextmanager
-def _open(path: Path) -> Iterator[BinaryIO]:
-    with cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb") as file:
+def open_binary(path: str) -> Iterator[BinaryIO]:
+    """A local file or a URL, uncompressed as it is read; ValueError for a damaged `.gz`."""
+    with ExitStack() as stack:
+        opened = fsspec.open(path, "rb") if "://" in path else Path(path).open("rb")  # noqa: SIM115 (the stack closes it)
+        file = stack.enter_context(opened)
+        if path.endswith(".gz"):
+            file = stack.enter_context(gzip.GzipFile(fileobj=file))
         try:
-            yield file
-        except UnicodeDecodeError as error:
-            offset = file.tell() - len(error.object) + error.start
-            raise ValueError(f"{path}: not UTF-8 at byte {offset}: convert the file to UTF-8.") from error
+            yield cast(BinaryIO, file)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"{path}: not a whole gzip file.") from error
 
 
-def _read_txt(path: Path, text_column: str) -> Iterator[str]:
+def read_records(file: BinaryIO, kind: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
+    """(offset, bytes) of the lines of "jsonl" or the blocks of "txt"; joined, they are the bytes from start to stop.
+
+    Each begins where the one before it ended: read from a record's offset, the rest of a file gives the same records.
+    """
+    file.seek(start)
+    offset = start
+    while (stop is None or offset < stop) and (record := _next_record(file, kind)):
+        yield offset, record
+        offset += len(record)
+
+
+def _next_record(file: BinaryIO, kind: str) -> bytes:
+    return file.readline() if kind == "jsonl" else file.read(_TEXT_BLOCK) + file.readline(_TEXT_BLOCK)
+
+
+def _read_txt(span: Span, text_column: str) -> Iterator[str | ValueError]:
     decoder = codecs.getincrementaldecoder("utf-8")()  # carries a character over that a cut splits
-    with _open(path) as file:
-        while block := file.read(_TEXT_BLOCK) + file.readline(_TEXT_BLOCK):
-            yield decoder.decode(block)
-        decoder.decode(b"", final=True)
-
-
-def _read_jsonl(path: Path, text_column: str) -> Iterator[str]:
-    with _open(path) as file:
-        for number, line in enumerate(file, start=1):
-            if line.isspace():
-                continue
+    end = span.start
+    with open_binary(span.path) as file:
+        for offset, block in read_records(file, "txt", span.start, span.stop):
+            carried, end = len(decoder.getstate()[0]), offset + len(block)
             try:
-                record = json.loads(line.decode())
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}: line {number} is not JSON: {error}.") from error
-            if not isinstance(record, dict) or text_column not in record:
-                raise ValueError(f"{path}: line {number} has no column {text_column!r}.")
-            text = record[text_column]
-            if not isinstance(text, str):
-                raise ValueError(f"{path}: line {number}, column {text_column!r}: text expected, not {text!r}.")
-            check_encodable(text, f"{path}: line {number}")  # JSON can write one as \ud800
-            yield text
+                yield decoder.decode(block)
+            except UnicodeDecodeError as error:
+                decoder.reset()
+                yield _not_utf8(span.path, offset - carried + error.start)
+    if cut := len(decoder.getstate()[0]):
+        yield _not_utf8(span.path, end - cut)
 
 
-def _read_parquet(path: Path, text_column: str) -> Iterator[str]:
+def _read_jsonl(span: Span, text_column: str) -> Iterator[str | ValueError]:
+    with open_binary(span.path) as file:
+        lines = read_records(file, "jsonl", span.start, span.stop)
+        for number, (offset, line) in enumerate(lines, start=span.first_line):
+            if not line.isspace():
+                yield _line_text(line, f"{span.path}: line {number}", span.path, offset, text_column)
+
+
+def _line_text(line: bytes, name: str, path: str, offset: int, text_column: str) -> str | ValueError:
     try:
-        with pq.ParquetFile(path) as file:
+        record = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        return _not_utf8(path, offset + error.start)
+    except (ValueError, RecursionError) as error:  # not JSON; or more brackets or digits than Python reads
+        return ValueError(f"{name} is not JSON: {error}.")
+    if not isinstance(record, dict) or text_column not in record:
+        return ValueError(f"{name} has no column {text_column!r}.")
+    text = record[text_column]
+    if not isinstance(text, str):
+        return ValueError(f"{name}, column {text_column!r}: text expected, not {text!r}.")
+    try:
+        check_encodable(text, name)  # JSON can write a lone surrogate as \ud800
+    except ValueError as error:
+        return error
+    return text
+
+
+def _not_utf8(path: str, offset: int) -> ValueError:
+    return ValueError(f"{path}: not UTF-8 at byte {offset}: convert the file to UTF-8.")
+
+
+@contextmanager
+def open_parquet(path: str, text_column: str) -> Iterator[pq.ParquetFile]:
+    """A parquet file with a column of text; ValueError for a damaged one, or one without the column."""
+    try:
+        with ExitStack() as stack:
+            source = stack.enter_context(fsspec.open(path, "rb")) if "://" in path else path
+            # Page by page: a row group may be the whole file.
+            file = stack.enter_context(pq.ParquetFile(source, pre_buffer=False, buffer_size=_TEXT_BLOCK))
             schema = file.schema_arrow
             if text_column not in schema.names:
                 raise ValueError(f"{path}: no column {text_column!r}, only {', '.join(schema.names)}.")
             if not _is_text(kind := schema.field(text_column).type):
                 raise ValueError(f"{path}: column {text_column!r} holds {kind}, not text.")
-            batches = file.iter_batches(batch_size=_PARQUET_BATCH, columns=[text_column])
-            for number, value in enumerate(value for batch in batches for value in batch.column(0)):
-                text = value.as_py()
-                if text is None:
-                    raise ValueError(f"{path}: row {number}, column {text_column!r}: text expected, not null.")
-                yield text
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: row {number} is not UTF-8 at its byte {error.start}.") from error
+            yield file
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a readable parquet file.") from error
+
+
+def _read_parquet(span: Span, text_column: str) -> Iterator[str | ValueError]:
+    with open_parquet(span.path, text_column) as file:
+        stop = file.metadata.num_rows if span.stop is None else span.stop
+        groups, number, row = [], 0, 0  # the row groups that overlap the span, and the first one's first row
+        for group in range(file.num_row_groups):
+            behind = row + file.metadata.row_group(group).num_rows
+            if row < stop and behind > span.start:
+                number = number if groups else row
+                groups.append(group)
+            row = behind
+        for batch in file.iter_batches(batch_size=_PARQUET_BATCH, row_groups=groups, columns=[text_column]):
+            for index in range(max(0, span.start - number), min(len(batch), stop - number)):
+                yield _cell_text(batch.column(0)[index], f"{span.path}: row {number + index}", text_column)
+            number += len(batch)
+
+
+def _cell_text(cell: pa.Scalar, name: str, text_column: str) -> str | ValueError:
+    try:
+        text = cell.as_py()
+    except UnicodeDecodeError as error:
+        return ValueError(f"{name} is not UTF-8 at its byte {error.start}.")
+    return ValueError(f"{name}, column {text_column!r}: text expected, not null.") if text is None else text
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -142,10 +231,10 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-_READERS = {
-    ".txt": _read_txt,
-    ".txt.gz": _read_txt,
-    ".jsonl": _read_jsonl,
-    ".jsonl.gz": _read_jsonl,
-    ".parquet": _read_parquet,
-}
+def _or_raise(text: str | ValueError) -> str:
+    if isinstance(text, ValueError):
+        raise text
+    return text
+
+
+_READERS = {"txt": _read_txt, "jsonl": _read_jsonl, "parquet": _read_parquet}
