@@ -1,6 +1,7 @@
 """eem-data: text into tokenizers and rows.
 
 eem-data tokenizer --data train.parquet more.jsonl --vocab-size 8000 --output tokenizer
+eem-data prepare --data train.parquet more.jsonl --tokenizer tokenizer --output rows
 """
 
 import json
@@ -18,10 +19,14 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedTokenizerBase
 
 from modeling_eem.cli.console import ListOptionsCommand, one_line_errors
+from modeling_eem.cli.prepare import prepare
 from modeling_eem.data import Document, count_tokens, read_documents, train_tokenizer
 from modeling_eem.report import Table, write_atomically
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
+
+
+app.command(cls=ListOptionsCommand)(prepare)
 
 
 @app.callback()
@@ -48,13 +53,15 @@ def tokenizer(
     """
     console = Console(stderr=True)
     columns = SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,}"), TimeElapsedColumn()
-    with one_line_errors(), Progress(*columns, console=console) as progress:
-        held_out = {path: read_documents([path], text_column) for path in validation or ()}
+    with one_line_errors(), Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        if output.exists() and not output.is_dir():
+            raise ValueError(f"{output} is a file: name a folder for --output.")
+        held_out = {name: read_documents([path], text_column) for name, path in _names(validation or [])}
         texts = _counted(read_documents(data, text_column), progress, "training on documents")
         trained = train_tokenizer(texts, vocab_size)
         counts = {
-            path.name: count_tokens(trained, _counted(documents, progress, f"measuring {path.name}"))
-            for path, documents in held_out.items()
+            name: count_tokens(trained, _counted(documents, progress, f"measuring {name}"))
+            for name, documents in held_out.items()
         }
         held_out_counts = {name: asdict(count) for name, count in counts.items()}
         _save(trained, output, {"tokenizers": tokenizers.__version__, "held_out": held_out_counts})
@@ -64,7 +71,13 @@ def tokenizer(
         title=f"{len(trained):,} tokens in {output}",
         formats={"characters a token": ".3f", "bytes a token": ".3f"},
     )
-    console.print(table if counts else f"{len(trained):,} tokens in {output}")
+    Console().print(table if counts else f"{len(trained):,} tokens in {output}")
+
+
+def _names(paths: list[Path]) -> list[tuple[str, Path]]:
+    """Each file with its name; with its whole path if another has the same name."""
+    names = [path.name for path in paths]
+    return [(path.name if names.count(path.name) == 1 else str(path), path) for path in paths]
 
 
 def _counted(documents: Iterable[Document], progress: Progress, description: str) -> Iterator[str]:

@@ -1,0 +1,55 @@
+"""What rows on disk were made with, so that a model does not read another tokenizer's ids."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+FINGERPRINT_FILE = "fingerprint.json"
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A SHA-256 of all that decides a text's ids, and of the special tokens; a saved and loaded tokenizer keeps it."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    parts = {name: backend[name] for name in ("model", "added_tokens", "normalizer", "pre_tokenizer")}
+    parts["special"] = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def read_fingerprint(folder: str | Path) -> dict[str, Any]:
+    """What `eem-data prepare` wrote about the rows in a folder; ValueError where it wrote nothing."""
+    path = Path(folder) / FINGERPRINT_FILE
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} holds no readable {FINGERPRINT_FILE}: make it with `eem-data prepare`.") from error
+
+
+def check_fingerprint(folder: str | Path, tokenizer_or_config: PreTrainedTokenizerBase | PreTrainedConfig) -> None:
+    """Refuse rows that were not made for a model.
+
+    The tokenizer decides; a config can only tell that the number of tokens differs, or that the model takes no packed
+    rows: a code describes one text, so entropy estimation models and autoencoders refuse them.
+
+    Raises:
+        ValueError: if the rows hold another tokenizer's ids, or are packed and the config's model refuses them.
+    """
+    made = read_fingerprint(folder)
+    if isinstance(tokenizer_or_config, PreTrainedTokenizerBase):
+        if tokenizer_fingerprint(tokenizer_or_config) != made["tokenizer"]:
+            raise ValueError(
+                f"the rows in {folder} were made with another tokenizer: prepare the text again with this."
+            )
+        return
+    config = tokenizer_or_config
+    if config.vocab_size != made["vocab_size"]:
+        raise ValueError(
+            f"the rows in {folder} were made with {made['vocab_size']:,} tokens, and the model has "
+            f"{config.vocab_size:,}: prepare the text again with the model's tokenizer."
+        )
+    if made["rows"] == "pack" and config.model_type in ("eem", "eem_autoencoder"):
+        raise ValueError(
+            f"the rows in {folder} are packed, and a code describes one text: use --rows windows or stream."
+        )

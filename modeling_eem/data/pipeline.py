@@ -1,0 +1,233 @@
+"""The datatrove pipeline of `eem-data prepare`: its reader, its row writer, and the executors; a shard is a task.
+
+datatrove's own readers take whole files, and log a line that they cannot decode and go on without it; so reading a
+shard is this project's, as a `BaseDiskReader`. Executors, completion markers, statistics and logs are datatrove's.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import redirect_stderr
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import multiprocess
+from datatrove.data import Document
+from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
+from datatrove.executor.base import PipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.readers.base import BaseDiskReader
+from datatrove.utils.logging import logger
+from datatrove.utils.stats import PipelineStats
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+from modeling_eem.data.documents import Span, read_span
+from modeling_eem.data.fingerprint import tokenizer_fingerprint
+from modeling_eem.data.prepare import Launch
+from modeling_eem.data.prepared import (
+    HELD_OUT,
+    LOGS_FOLDER,
+    SHARDS_FILE,
+    TOKENIZER_FOLDER,
+    TRAIN,
+    columns_of,
+    finish,
+)
+from modeling_eem.data.row_files import shard_file, write_rows
+from modeling_eem.data.rows import RowFormat, pack, pad, stream, windows
+from modeling_eem.data.shards import Shard
+
+ROW_MODES = {"windows": windows, "pad": pad, "stream": stream, "pack": pack}
+_ENCODED_TOGETHER = 1 << 20  # characters
+
+
+class ShardReader(BaseDiskReader):
+    """The documents of one split in a task's shard; a document's `id` is its number in the corpus.
+
+    Each split is read in a pass of its own, so that no documents wait in memory for the other's; a pass that cannot
+    find any reads nothing.
+
+    Args:
+        folder: of the rows; its `shards.jsonl` has a line for each task.
+        split: "train" or "held_out".
+        held_out: from 1 on, the first so many documents; below, that share of them, chosen by a hash of the text.
+        text_column: of `.jsonl` and `.parquet`.
+        skip_errors: leave out documents that cannot be read, naming each in the task's log, instead of raising.
+
+    Raises:
+        ValueError: for a broken file, or a document that cannot be read.
+    """
+
+    type = "READER"
+
+    def __init__(self, folder: Path, split: str, held_out: float, text_column: str, skip_errors: bool) -> None:
+        self.name = split
+        super().__init__(str(folder), paths_file=str(folder / SHARDS_FILE))
+        self.split, self.held_out, self.text_column, self.skip_errors = split, held_out, text_column, skip_errors
+
+    def read_file(self, filepath: str) -> Iterator[Document]:
+        """The split's documents of a shard, which is given as its line in `shards.jsonl`."""
+        fields = json.loads(filepath)
+        shard = Shard(**{**fields, "span": Span(**fields["span"])})
+        first, last = shard.first_document, shard.first_document + shard.num_documents - 1
+        if (self.held_out >= 1 or self.held_out == 0) and self.split not in (self._side(first), self._side(last)):
+            return
+        for number, text in enumerate(read_span(shard.span, self.text_column), start=first):
+            if self._side(number, text) != self.split:
+                continue
+            if isinstance(text, ValueError):
+                if not self.skip_errors:
+                    raise ValueError(f"{text} Or leave such documents out: --errors skip.")
+                logger.warning(f"document {number} is left out: {text}")
+                self.stat_update("skipped")
+            elif text:
+                yield self.get_document_from_dict({"text": text, "id": str(number)}, shard.span.path, number)
+
+    def _side(self, number: int, text: str | ValueError = "") -> str:
+        if self.held_out >= 1:
+            return HELD_OUT if number < self.held_out else TRAIN
+        if isinstance(text, ValueError):
+            return TRAIN
+        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+        return HELD_OUT if int.from_bytes(digest) < self.held_out * 2**64 else TRAIN
+
+
+class RowWriter(PipelineStep):
+    """Documents → tokens → rows → a shard's Arrow file; nothing is passed on. Without documents there is no file.
+
+    Args:
+        folder: of the rows.
+        split: "train" or "held_out".
+        made: the folder's fingerprint, which says what rows to make.
+    """
+
+    type = "ROWS"
+
+    def __init__(self, folder: Path, split: str, made: dict[str, Any]) -> None:
+        self.name = split
+        super().__init__()
+        self.folder, self.made = folder, made
+
+    def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> None:
+        """Write the task's rows; counts go to datatrove's statistics."""
+        # Tasks are what runs in parallel: a tokenizer with threads of its own would take the other tasks' cores.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        backend, row_format = _load_tokenizer(
+            self.folder / TOKENIZER_FOLDER, self.made["tokenizer"], self.made["max_length"], self.made["add_eos"]
+        )
+        documents = self._encode(data, backend)
+        if (first := next(documents, None)) is None:
+            return
+        rows = ROW_MODES[self.made["rows"]](chain([first], documents), row_format)
+        path = shard_file(self.folder, self.name, rank, world_size)
+        for name, count in write_rows(path, rows, columns_of(self.made)).items():
+            self.stat_update(name, value=count)
+
+    def _encode(self, documents: Iterable[Document], backend: Tokenizer) -> Iterator[tuple[int, list[int]]]:
+        for together in _group(documents):
+            texts = [document.text for document in together]
+            self.stat_update("text_bytes", value=sum(len(text.encode()) for text in texts))
+            encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
+            yield from ((int(document.id), encoding.ids) for document, encoding in zip(together, encodings))
+
+
+class Finisher(PipelineStep):
+    """The one task of the job that follows all shards on a Slurm cluster."""
+
+    type, name = "FINISH", "data set"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def run(self, data: None, rank: int = 0, world_size: int = 1) -> None:
+        """Make the folder a data set."""
+        finish(self.folder)
+
+
+class QuietLocalExecutor(LocalPipelineExecutor):
+    """datatrove's local executor, which logs to its files and leaves the terminal to the progress bar."""
+
+    def run(self) -> PipelineStats | None:
+        """Run the tasks that are left; the first error ends all."""
+        logger.remove()
+        # Imported once, then forked: PyTorch alone takes seconds to import.
+        multiprocess.set_forkserver_preload([__name__])
+        return super().run()
+
+    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
+        with redirect_stderr(io.StringIO()):
+            return super()._run_for_rank(rank, local_rank, node_rank)
+
+
+def pipeline_steps(folder: Path, made: dict[str, Any]) -> list[PipelineStep]:
+    """Held-out documents, then training documents, each read and written."""
+    return [
+        step
+        for split in (HELD_OUT, TRAIN)
+        for step in (
+            ShardReader(folder, split, made["held_out"], made["text_column"], made["errors"] == "skip"),
+            RowWriter(folder, split, made),
+        )
+    ]
+
+
+def shard_executor(steps: list[PipelineStep], folder: Path, tasks: int, launch: Launch) -> PipelineExecutor:
+    """The executor that runs `steps` for all shards; the one that has nothing left to run does nothing."""
+    common = {"pipeline": steps, "tasks": tasks, "logging_dir": str(folder / LOGS_FOLDER)}
+    workers = launch.workers or -1
+    if launch.executor == "slurm":
+        return SlurmPipelineExecutor(**common, **_slurm_options(launch), workers=workers)
+    if launch.executor == "ray":
+        return RayPipelineExecutor(**common, workers=workers)
+    return QuietLocalExecutor(**common, workers=min(tasks, launch.workers or os.cpu_count() or 1))
+
+
+def slurm_finisher(folder: Path, launch: Launch, depends: SlurmPipelineExecutor) -> SlurmPipelineExecutor:
+    """The job that makes the folder a data set when the shards of `depends`, which it launches, are all there."""
+    logs = str(folder / LOGS_FOLDER / "finish")
+    return SlurmPipelineExecutor([Finisher(folder)], 1, **_slurm_options(launch), logging_dir=logs, depends=depends)
+
+
+def _slurm_options(launch: Launch) -> dict[str, Any]:
+    return {
+        "time": launch.slurm_time,
+        "partition": launch.slurm_partition,
+        "job_name": "eem-data-prepare",
+        "qos": "",  # the cluster's default
+        "env_command": f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH",
+    }
+
+
+@lru_cache
+def _load_tokenizer(folder: Path, sha256: str, max_length: int, add_eos: bool) -> tuple[Tokenizer, RowFormat]:
+    """A tokenizer that reads no special token from text, adds none and cuts nothing; loaded once a process."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer_fingerprint(tokenizer) != sha256:
+        raise ValueError(f"{folder} is not the tokenizer that these rows were begun with: remove them and start anew.")
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.encode_special_tokens = True
+    backend.no_padding()
+    backend.no_truncation()
+    return backend, RowFormat.from_tokenizer(tokenizer, max_length, add_eos)
+
+
+def _group(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Documents by about a million characters."""
+    together: list[Document] = []
+    characters = 0
+    for document in documents:
+        together.append(document)
+        characters += len(document.text)
+        if characters >= _ENCODED_TOGETHER:
+            yield together
+            together, characters = [], 0
+    if together:
+        yield together

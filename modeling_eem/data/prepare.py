@@ -1,0 +1,287 @@
+"""Text → rows on disk: a `datasets` folder with the splits `train` and `held_out`.
+
+What is unusual:
+
+* A corpus is cut into shards that follow from it alone, and a shard is the unit of everything: parallel work, the file
+  that its rows are written to, and what a killed run repeats. A shard's file is written under another name, renamed,
+  and only then marked as completed; the same command finds the markers and goes on.
+* Rows do not cross shards. Where a mode joins documents (`stream`, `pack`), a shard's last row is short; nothing is
+  dropped.
+* `dataset_dict.json` is written last: a folder that is not complete does not load.
+"""
+
+import errno
+import hashlib
+import importlib.util
+import json
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from modeling_eem.data.fingerprint import FINGERPRINT_FILE, read_fingerprint, tokenizer_fingerprint
+from modeling_eem.data.prepared import (
+    RESULTS_FILE,
+    SHARDS_FILE,
+    TOKENIZER_FOLDER,
+    UnusableCorpusError,
+    count_shards,
+    finish,
+    finished_shards,
+)
+from modeling_eem.data.row_files import DATASET_FILE
+from modeling_eem.data.rows import RowFormat
+from modeling_eem.data.shards import Shard
+from modeling_eem.report import write_atomically
+
+_POLL_SECONDS = 0.25
+_MAX_DOCUMENTS = 2**31  # `document_ids` are int32
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowOptions:
+    """What the rows follow from, beside the text and the tokenizer.
+
+    Attributes:
+        rows: the row mode, see `modeling_eem.data.rows`.
+        max_length: n, the most tokens in a row, BOS included.
+        padding: the side on which rows are filled up to n; "none" leaves that to the collator.
+        add_eos: whether EOS ends every document.
+        text_column: of `.jsonl` and `.parquet`.
+        held_out: a whole number holds out the first so many documents of the corpus (published: 50,000); one below 1
+            that share of the documents, chosen by a hash of the text, so that equal texts are on the same side.
+        errors: "stop" at a document that cannot be read, or "skip" it and name it in the log.
+        shard_bytes: the size of a shard.
+
+    Raises:
+        ValueError: for a value outside its range.
+    """
+
+    rows: Literal["windows", "pad", "stream", "pack"] = "windows"
+    max_length: int = 1024
+    padding: Literal["none", "left", "right"] = "none"
+    add_eos: bool = False
+    text_column: str = "text"
+    held_out: float = 0.01
+    errors: Literal["stop", "skip"] = "stop"
+    shard_bytes: int = 16 << 20
+
+    def __post_init__(self) -> None:
+        if self.held_out < 0 or (self.held_out >= 1 and self.held_out != int(self.held_out)):
+            raise ValueError(f"held_out must be a share below 1 or a number of documents, not {self.held_out}.")
+        if self.shard_bytes < 1:
+            raise ValueError(f"shard_bytes must be at least 1, not {self.shard_bytes}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Where shards are made, which changes nothing in the rows.
+
+    Attributes:
+        executor: datatrove's: processes on this machine, jobs on a Slurm cluster, or tasks on a Ray cluster. All
+            nodes of a cluster need the output folder, the files and this package at the same paths.
+        workers: shards at the same time; None: as many as this machine has cores, or as the cluster gives.
+        slurm_partition, slurm_time: what `sbatch` asks for; needed for "slurm", which takes a time limit a shard.
+
+    Raises:
+        ValueError: for fewer workers than one, or a cluster without what it needs.
+    """
+
+    executor: Literal["local", "slurm", "ray"] = "local"
+    workers: int | None = None
+    slurm_partition: str | None = None
+    slurm_time: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers must be at least 1, not {self.workers}.")
+        if self.executor == "slurm" and None in (self.slurm_partition, self.slurm_time):
+            raise ValueError("slurm needs a partition and a time limit: --slurm-partition and --slurm-time.")
+        if self.executor == "slurm" and shutil.which("sbatch") is None:
+            raise ValueError("this machine has no sbatch: start on a login node of the Slurm cluster.")
+        if self.executor == "ray" and importlib.util.find_spec("ray") is None:
+            raise ValueError('ray is not installed: pip install "modeling-eem[ray]".')
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far it has come.
+
+    Attributes:
+        shard_bytes: input bytes of all finished shards, those of earlier starts included.
+        documents: in them.
+        mb_per_second: UTF-8 megabytes (10⁶) of documents a second, in this start.
+    """
+
+    shard_bytes: int
+    documents: int
+    mb_per_second: float
+
+
+def prepare_rows(
+    shards: Sequence[Shard],
+    tokenizer: PreTrainedTokenizerBase,
+    output: str | Path,
+    options: RowOptions,
+    launch: Launch | None = None,
+    report: Callable[[Progress], None] | None = None,
+) -> dict[str, Any] | None:
+    """Make rows of a corpus, or the rest of them where an earlier start was interrupted.
+
+    Args:
+        shards: of the corpus, from `plan_shards`.
+        tokenizer: byte-level, with a BOS; it is saved beside the rows.
+        output: the folder for the rows, `fingerprint.json` and `results.json`.
+        options: what rows to make.
+        launch: where; None: on this machine, with all its cores.
+        report: is called from another thread, a few times a second.
+
+    Returns:
+        The content of `results.json`; None where jobs were handed to Slurm, the last of which completes the folder.
+
+    Raises:
+        ValueError: for a tokenizer that does not fit, an output that was made with something else, a corpus that
+            cannot be read, fills no row or is all held out, shards that failed on a cluster, or a full disk.
+    """
+    output = Path(output).resolve()
+    made = _fingerprint(shards, tokenizer, options)
+    _claim(output, made)
+    if (output / DATASET_FILE).exists():
+        return json.loads((output / RESULTS_FILE).read_text())
+    try:
+        _set_up(output, shards, tokenizer)
+        return _run(output, made, shards, launch or Launch(), report)
+    except UnusableCorpusError:
+        shutil.rmtree(output)  # nothing that another try could use
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise ValueError(
+            f"no room for {output}: free some; finished shards are kept, and the same command resumes."
+        ) from error
+
+
+def _run(
+    output: Path,
+    made: dict[str, Any],
+    shards: Sequence[Shard],
+    launch: Launch,
+    report: Callable[[Progress], None] | None,
+) -> dict[str, Any] | None:
+    from modeling_eem.data import pipeline  # datatrove, which the rest of the package does without
+
+    executor = pipeline.shard_executor(pipeline.pipeline_steps(output, made), output, len(shards), launch)
+    if launch.executor == "slurm":
+        pipeline.slurm_finisher(output, launch, depends=executor).run()
+        return None
+    watch = _Watch(output, shards)
+    with watch.reporting(report):
+        executor.run()
+    return finish(output, watch.seconds, watch.look().mb_per_second)
+
+
+class _Watch:
+    """Reads how far the shards have come from what datatrove wrote about them."""
+
+    def __init__(self, folder: Path, shards: Sequence[Shard]) -> None:
+        self._folder, self._shards = folder, shards
+        self._finished: set[int] = set()
+        self._counts: Counter[str] = Counter()
+        self._began = time.monotonic()
+        self._before = 0  # the first look sees what earlier starts did
+        self.look()
+        self._before = self._counts["text_bytes"]
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def look(self) -> Progress:
+        new = finished_shards(self._folder) - self._finished
+        self._finished |= new
+        for counts in count_shards(self._folder, new).values():
+            self._counts += counts
+        return Progress(
+            shard_bytes=sum(self._shards[shard].num_bytes for shard in self._finished),
+            documents=self._counts["documents"],
+            mb_per_second=(self._counts["text_bytes"] - self._before) / self.seconds / 1e6,
+        )
+
+    @contextmanager
+    def reporting(self, report: Callable[[Progress], None] | None) -> Iterator[None]:
+        """Call `report` now and then until the body ends, and at its end."""
+        if report is None:
+            yield
+            return
+        ended = threading.Event()
+
+        def repeat() -> None:
+            while not ended.wait(_POLL_SECONDS):
+                report(self.look())
+
+        thread = threading.Thread(target=repeat, daemon=True)
+        report(self.look())
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            report(self.look())
+
+
+def _fingerprint(shards: Sequence[Shard], tokenizer: PreTrainedTokenizerBase, options: RowOptions) -> dict[str, Any]:
+    """All that the rows follow from; ValueError where no rows can follow."""
+    RowFormat.from_tokenizer(tokenizer, options.max_length, options.add_eos)
+    if options.padding != "none" and tokenizer.pad_token_id is None:
+        raise ValueError("the tokenizer has no padding token: use --padding none, and let the collator pad.")
+    documents = sum(shard.num_documents for shard in shards)
+    if documents >= _MAX_DOCUMENTS:
+        raise ValueError(f"{documents:,} documents are more than int32 can number: prepare the corpus in parts.")
+    if options.held_out >= documents:
+        raise ValueError(f"held_out takes all {documents:,} documents: lower --held-out.")
+    return {
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        **asdict(options),
+        "files": list(dict.fromkeys(shard.span.path for shard in shards)),
+        "documents": documents,
+        "shards": len(shards),
+        "shards_sha256": hashlib.sha256(_shard_lines(shards).encode()).hexdigest(),
+    }
+
+
+def _shard_lines(shards: Sequence[Shard]) -> str:
+    return "".join(json.dumps(asdict(shard)) + "\n" for shard in shards)
+
+
+def _claim(output: Path, made: dict[str, Any]) -> None:
+    """Write the fingerprint, or make sure that the folder's own is the same; ValueError for anything else there."""
+    if (output / FINGERPRINT_FILE).exists():
+        before = read_fingerprint(output)
+        # What did not stop at an error has nothing to skip: a start that skips may go on from there.
+        same = {"errors"} if made["errors"] == "skip" else set()
+        if other := [name for name in made if name not in same and before.get(name) != made[name]]:
+            raise ValueError(
+                f"{output} was started with other values of {', '.join(other)}: choose another --output, or remove it."
+            )
+    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"{output} exists, and eem-data prepare did not make it: choose another --output.")
+    if not (output / DATASET_FILE).exists():
+        write_atomically(output / FINGERPRINT_FILE, json.dumps(made, indent=2) + "\n")
+
+
+def _set_up(output: Path, shards: Sequence[Shard], tokenizer: PreTrainedTokenizerBase) -> None:
+    """What the tasks read; the list of shards last, since a task of an earlier start may be at work."""
+    if not (output / SHARDS_FILE).exists():
+        tokenizer.save_pretrained(output / TOKENIZER_FOLDER)
+        write_atomically(output / SHARDS_FILE, _shard_lines(shards))

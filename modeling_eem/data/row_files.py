@@ -1,0 +1,146 @@
+"""Rows → Arrow files, and those → a folder that `datasets.load_from_disk` reads."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice, repeat
+from pathlib import Path
+from typing import Literal
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+
+from modeling_eem.data.rows import IGNORED_LABEL, Row
+from modeling_eem.report import write_atomically
+
+DATASET_FILE = "dataset_dict.json"  # written last: a folder that has it is complete
+_ROWS_A_BATCH = 256
+
+
+@dataclass(frozen=True)
+class RowColumns:
+    """The columns that rows are stored in; `CausalCollator` takes them, whatever the padding.
+
+    | column | holds | in padding |
+    |---|---|---|
+    | `input_ids` | tokens | `pad_token_id` |
+    | `attention_mask` | 1 | 0 |
+    | `document_ids` | for each token, its document's number in the corpus | -1 |
+    | `position_ids`, `labels` | of packed rows only, see `Row` | 0, -100 |
+    | `num_bytes` | UTF-8 bytes that the row holds, one number | |
+
+    Attributes:
+        max_length: n, the width of a padded row.
+        padding: the side that is filled up to n, or "none": a row is as long as its tokens.
+        pad_token_id: None only without padding.
+        packed: whether rows have positions and labels of their own.
+    """
+
+    max_length: int
+    padding: Literal["none", "left", "right"]
+    pad_token_id: int | None
+    packed: bool
+
+    def batch(self, rows: Sequence[Row]) -> pa.RecordBatch:
+        """Rows as one Arrow batch, its columns in the order of `schema`."""
+        lengths_B = np.array([len(row["input_ids"]) for row in rows])
+        real_BN = np.arange(self.max_length) < lengths_B[:, None]
+        real_BN = real_BN[:, ::-1] if self.padding == "left" else real_BN
+        widths_B = lengths_B if self.padding == "none" else np.full_like(lengths_B, self.max_length)
+        offsets = pa.array(np.append(0, widths_B.cumsum()), pa.int32())
+
+        def column(name: str, dtype: str) -> pa.Array:
+            size = int(lengths_B.sum())
+            values = chain.from_iterable(row[name] for row in rows) if name != "attention_mask" else repeat(1, size)
+            flat = np.fromiter(values, dtype, count=size)
+            if self.padding != "none":
+                padded_BN = np.full(real_BN.shape, self._fills[name], dtype)
+                padded_BN[real_BN] = flat
+                flat = padded_BN.ravel()
+            return pa.ListArray.from_arrays(offsets, pa.array(flat))
+
+        columns = [column(name, dtype) for name, dtype in self._dtypes.items()]
+        columns.append(pa.array([row["num_bytes"] for row in rows], pa.int64()))
+        return pa.record_batch(columns, schema=self.schema)
+
+    @property
+    def schema(self) -> pa.Schema:
+        columns = [(name, pa.list_(pa.from_numpy_dtype(dtype))) for name, dtype in self._dtypes.items()]
+        return pa.schema([*columns, ("num_bytes", pa.int64())])
+
+    @property
+    def _dtypes(self) -> dict[str, str]:
+        common = {"input_ids": "int32", "attention_mask": "int8", "document_ids": "int32"}
+        return common | ({"position_ids": "int32", "labels": "int32"} if self.packed else {})
+
+    @property
+    def _fills(self) -> dict[str, int | None]:
+        fills = {"input_ids": self.pad_token_id, "attention_mask": 0, "document_ids": -1, "position_ids": 0}
+        return fills | {"labels": IGNORED_LABEL}
+
+
+def write_rows(path: Path, rows: Iterable[Row], columns: RowColumns) -> Counter[str]:
+    """Write rows to an Arrow file, a batch in memory at a time; `path` is whole or not there.
+
+    Returns:
+        How many `rows`, real `tokens` (BOS included), and UTF-8 `bytes` that these hold.
+    """
+    # A process that outlives a killed start may still write the same file: each has a name of its own.
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    counts: Counter[str] = Counter()
+    path.parent.mkdir(exist_ok=True)
+    try:
+        with (
+            pa.OSFile(str(temporary), "wb") as sink,
+            pa.ipc.new_stream(sink, columns.schema) as writer,
+        ):
+            for batch in _batches(rows):
+                writer.write_batch(columns.batch(batch))
+                tokens, num_bytes = sum(len(row["input_ids"]) for row in batch), sum(row["num_bytes"] for row in batch)
+                counts.update(rows=len(batch), tokens=tokens, bytes=num_bytes)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return counts
+
+
+def shard_file(folder: Path, split: str, rank: int, num_shards: int) -> Path:
+    """Where a shard's rows of a split are; a shard that has none has no file."""
+    return folder / split / f"data-{rank:05d}-of-{num_shards:05d}.arrow"
+
+
+def finish_dataset(folder: Path, splits: Sequence[str], columns: RowColumns, identity: str) -> None:
+    """Make the Arrow files in `folder` what `load_from_disk` reads: a DatasetDict. Until then it does not load.
+
+    Args:
+        splits: folders of Arrow files.
+        identity: what the rows follow from; `datasets` caches by a hash of it.
+    """
+    from datasets import DatasetInfo, Features  # slow to import, and needed only here
+
+    info = DatasetInfo(features=Features.from_arrow_schema(columns.schema))
+    for split in splits:
+        names = [file.name for file in (folder / split).glob("data-*.arrow")]
+        files = sorted(names, key=lambda name: (len(name), name))  # past 99,999 shards the numbers grow
+        state = {
+            "_data_files": [{"filename": name} for name in files],
+            "_fingerprint": hashlib.blake2b(f"{identity} {split}".encode(), digest_size=8).hexdigest(),
+            "_format_columns": None,
+            "_format_kwargs": {},
+            "_format_type": None,
+            "_output_all_columns": False,
+            "_split": split,
+        }
+        info.write_to_directory(str(folder / split))
+        write_atomically(folder / split / "state.json", json.dumps(state, indent=2) + "\n")
+        for leftover in (folder / split).glob(".*.part"):  # of writers that were killed
+            leftover.unlink(missing_ok=True)
+    write_atomically(folder / DATASET_FILE, json.dumps({"splits": list(splits)}) + "\n")
+
+
+def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    rows = iter(rows)
+    return iter(lambda: list(islice(rows, _ROWS_A_BATCH)), [])

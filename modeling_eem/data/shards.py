@@ -1,0 +1,139 @@
+"""A corpus → the shards that it is prepared in: parts of files, of about one size, that know their documents' numbers.
+
+The shards follow from the input and `shard_bytes` alone, never from the machine, so any number of workers makes the
+same rows. A `.gz` cannot be entered in the middle: it is one shard.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import fsspec
+from huggingface_hub import snapshot_download
+
+from modeling_eem.data.documents import Span, file_kind, open_binary, open_parquet, read_records
+
+HUB_CORPORA = {
+    "fineweb-edu": "hf://datasets/HuggingFaceFW/fineweb-edu/sample/10BT",
+    "finemath-4plus": "hf://datasets/HuggingFaceTB/finemath/finemath-4plus",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A part of a file, and what is in it.
+
+    Attributes:
+        span: where it is.
+        first_document: the number of its first document, counted from 0 over the corpus as `read_documents` counts.
+        num_documents: documents that begin in it, unreadable ones included.
+        num_bytes: its size: bytes of the uncompressed file, or of the text column of `.parquet`.
+    """
+
+    span: Span
+    first_document: int
+    num_documents: int
+    num_bytes: int
+
+
+def corpus_files(data: Sequence[str], streaming: bool = False) -> list[str]:
+    """The files that names stand for, in the order of the names; those of a folder sorted.
+
+    Args:
+        data: files, folders, their URLs (any that fsspec opens, `hf://datasets/ORG/NAME/FOLDER` among them), or the
+            short names of `HUB_CORPORA`.
+        streaming: read files of the Hub over the network each time, instead of downloading them to its cache first.
+
+    Raises:
+        ValueError: for no name, one that leads nowhere, or a folder without text.
+    """
+    if not data:
+        raise ValueError("no text: name files, folders or a Hub data set.")
+    return [file for name in data for file in _files(HUB_CORPORA.get(name, name), streaming)]
+
+
+def plan_shards(files: Sequence[str], text_column: str, shard_bytes: int) -> list[Shard]:
+    """Cut files into shards of about `shard_bytes`; reads the footers of `.parquet` and, once, all of other files.
+
+    Raises:
+        ValueError: for a broken file, a missing column, or no document at all.
+    """
+    shards: list[Shard] = []
+    documents = 0
+    for path in files:
+        cut = _parquet_shards if file_kind(path) == "parquet" else _record_shards
+        for span, num_documents, num_bytes in cut(path, text_column, shard_bytes):
+            shards.append(Shard(span, documents, num_documents, num_bytes))
+            documents += num_documents
+    if documents == 0:
+        raise ValueError(f"the corpus holds no document: {', '.join(files)} is empty.")
+    return shards
+
+
+def _files(name: str, streaming: bool) -> list[str]:
+    if name.startswith("hf://") and not streaming:
+        name = _download(name)
+    try:
+        fs, path = fsspec.url_to_fs(name)
+        is_file, is_folder = fs.isfile(path), fs.isdir(path)
+    except ValueError as error:  # fsspec: no such protocol
+        raise ValueError(f"{name}: {error}") from error
+    if is_file:
+        file_kind(name)
+        return [name]
+    if not is_folder:
+        raise ValueError(f"{name}: no such file or folder, nor one of the corpora {', '.join(HUB_CORPORA)}.")
+    found = sorted(file for file in fs.find(path) if _is_text_file(file))
+    if not found:
+        raise ValueError(f"{name}: the folder holds no .txt, .jsonl or .parquet file.")
+    return [fs.unstrip_protocol(file) if "://" in name else file for file in found]
+
+
+def _download(url: str) -> str:
+    """The local folder or file that a Hub URL is downloaded to; what is in the Hub's cache is not fetched again."""
+    kind, *parts = url.removeprefix("hf://").split("/")
+    if kind != "datasets" or len(parts) < 2:
+        raise ValueError(f"{url}: a data set on the Hub is hf://datasets/ORG/NAME/FOLDER.")
+    name, _, revision = parts[1].partition("@")
+    inside = "/".join(parts[2:])
+    folder = snapshot_download(
+        f"{parts[0]}/{name}",
+        repo_type="dataset",
+        revision=revision or None,
+        allow_patterns=[inside, f"{inside}/*"] if inside else None,
+    )
+    return f"{folder}/{inside}" if inside else folder
+
+
+def _is_text_file(path: str) -> bool:
+    try:
+        return bool(file_kind(path))
+    except ValueError:
+        return False
+
+
+def _record_shards(path: str, text_column: str, shard_bytes: int) -> Iterator[tuple[Span, int, int]]:
+    kind = file_kind(path)
+    start, first_line, lines, documents, end = 0, 1, 0, 0, 0
+    with open_binary(path) as file:
+        for offset, record in read_records(file, kind):
+            end = offset + len(record)
+            lines += 1
+            documents += kind == "txt" or not record.isspace()
+            # A block of text that ends inside a line may end inside a character.
+            if end - start >= shard_bytes and record.endswith(b"\n") and not path.endswith(".gz"):
+                yield Span(path, start, end, first_line), documents, end - start
+                start, first_line, lines, documents = end, first_line + lines, 0, 0
+    if documents:
+        yield Span(path, start, end, first_line), documents, end - start
+
+
+def _parquet_shards(path: str, text_column: str, shard_bytes: int) -> Iterator[tuple[Span, int, int]]:
+    with open_parquet(path, text_column) as file:
+        rows, groups = file.metadata.num_rows, [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+    columns = (group.column(i) for group in groups for i in range(group.num_columns))
+    num_bytes = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == text_column)
+    pieces = min(rows, max(1, round(num_bytes / shard_bytes)))
+    cuts = [rows * i // pieces for i in range(pieces + 1)] if rows else []
+    for start, stop in itertools.pairwise(cuts):
+        yield Span(path, start, stop), stop - start, num_bytes * (stop - start) // rows
