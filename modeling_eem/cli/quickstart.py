@@ -42,7 +42,7 @@ def quickstart(
     began = time.monotonic()
     arguments = ["--output_dir", str(output / "trainer")]
     runs = {
-        "entropy estimation model": prepare_run(configs / "quickstart.yaml", arguments),
+        "EEM": prepare_run(configs / "quickstart.yaml", arguments),
         "causal baseline": prepare_run(configs / "quickstart-causal.yaml", arguments),
     }
     flops = {name: training_flops(run.model, run.collator.max_length) for name, run in runs.items()}
@@ -65,7 +65,7 @@ def quickstart(
     heat_map = _heat_map(output, runs["causal baseline"], texts[0])
     write_atomically(output / "results.md", table.to_markdown())
     write_atomically(output / "results.json", table.to_json())
-    for name, folder in (("entropy estimation model", "eem"), ("causal baseline", "causal")):
+    for name, folder in (("EEM", "eem"), ("causal baseline", "causal")):
         _save(output / folder, name, runs[name], table, lengths[name])
     console.print(f"{output}/eem and {output}/causal load with AutoModelForCausalLM.from_pretrained")
     console.print(f"{plot}: learning curves\n{heat_map}: losses of a paragraph, token by token")

@@ -61,6 +61,8 @@ class TokenLossHead:
         **kwargs: Any,
     ) -> ModelOutput:
         if labels is None or not self.model.training:
+            if num_items_in_batch is not None:
+                kwargs["num_items_in_batch"] = num_items_in_batch
             return self.own_forward(*args, labels=labels, **kwargs)
         targets_BT = next_token_targets(labels, kwargs.pop("shift_labels", None))
         is_scored_BT = targets_BT != IGNORE_INDEX

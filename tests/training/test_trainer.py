@@ -169,3 +169,20 @@ def test_an_entropy_that_is_missing_at_a_scored_token_is_an_error(rows: Dataset,
 def test_an_unknown_loss_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="token_loss must be one of"):
         TokenWeightedTrainingArguments(output_dir=str(tmp_path), token_loss="focus")
+
+
+def test_evaluation_is_the_models_own_forward(rows: Dataset, step: Callable) -> None:
+    """A sum where one item is said to be in the batch: held-out code lengths are measured on trained models."""
+    model = mixer()
+    step(model, rows, token_loss="hinge")
+    batch = CausalCollator(pad_token_id=0, vocab_size=VOCAB, max_length=CONTEXT)(list(rows))
+    own = mixer().eval()
+    own.load_state_dict(model.state_dict())
+    plain = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
+    expected = own(**plain)
+    outputs = model.eval()(**batch)
+    assert torch.equal(outputs.loss, expected.loss)
+    assert torch.equal(outputs.logits, expected.logits)
+    summed = model(**batch, num_items_in_batch=1).loss
+    torch.testing.assert_close(summed, own(**plain, num_items_in_batch=1).loss)
+    assert summed > 10 * expected.loss
