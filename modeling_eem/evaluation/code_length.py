@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from modeling_eem.bits import CodeLength, window_length_bits
 from modeling_eem.configuration_eem import EncoderDecoderConfig
 from modeling_eem.data.collator import CausalCollator
-from modeling_eem.data.rows import Row
+from modeling_eem.data.rows import IGNORED_LABEL, Row
 from modeling_eem.quantization_eem import CODE_FORMATS
 from modeling_eem.training import Run
 
@@ -52,8 +52,9 @@ def held_out_code_length(
     nats = 0.0
     for batch in DataLoader(ordered, batch_size=batch_size, collate_fn=collator):
         batch = {name: tensor.to(device) for name, tensor in _model_inputs(batch).items()}
-        # With one item in the batch, the loss is the sum over its tokens.
-        nats += model(**batch, use_cache=False, num_items_in_batch=1).loss.double().item()
+        # The loss is the mean over what is scored, for every causal language model.
+        num_scored = (batch["labels"][:, 1:] != IGNORED_LABEL).sum().item()
+        nats += model(**batch, use_cache=False).loss.double().item() * num_scored
     model.train(was_training)
     lengths = [len(row["input_ids"]) for row in rows]
     return CodeLength(
