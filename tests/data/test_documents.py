@@ -1,0 +1,184 @@
+"""Files as documents: nothing changed, little in memory, and errors that say where."""
+
+import gzip
+import json
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from modeling_eem.data import Document, read_documents
+
+MEBIBYTE = 1 << 20
+TEXTS = ["\ufeffIt is\r\n 👍🏽 \x00é\u0301 \u2028", "", "a\rb\n", "  "]
+Writer = Callable[[Path, list[str]], None]
+
+
+def _write(path: Path, texts: list[str], column: str = "text") -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({"id": range(len(texts)), column: pa.array(texts, pa.string())}), path)
+        return path
+    if ".jsonl" in path.name:
+        lines = [json.dumps({"id": i, column: text}, ensure_ascii=i % 2 == 0) for i, text in enumerate(texts)]
+        data = "\n".join(lines).encode()
+    else:
+        data = "".join(texts).encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def _texts(*paths: Path, **arguments: str) -> list[str]:
+    return [document.text for document in read_documents(paths, **arguments)]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet"])
+def test_documents_are_unchanged(tmp_path: Path, name: str) -> None:
+    assert _texts(_write(tmp_path / name, TEXTS)) == TEXTS
+    assert _texts(_write(tmp_path / f"b{name}", TEXTS, "body"), text_column="body") == TEXTS
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+@pytest.mark.parametrize(
+    "line", ["é👍\r\n", "👍" * 300_000 + "\n", "a👍b"], ids=["short lines", "long lines", "no lines"]
+)
+def test_a_text_file_is_its_pieces(tmp_path: Path, name: str, line: str) -> None:
+    text = "\ufeff" + line * (3 * MEBIBYTE // len(line.encode()))
+    pieces = _texts(_write(tmp_path / name, [text]))
+    assert "".join(pieces) == text
+    assert len(pieces) >= 2 and max(len(piece.encode()) for piece in pieces) <= 2 * MEBIBYTE + 3
+    if line.endswith("\n"):
+        assert all(piece.endswith(line) for piece in pieces), "cut inside a line"
+
+
+def test_a_short_text_file_is_one_document(tmp_path: Path) -> None:
+    assert _texts(_write(tmp_path / "a.txt", TEXTS)) == ["".join(TEXTS)]
+    assert _texts(_write(tmp_path / "empty.txt", [])) == []
+
+
+def test_documents_say_where_they_are_from(tmp_path: Path) -> None:
+    one = _write(tmp_path / "a.jsonl", ["x", "y"])
+    two, three = _write(tmp_path / "b.txt", ["z"]), _write(tmp_path / "c.parquet", ["v", "w"])
+    assert list(read_documents([one, str(two), three])) == [
+        Document("x", one, 0),
+        Document("y", one, 1),
+        Document("z", two, 2),
+        Document("v", three, 3),
+        Document("w", three, 4),
+    ]
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\n\n \t\n"])
+def test_blank_lines_of_jsonl_are_nothing(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(ending.join(['{"text": "x"}', '{"text": "y"}', ""]).encode())
+    assert _texts(path) == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str
+)
+def test_every_kind_of_parquet_text(tmp_path: Path, kind: pa.DataType) -> None:
+    pq.write_table(pa.table({"text": pa.array(TEXTS).cast(kind)}), tmp_path / "a.parquet")
+    assert _texts(tmp_path / "a.parquet") == TEXTS
+
+
+def _peak(paths: list[Path]) -> tuple[int, int]:
+    """Bytes read, and the most that Python and Arrow held at one time, beyond what they held before."""
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    num_bytes = arrow = 0
+    for document in read_documents(paths):
+        num_bytes += len(document.text)
+        arrow = max(arrow, pa.total_allocated_bytes() - before)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return num_bytes, peak + arrow
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl", "a.jsonl.gz", "a.parquet"])
+def test_memory_does_not_grow_with_the_file(tmp_path: Path, name: str) -> None:
+    """One row group holds the whole parquet file, as its writers often have it."""
+    texts = [f"{number:07} {'x' * 3000}\n" for number in range(32 * MEBIBYTE // 3009)]
+    path = _write(tmp_path / name, texts)
+    num_bytes, peak = _peak([path])
+    assert num_bytes == sum(map(len, texts)) > 30 * MEBIBYTE
+    assert peak < 10 * MEBIBYTE
+
+
+def _raw(data: bytes) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(data) and None
+
+
+def _table(**columns: pa.Array) -> Callable[[Path], None]:
+    return lambda path: pq.write_table(pa.table(columns), path)
+
+
+def _binary_as_text(path: Path) -> None:
+    broken = pa.Array.from_buffers(pa.string(), 2, pa.array([b"fine", b"ab\xff"]).buffers())
+    pq.write_table(pa.table({"text": broken}), path)
+
+
+def _truncated(path: Path) -> None:
+    _write(path, ["the sea " * 1000])
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+@pytest.mark.parametrize(
+    "name, write, message",
+    [
+        ("a.txt", _raw(b"caf\xe9 au lait"), "not UTF-8 at byte 3"),
+        ("a.txt", _raw(b"x" * 7 + b"\n\xf0\x9f\x91"), "not UTF-8 at byte 8"),
+        ("a.txt", _raw(b"a\xff" * 1 + b"\n" * MEBIBYTE * 2), "not UTF-8 at byte 1"),
+        ("a.txt", _raw("é\n".encode() * MEBIBYTE + b"\xff\n"), f"not UTF-8 at byte {3 * MEBIBYTE}"),
+        ("a.txt", _raw("👍".encode() * MEBIBYTE + b"\xff" * 9), f"not UTF-8 at byte {4 * MEBIBYTE}"),
+        ("a.txt", _raw(b"\xed\xa0\x80"), "not UTF-8 at byte 0"),
+        ("a.txt.gz", _raw(gzip.compress(b"0123456789\xff")), "not UTF-8 at byte 10"),
+        ("a.txt.gz", _raw(b"not gzip"), "not a whole gzip file"),
+        ("a.txt.gz", _raw(gzip.compress(b"x" * 9999)[:-12]), "not a whole gzip file"),
+        ("a.txt.gz", _truncated, "not a whole gzip file"),
+        ("a.jsonl", _raw(b'{"text": "a"}\n{"text": "\xff"}'), "not UTF-8 at byte 24"),
+        ("a.jsonl", _raw(b'{"text": "a"}\n\n{"text": '), "line 3 is not JSON"),
+        ("a.jsonl", _raw(b"[" * 100_000), "line 1"),
+        ("a.jsonl", _raw(b'{"text": "a", "n": ' + b"1" * 5000 + b"}"), "line 1"),
+        ("a.jsonl", _raw(b'{"body": "a"}'), "line 1 has no column 'text'"),
+        ("a.jsonl", _raw(b'["text"]'), "line 1 has no column 'text'"),
+        ("a.jsonl", _raw(b'{"text": 5}'), "line 1, column 'text': text expected, not 5"),
+        ("a.jsonl", _raw(b'{"text": null}'), "line 1, column 'text': text expected, not None"),
+        ("a.jsonl", _raw(b'\n{"text": "a\\ud800"}'), r"line 2 .*surrogate '\\ud800' at character 1"),
+        ("a.parquet", _raw(b"no parquet at all"), "not a readable parquet file"),
+        ("a.parquet", _raw(b""), "not a readable parquet file"),
+        ("a.parquet", _truncated, "not a readable parquet file"),
+        ("a.parquet", _table(body=["a"], id=[1]), "no column 'text', only body, id"),
+        ("a.parquet", _table(text=[1, 2]), "column 'text' holds int64, not text"),
+        ("a.parquet", _table(text=[b"a"]), "column 'text' holds binary, not text"),
+        ("a.parquet", _table(text=["a", None]), "row 1, column 'text': text expected, not null"),
+        ("a.parquet", _binary_as_text, "row 1 is not UTF-8 at its byte 2"),
+    ],
+)
+def test_errors_name_file_and_place(tmp_path: Path, name: str, write: Callable[[Path], None], message: str) -> None:
+    write(tmp_path / name)
+    with pytest.raises(ValueError, match=message) as raised:
+        _texts(tmp_path / name)
+    assert str(raised.value).startswith(str(tmp_path / name)) and len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name, message", [("b.txt", "no such file"), ("", "no such file"), ("a.csv", "unknown kind")])
+def test_bad_names_are_refused_before_reading(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "a.csv").write_text("a")
+    good = _write(tmp_path / "good.txt", ["a"])
+    with pytest.raises(ValueError, match=message):
+        read_documents([good, tmp_path / name])
+    with pytest.raises(ValueError, match="no file to read"):
+        read_documents([])
+
+
+def test_what_comes_before_an_error_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "x"}\n{"text": "y"}\n{')
+    documents: Iterator[Document] = read_documents([path])
+    assert [next(documents).text, next(documents).text] == ["x", "y"]
+    with pytest.raises(ValueError, match="line 3"):
+        next(documents)
