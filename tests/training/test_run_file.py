@@ -245,7 +245,6 @@ def test_every_other_run_file_is_a_base() -> None:
     assert {path for name, path in RUN_FILES.items() if name not in MODELS} <= bases
 
 
-@pytest.mark.xfail(strict=True, reason="they are 6 % apart")
 def test_the_quickstart_compares_equal_compute() -> None:
     flops = []
     for name in ("quickstart.yaml", "quickstart-causal.yaml"):
