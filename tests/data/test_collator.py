@@ -1,11 +1,13 @@
 """The collator: what it pads with, what it cuts, and what it refuses."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, set_seed
 
 from modeling_eem.data import CausalCollator
 
@@ -133,6 +135,34 @@ def test_prefixes_depend_on_the_batch_alone(collator: CausalCollator) -> None:
     assert _lists(collator(rows)) == _lists(first)
     assert not torch.equal(collator(rows[::-1])["attention_mask"].flip(0), first["attention_mask"])
     assert replace(collator, random_prefix_probability=0.0)(rows)["attention_mask"].all()
+
+
+def test_a_resumed_run_cuts_the_same_prefixes(collator: CausalCollator, tmp_path: Path) -> None:
+    """Bit-identical weights; drawn from the global generator, the prefixes after the checkpoint would be others."""
+    collator, rows = replace(collator, random_prefix_probability=0.7), _rows(24)
+    config = LlamaConfig(
+        vocab_size=6, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, pad_token_id=PAD
+    )
+    arguments = TrainingArguments(
+        str(tmp_path),
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        learning_rate=0.1,
+        max_steps=9,  # across the end of an epoch
+        save_steps=4,
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+
+    def train(checkpoint: Path | None) -> torch.Tensor:
+        set_seed(0)
+        trainer = Trainer(LlamaForCausalLM(config), arguments, train_dataset=rows, data_collator=collator)
+        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        return torch.nn.utils.parameters_to_vector(trainer.model.parameters())
+
+    whole = train(None)
+    assert torch.equal(train(tmp_path / "checkpoint-4"), whole)
 
 
 def test_prefixes_take_all_columns_and_leave_short_rows(collator: CausalCollator) -> None:
