@@ -77,9 +77,7 @@ class Bottleneck(nn.Module):
     def __init__(self, config: EncoderDecoderConfig, has_up: bool = True):
         super().__init__()
         width, code_size = config.encoder_config.hidden_size, config.bottleneck_size
-        self.noise_scale = float(config.noise_scale)
-        self.noise_placement = config.noise_placement
-        self.code_dtype = config.code_dtype
+        self.config = config  # read when run: a format or a noise can be tried on a trained model
         self.down = None if code_size is None else nn.Linear(width, code_size)
         self.up = None if code_size is None or not has_up else nn.Linear(code_size, width)
 
@@ -90,15 +88,16 @@ class Bottleneck(nn.Module):
         return self._with_noise(code_BP, "bottleneck")
 
     def _with_noise(self, x: Tensor, placement: str) -> Tensor:
-        if not self.training or self.noise_scale == 0 or placement != self.noise_placement:
+        scale = self.config.noise_scale
+        if not self.training or scale == 0 or placement != self.config.noise_placement:
             return x
-        return x + torch.empty_like(x).uniform_(-self.noise_scale, self.noise_scale)
+        return x + torch.empty_like(x).uniform_(-scale, scale)
 
     def quantize(self, code_BP: Tensor) -> Tensor:
         """What is left of the code when it is stored in `code_dtype`; in training, the code itself."""
-        if self.training or self.code_dtype is None:
+        if self.training or self.config.code_dtype is None:
             return code_BP
-        return CODE_FORMATS[self.code_dtype].round(code_BP)
+        return CODE_FORMATS[self.config.code_dtype].round(code_BP)
 
     def expand(self, code_BP: Tensor) -> Tensor:
         return code_BP if self.up is None else self.up(code_BP)

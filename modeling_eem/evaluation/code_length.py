@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from modeling_eem.bits import CodeLength, window_length_bits
@@ -45,17 +43,18 @@ def held_out_code_length(
     shorter than the context, its length. BOS is given. Rows are read in order of length, which changes no value.
     """
     code_bits = stored_code_bits(model)
+    # Whole rows, and padding where no causal model can see it.
+    collator = replace(collator, random_prefix_probability=0.0, padding_side="right")
+    ordered = sorted(rows, key=lambda row: len(row["input_ids"]))
     was_training = model.training
     model.eval()
-    device = model.device
-    ordered = sorted(rows, key=lambda row: len(row["input_ids"]))
-    nats = 0.0
-    for batch in DataLoader(ordered, batch_size=batch_size, collate_fn=collator):
-        batch = {name: tensor.to(device) for name, tensor in _model_inputs(batch).items()}
-        # The loss is the mean over what is scored, for every causal language model.
-        num_scored = (batch["labels"][:, 1:] != IGNORED_LABEL).sum().item()
-        nats += model(**batch, use_cache=False).loss.double().item() * num_scored
-    model.train(was_training)
+    try:
+        nats = sum(
+            _summed_nats(model, collator(ordered[start : start + batch_size]))
+            for start in range(0, len(ordered), batch_size)
+        )
+    finally:
+        model.train(was_training)
     lengths = [len(row["input_ids"]) for row in rows]
     return CodeLength(
         nll_nats=nats,
@@ -67,9 +66,12 @@ def held_out_code_length(
 
 
 def held_out(run: Run) -> CodeLength:
-    """`held_out_code_length` of a run's held-out rows, whole ones."""
-    return held_out_code_length(run.model, run.held_out_rows, replace(run.collator, random_prefix_probability=0.0))
+    """`held_out_code_length` of a run's held-out rows."""
+    return held_out_code_length(run.model, run.held_out_rows, run.collator)
 
 
-def _model_inputs(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-    return {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
+def _summed_nats(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> float:
+    """The loss is the mean over what is scored, for every causal language model."""
+    inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask", "labels")}
+    num_scored = (inputs["labels"][:, 1:] != IGNORED_LABEL).sum().item()
+    return model(**inputs, use_cache=False).loss.double().item() * num_scored

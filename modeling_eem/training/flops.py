@@ -1,12 +1,30 @@
 """What a training step costs: floating-point operations, counted as they are run."""
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import PreTrainedModel
 
 
 def _addmm_flops(_out_shape: torch.Size, a_shape: torch.Size, b_shape: torch.Size, **_kwargs: object) -> int:
     return 2 * a_shape[0] * a_shape[1] * b_shape[1]
+
+
+def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_args: object, **_kwargs: object) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward_flops(
+    grad: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *_args: object, **_kwargs: object
+) -> int:
+    return sdpa_backward_flop_count(grad, query, key, value)
+
+
+# What torch's counter does not know: a product written into a slice, and attention as a CPU runs it.
+_KNOWN_HERE = {
+    torch.ops.aten.addmm_: _addmm_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+}
 
 
 def training_flops(model: PreTrainedModel, length: int) -> int:
@@ -19,8 +37,7 @@ def training_flops(model: PreTrainedModel, length: int) -> int:
     input_ids = torch.zeros(1, length, dtype=torch.long, device=device)
     was_training = model.training
     model.train()
-    # The counter knows addmm, not the in-place form that writes a product into a slice.
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: _addmm_flops})
+    counter = FlopCounterMode(display=False, custom_mapping=_KNOWN_HERE)
     with torch.random.fork_rng(devices=[]), counter:
         loss = model(input_ids=input_ids, labels=input_ids).loss
         torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])

@@ -8,8 +8,10 @@
 A key on the command line, `--learning_rate 1e-3` or `--encoder_config.hidden_size 256`, overrides the file's.
 """
 
+import argparse
 import dataclasses
 import difflib
+import json
 import types
 import typing
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -38,11 +41,20 @@ def read_run_file(
         ValueError: a file that is missing or no mapping, a key that nothing reads (with the nearest that something
             does), a value of the wrong type, an override without a value.
     """
-    values = _read(Path(path))
+    try:
+        return _read_run_file(Path(path), dataclass_types, overrides)
+    except (argparse.ArgumentError, StrictDataclassError, TypeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def _read_run_file(
+    path: Path, dataclass_types: Sequence[type], overrides: Sequence[str]
+) -> tuple[PreTrainedConfig, tuple[Any, ...]]:
+    values = _read(path)
     for key, value in _pairs(overrides):
         _set(values, key.split("."), value)
     model_type = values.pop("model_type", None)
-    if model_type not in CONFIG_MAPPING:
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         raise ValueError(
             f"{path}: model_type must be a type that AutoConfig knows, such as 'eem'; got {model_type!r}."
         )
@@ -82,7 +94,7 @@ def build_model(config: PreTrainedConfig) -> PreTrainedModel:
     return auto_class.from_config(config, dtype="float32")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text())
     except FileNotFoundError:
@@ -92,7 +104,12 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold `key: value` lines.")
     if "base" in values:
-        values = _merge(_read(path.parent / values.pop("base")), values)
+        if not isinstance(name := values.pop("base"), str):
+            raise ValueError(f"{path}: base must be the name of a run file, got {name!r}.")
+        base = path.parent / name
+        if base.resolve() in (path.resolve(), *above):
+            raise ValueError(f"{path}: base {base.name} leads back to this file.")
+        values = _merge(_read(base, (*above, path.resolve())), values)
     return values
 
 
@@ -107,12 +124,20 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
     if len(overrides) % 2 or not all(key.startswith("--") for key in overrides[::2]):
         raise ValueError(f"overrides must come as `--key value` pairs, got: {' '.join(overrides)}")
-    return [(key.removeprefix("--"), yaml.safe_load(value)) for key, value in zip(overrides[::2], overrides[1::2])]
+    pairs = []
+    for key, value in zip(overrides[::2], overrides[1::2]):
+        try:
+            pairs.append((key.removeprefix("--"), yaml.safe_load(value)))
+        except yaml.YAMLError:
+            raise ValueError(f"{key} {value}: the value is not YAML.") from None
+    return pairs
 
 
 def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:
     for key in keys[:-1]:
         values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"--{'.'.join(keys)}: {key} is one value, {values!r}, and has no keys of its own.")
     values[keys[-1]] = value
 
 
@@ -130,7 +155,7 @@ def _field_types(kind: type) -> dict[str, Any]:
 def _refuse_unknown(values: dict[str, Any], known: set[str], where: str) -> None:
     for key in values:
         if key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1)
+            nearest = difflib.get_close_matches(str(key), known, n=1)
             hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
             raise ValueError(f"{where}: unknown key {key!r}{hint}")
 
@@ -157,7 +182,7 @@ def _parse(dataclass_types: Sequence[type], values: dict[str, Any]) -> tuple[Any
         if value is None:
             continue
         items = value if isinstance(value, list) else [value]
-        arguments += [f"--{key}", *(yaml.safe_dump(i).strip() if isinstance(i, dict) else str(i) for i in items)]
+        arguments += [f"--{key}", *(json.dumps(i) if isinstance(i, dict) else str(i) for i in items)]
     parser = HfArgumentParser(dataclass_types, exit_on_error=False, allow_abbrev=False)
     parser.error = _raise
     return parser.parse_args_into_dataclasses(arguments)

@@ -96,7 +96,6 @@ def test_batches_and_padding_change_nothing(
         _assert_same(held_out_code_length(model, rows[::-1], changed, batch_size=batch_size), expected)
 
 
-@pytest.mark.xfail(strict=True, reason="left-padded, GPT-2 counts positions from the padding on")
 def test_a_model_of_absolute_positions_is_not_disturbed_by_left_padding(
     rows: list[Row], collator: CausalCollator, make_model: Callable[..., PreTrainedModel]
 ) -> None:
@@ -105,7 +104,6 @@ def test_a_model_of_absolute_positions_is_not_disturbed_by_left_padding(
     assert left.nll_nats == pytest.approx(_naive_nats(model, rows), rel=1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason="the rows are cut, and counted as if they were whole")
 def test_rows_are_whole_whatever_the_collator_does_in_training(
     rows: list[Row], collator: CausalCollator, make_model: Callable[..., PreTrainedModel]
 ) -> None:
@@ -145,7 +143,6 @@ def test_the_loss_is_measured_with_the_stored_code(
     assert abs(nats[0] - nats[1]) > 1e-3
 
 
-@pytest.mark.xfail(strict=True, reason="the bits follow config.code_dtype, the rounding what it was at first")
 def test_the_loss_follows_the_format_that_is_charged(
     rows: list[Row], collator: CausalCollator, make_model: Callable[..., PreTrainedModel]
 ) -> None:
@@ -181,7 +178,6 @@ def test_the_model_s_mode_is_restored_and_does_not_matter(
     assert all(p.grad is None for p in model.parameters())
 
 
-@pytest.mark.xfail(strict=True, reason="the data loader draws a seed, so that measuring changes a training run")
 def test_measuring_draws_no_random_numbers(
     rows: list[Row], collator: CausalCollator, make_model: Callable[..., PreTrainedModel]
 ) -> None:
@@ -191,7 +187,6 @@ def test_measuring_draws_no_random_numbers(
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.xfail(strict=True, reason="an error leaves the model in evaluation mode")
 def test_the_mode_is_restored_after_an_error(
     rows: list[Row], collator: CausalCollator, make_model: Callable[..., PreTrainedModel]
 ) -> None:

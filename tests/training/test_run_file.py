@@ -165,7 +165,6 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_run_file(tmp_path / "nowhere.yaml", ARGUMENTS)
 
 
-@pytest.mark.xfail(strict=True, reason="raises something else than ValueError, which commands do not turn into a line")
 @pytest.mark.parametrize(
     "values, overrides, message",
     [
@@ -192,7 +191,6 @@ def test_what_is_wrong_is_a_value_error(
         read(values, *overrides)
 
 
-@pytest.mark.xfail(strict=True, reason="arrives as YAML's text, which the Trainer keeps as text")
 def test_arguments_that_are_mappings(read: Reader) -> None:
     assert read({"lr_scheduler_kwargs": {"num_cycles": 2}})[2].lr_scheduler_kwargs == {"num_cycles": 2}
 
