@@ -63,7 +63,7 @@ def prepare(
     ] = "stop",
     shard_mb: Annotated[
         float, typer.Option(help="Input megabytes that are one piece of work, and one file.", rich_help_panel=_ROWS)
-    ] = 16,
+    ] = 8,
     streaming: Annotated[
         bool, typer.Option("--streaming", help="Read the Hub's files over the network, downloading none to its cache.")
     ] = False,

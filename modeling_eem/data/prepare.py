@@ -71,7 +71,7 @@ class RowOptions:
     text_column: str = "text"
     held_out: float = 0.01
     errors: Literal["stop", "skip"] = "stop"
-    shard_bytes: int = 16 << 20
+    shard_bytes: int = 8_000_000
 
     def __post_init__(self) -> None:
         if self.held_out < 0 or (self.held_out >= 1 and self.held_out != int(self.held_out)):
@@ -178,6 +178,8 @@ def _run(
 ) -> dict[str, Any] | None:
     from modeling_eem.data import pipeline  # datatrove, which the rest of the package does without
 
+    if launch.executor == "slurm" and len(str(output).split()) > 1:
+        raise ValueError(f"{output}: datatrove's Slurm scripts take no path with a space: choose another --output.")
     executor = pipeline.shard_executor(pipeline.pipeline_steps(output, made), output, len(shards), launch)
     if launch.executor == "slurm":
         pipeline.slurm_finisher(output, launch, depends=executor).run()
@@ -283,5 +285,8 @@ def _claim(output: Path, made: dict[str, Any]) -> None:
 def _set_up(output: Path, shards: Sequence[Shard], tokenizer: PreTrainedTokenizerBase) -> None:
     """What the tasks read; the list of shards last, since a task of an earlier start may be at work."""
     if not (output / SHARDS_FILE).exists():
-        tokenizer.save_pretrained(output / TOKENIZER_FOLDER)
+        try:
+            tokenizer.save_pretrained(output / TOKENIZER_FOLDER)
+        except Exception as error:  # whatever the system says, the tokenizers library raises just this
+            raise ValueError(f"the tokenizer cannot be written to {output}: {error}.") from error
         write_atomically(output / SHARDS_FILE, _shard_lines(shards))
