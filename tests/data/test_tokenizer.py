@@ -73,6 +73,13 @@ def test_a_mebibyte_of_one_thing(tokenizer: PreTrainedTokenizerFast, unit: str) 
     _assert_long_runs_come_back(tokenizer, unit, MEBIBYTE)
 
 
+@pytest.mark.parametrize("unit", (LONG | ALSO_LONG | {"signs": "!", "letter and mark": "e\u0301"}).values())
+def test_runs_are_cut_before_the_merges(any_tokenizer: PreTrainedTokenizerFast, unit: str) -> None:
+    """BPE's time grows faster than a piece's length; whether it does shows only in pieces of megabytes."""
+    pieces = any_tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(unit * 100)
+    assert max(end - start for _, (start, end) in pieces) <= 32
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("unit", LONG.values(), ids=LONG)
 def test_ten_megabytes_of_one_thing(tokenizer: PreTrainedTokenizerFast, unit: str) -> None:

@@ -99,10 +99,11 @@ def test_base_files_merge(tmp_path: Path, read: Reader) -> None:
     (tmp_path / "grand.yaml").write_text(yaml.safe_dump(grandparent))
     (tmp_path / "sub" / "parent.yaml").write_text(yaml.safe_dump(parent))
     child = {"base": "sub/parent.yaml", "seed": 3, "train_files": ["z.txt"], "encoder_config": {"hidden_size": 64}}
-    config, data, arguments = read(yaml.safe_dump(child), "--encoder_config.num_hidden_layers", "1")
+    config, data, arguments = read(yaml.safe_dump(child), "--encoder_config.mixing_kernel_size", "2")
     assert (arguments.learning_rate, arguments.max_steps, arguments.seed) == (1e-3, 6, 3)
     assert data.train_files == ["z.txt"] and data.validation_files == ["b.txt"] and config.noise_scale == 0.25
-    assert (config.encoder_config.hidden_size, config.encoder_config.num_hidden_layers) == (64, 1)
+    encoder = config.encoder_config
+    assert (encoder.hidden_size, encoder.num_hidden_layers, encoder.mixing_kernel_size) == (64, 3, 2)
 
 
 def test_overrides(read: Reader) -> None:
