@@ -16,7 +16,7 @@ from rich.progress import Progress as Bar
 from transformers import AutoTokenizer
 
 from modeling_eem.cli.console import one_line_errors
-from modeling_eem.data.prepare import Launch, Progress, RowOptions, prepare_rows
+from modeling_eem.data.prepare import Errors, Launch, Padding, Progress, RowMode, RowOptions, prepare_rows
 from modeling_eem.data.prepared import COUNTED
 from modeling_eem.data.shards import corpus_files, plan_shards
 from modeling_eem.report import Table
@@ -36,7 +36,7 @@ def prepare(
     tokenizer: Annotated[str, typer.Option(help="Folder or Hub name of a byte-level tokenizer with a BOS.")],
     output: Annotated[Path, typer.Option(help="Folder for the rows.")],
     rows: Annotated[
-        Literal["windows", "pad", "stream", "pack"],
+        RowMode,
         typer.Option(
             help="windows: documents cut into rows; pad: a document's beginning; stream: documents joined with BOS "
             "between; pack: several windows a row, kept apart (causal models only).",
@@ -45,7 +45,7 @@ def prepare(
     ] = "windows",
     max_length: Annotated[int, typer.Option(help="Most tokens in a row, BOS included.", rich_help_panel=_ROWS)] = 1024,
     padding: Annotated[
-        Literal["none", "left", "right"],
+        Padding,
         typer.Option(help="Side to fill rows up on; none leaves it to the collator.", rich_help_panel=_ROWS),
     ] = "none",
     add_eos: Annotated[bool, typer.Option("--add-eos", help="End documents with EOS.", rich_help_panel=_ROWS)] = False,
@@ -58,7 +58,7 @@ def prepare(
     ] = 0.01,
     text_column: Annotated[str, typer.Option(help="Column of .jsonl and .parquet.", rich_help_panel=_ROWS)] = "text",
     errors: Annotated[
-        Literal["stop", "skip"],
+        Errors,
         typer.Option(help="What to do at a document that cannot be read: not UTF-8, not JSON.", rich_help_panel=_ROWS),
     ] = "stop",
     shard_mb: Annotated[

@@ -2,6 +2,7 @@
 
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.data.documents import Document, read_documents
+from modeling_eem.data.fingerprint import check_fingerprint
 from modeling_eem.data.rows import IGNORED_LABEL, Row, RowFormat, pack, pad, stream, windows
 from modeling_eem.data.sources import CopySource, HiddenMarkovSource, MarkovSource, ParitySource, Source
 from modeling_eem.data.tokenizer import TokenCounts, count_tokens, encode_text, token_byte_lengths, train_tokenizer
@@ -18,6 +19,7 @@ __all__ = [
     "RowFormat",
     "Source",
     "TokenCounts",
+    "check_fingerprint",
     "count_tokens",
     "encode_text",
     "pack",

@@ -111,14 +111,25 @@ def check_encodable(text: str, name: str) -> None:
 def open_binary(path: str) -> Iterator[BinaryIO]:
     """A local file or a URL, uncompressed as it is read; ValueError for a damaged `.gz`."""
     with ExitStack() as stack:
-        opened = fsspec.open(path, "rb") if "://" in path else Path(path).open("rb")  # noqa: SIM115 (the stack closes it)
-        file = stack.enter_context(opened)
+        local = "://" not in path
+        file = stack.enter_context(Path(path).open("rb") if local else _open_url(path))  # noqa: SIM115 (the stack does)
         if path.endswith(".gz"):
             file = stack.enter_context(gzip.GzipFile(fileobj=file))
         try:
             yield cast(BinaryIO, file)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"{path}: not a whole gzip file.") from error
+
+
+@contextmanager
+def _open_url(url: str) -> Iterator[BinaryIO]:
+    try:
+        with fsspec.open(url, "rb") as file:
+            yield file
+    except (OSError, EOFError, ValueError, pa.ArrowException, zlib.error):
+        raise
+    except Exception as error:  # a network's errors are those of the library that fsspec reads the URL with
+        raise ValueError(f"{url}: {type(error).__name__}: {error}") from error
 
 
 def read_records(file: BinaryIO, kind: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
@@ -188,7 +199,7 @@ def open_parquet(path: str, text_column: str) -> Iterator[pq.ParquetFile]:
     """A parquet file with a column of text; ValueError for a damaged one, or one without the column."""
     try:
         with ExitStack() as stack:
-            source = stack.enter_context(fsspec.open(path, "rb")) if "://" in path else path
+            source = stack.enter_context(_open_url(path)) if "://" in path else path
             # Page by page: a row group may be the whole file.
             file = stack.enter_context(pq.ParquetFile(source, pre_buffer=False, buffer_size=_TEXT_BLOCK))
             schema = file.schema_arrow

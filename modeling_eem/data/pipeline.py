@@ -157,7 +157,6 @@ class QuietLocalExecutor(LocalPipelineExecutor):
 
     def run(self) -> PipelineStats | None:
         """Run the tasks that are left; the first error ends all."""
-        logger.remove()
         # Imported once, then forked: PyTorch alone takes seconds to import.
         multiprocess.set_forkserver_preload([__name__])
         return super().run()
@@ -180,7 +179,8 @@ def pipeline_steps(folder: Path, made: dict[str, Any]) -> list[PipelineStep]:
 
 
 def shard_executor(steps: list[PipelineStep], folder: Path, tasks: int, launch: Launch) -> PipelineExecutor:
-    """The executor that runs `steps` for all shards; the one that has nothing left to run does nothing."""
+    """The executor that runs `steps` for all shards that are left."""
+    logger.remove()  # the terminal is the progress bar's; datatrove's messages go to its files
     common = {"pipeline": steps, "tasks": tasks, "logging_dir": str(folder / LOGS_FOLDER)}
     workers = launch.workers or -1
     if launch.executor == "slurm":

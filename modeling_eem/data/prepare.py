@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 from transformers import PreTrainedTokenizerBase
 
@@ -41,6 +41,9 @@ from modeling_eem.data.rows import RowFormat
 from modeling_eem.data.shards import Shard
 from modeling_eem.report import write_atomically
 
+RowMode: TypeAlias = Literal["windows", "pad", "stream", "pack"]
+Padding: TypeAlias = Literal["none", "left", "right"]
+Errors: TypeAlias = Literal["stop", "skip"]
 _POLL_SECONDS = 0.25
 _MAX_DOCUMENTS = 2**31  # `document_ids` are int32
 
@@ -64,16 +67,23 @@ class RowOptions:
         ValueError: for a value outside its range.
     """
 
-    rows: Literal["windows", "pad", "stream", "pack"] = "windows"
+    rows: RowMode = "windows"
     max_length: int = 1024
-    padding: Literal["none", "left", "right"] = "none"
+    padding: Padding = "none"
     add_eos: bool = False
     text_column: str = "text"
     held_out: float = 0.01
-    errors: Literal["stop", "skip"] = "stop"
+    errors: Errors = "stop"
     shard_bytes: int = 8_000_000
 
     def __post_init__(self) -> None:
+        for name, value, choices in (
+            ("rows", self.rows, get_args(RowMode)),
+            ("padding", self.padding, get_args(Padding)),
+            ("errors", self.errors, get_args(Errors)),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
         if self.held_out < 0 or (self.held_out >= 1 and self.held_out != int(self.held_out)):
             raise ValueError(f"held_out must be a share below 1 or a number of documents, not {self.held_out}.")
         if self.shard_bytes < 1:
@@ -150,14 +160,16 @@ def prepare_rows(
         ValueError: for a tokenizer that does not fit, an output that was made with something else, a corpus that
             cannot be read, fills no row or is all held out, shards that failed on a cluster, or a full disk.
     """
-    output = Path(output).resolve()
+    output, launch = Path(output).resolve(), launch or Launch()
+    if launch.executor == "slurm" and len(str(output).split()) > 1:
+        raise ValueError(f"{output}: datatrove's Slurm scripts take no path with a space: choose another --output.")
     made = _fingerprint(shards, tokenizer, options)
     _claim(output, made)
     if (output / DATASET_FILE).exists():
         return json.loads((output / RESULTS_FILE).read_text())
     try:
         _set_up(output, shards, tokenizer)
-        return _run(output, made, shards, launch or Launch(), report)
+        return _run(output, made, shards, launch, report)
     except UnusableCorpusError:
         shutil.rmtree(output)  # nothing that another try could use
         raise
@@ -178,8 +190,6 @@ def _run(
 ) -> dict[str, Any] | None:
     from modeling_eem.data import pipeline  # datatrove, which the rest of the package does without
 
-    if launch.executor == "slurm" and len(str(output).split()) > 1:
-        raise ValueError(f"{output}: datatrove's Slurm scripts take no path with a space: choose another --output.")
     executor = pipeline.shard_executor(pipeline.pipeline_steps(output, made), output, len(shards), launch)
     if launch.executor == "slurm":
         pipeline.slurm_finisher(output, launch, depends=executor).run()

@@ -76,13 +76,13 @@ def _files(name: str, streaming: bool) -> list[str]:
     try:
         fs, path = fsspec.url_to_fs(name)
         is_file, is_folder = fs.isfile(path), fs.isdir(path)
-    except ValueError as error:  # fsspec: no such protocol
-        raise ValueError(f"{name}: {error}") from error
+    except Exception as error:  # no such protocol, no network: each with the library that fsspec would read it with
+        raise ValueError(f"{name}: {type(error).__name__}: {error}") from error
     if is_file:
         file_kind(name)
         return [name]
     if not is_folder:
-        raise ValueError(f"{name}: no such file or folder, nor one of the corpora {', '.join(HUB_CORPORA)}.")
+        raise ValueError(f"{name}: not found; it is no file, no folder, nor one of {', '.join(HUB_CORPORA)}.")
     found = sorted(file for file in fs.find(path) if _is_text_file(file))
     if not found:
         raise ValueError(f"{name}: the folder holds no .txt, .jsonl or .parquet file.")

@@ -103,7 +103,7 @@ def test_bad_input(corpus: Path, tmp_path: Path) -> None:
     assert not output.exists()
     assert "bytes.txt: not UTF-8 at byte 4" in refused("bytes.txt")
     assert "less than one row" in refused("bytes.txt", "--errors", "skip")
-    assert "no such file or folder" in refused("nowhere.txt")
+    assert "nowhere.txt: not found" in refused("nowhere.txt")
     assert not output.exists()
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import DatasetDict, load_from_disk
-from fsspec.implementations.local import LocalFileSystem
+from datatrove.executor import RayPipelineExecutor
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 
 from modeling_eem import EEMConfig
@@ -32,7 +32,7 @@ from modeling_eem.data import (
 from modeling_eem.data.documents import read_span
 from modeling_eem.data.fingerprint import check_fingerprint, read_fingerprint, tokenizer_fingerprint
 from modeling_eem.data.prepare import Launch, Progress, RowOptions, prepare_rows
-from modeling_eem.data.shards import HUB_CORPORA, corpus_files, plan_shards
+from modeling_eem.data.shards import corpus_files, plan_shards
 
 TEXTS = [f"{'The rain it raineth every day. ' * (i % 7 * 3)}Song {i}: é👍 <|endoftext|>\n" for i in range(60)]
 HERE = Launch(workers=1)
@@ -265,6 +265,9 @@ def test_the_model_must_fit(
     ("change", "message"),
     [
         ({"held_out": 62}, "takes all 62 documents"),
+        ({"rows": "heap"}, "rows must be one of windows, pad"),
+        ({"padding": "both"}, "padding must be"),
+        ({"errors": "hide"}, "errors must be"),
         ({"held_out": 1.5}, "share below 1 or a number"),
         ({"shard_bytes": 0}, "shard_bytes"),
         ({"max_length": 1}, "max_length"),
@@ -312,6 +315,22 @@ def test_unreadable_documents_are_skipped_or_stop_it(
     assert f"not UTF-8 at byte {offset}" in log and "line 62 is not JSON" in log and "surrogate" in log
 
 
+def test_ray(
+    files: list[str], tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """datatrove's executor as it would be run; without Ray, as far as it can be built."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    launch = Launch(executor="ray", workers=2)
+    executor = pipeline.shard_executor([], tmp_path, 3, launch)
+    assert isinstance(executor, RayPipelineExecutor) and (executor.world_size, executor.workers) == (3, 2)
+    monkeypatch.undo()
+    pytest.importorskip("ray")
+    shards = plan_shards(files, "text", 2500)
+    prepare_rows(shards, tokenizer, tmp_path / "ray", OPTIONS, launch)
+    prepare_rows(shards, tokenizer, tmp_path / "here", OPTIONS, HERE)
+    assert _files(tmp_path / "ray") == _files(tmp_path / "here") != {}
+
+
 def test_a_full_disk(make: Callable[..., DatasetDict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = pipeline.write_rows
 
@@ -338,42 +357,12 @@ def test_names_stand_for_files(tmp_path: Path) -> None:
     assert corpus_files([str(tmp_path)]) == found
     assert corpus_files([found[2], str(tmp_path / "b")]) == [found[2], *found[:2]]
     assert corpus_files([f"file://{tmp_path}/b"]) == [f"file://{path}" for path in found[:2]]
-    for name in ("nowhere", "notes.md", "nowhere://a"):
+    for name in ("nowhere", "notes.md", "nowhere://a", "hf://models/a/b"):
         with pytest.raises(ValueError, match=name):
             corpus_files([str(tmp_path / name) if name == "notes.md" else name])
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no .txt"):
         corpus_files([str(tmp_path / "empty")])
-
-
-@pytest.mark.parametrize("streaming", [True, False])
-def test_hub_corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streaming: bool) -> None:
-    """Short names lead to their folder of the Hub, over the network or through its cache; here both are a folder."""
-    asked = []
-
-    def download(repo_id: str, **arguments: Any) -> str:
-        asked.append((repo_id, arguments["repo_type"], arguments["allow_patterns"]))
-        return str(tmp_path)
-
-    def resolve(url: str) -> Any:
-        asked.append(url)
-        return tmp_path / "hub"
-
-    folder = tmp_path / "sample/10BT"
-    folder.mkdir(parents=True)
-    (folder / "000_00000.parquet").touch()
-    monkeypatch.setattr("modeling_eem.data.shards.snapshot_download", download)
-    if streaming:
-
-        def url_to_fs(url: str) -> Any:
-            asked.append(url)
-            return LocalFileSystem(), str(folder)
-
-        monkeypatch.setattr("modeling_eem.data.shards.fsspec.url_to_fs", url_to_fs)
-    found = corpus_files(["fineweb-edu"], streaming=streaming)
-    assert [Path(file).name for file in found] == ["000_00000.parquet"]
-    expected = ("HuggingFaceFW/fineweb-edu", "dataset", ["sample/10BT", "sample/10BT/*"])
-    assert asked == [HUB_CORPORA["fineweb-edu"] if streaming else expected]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet", "a.txt"])
