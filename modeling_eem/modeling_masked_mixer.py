@@ -329,7 +329,6 @@ class MaskedMixerForCausalLM(MaskedMixerPreTrainedModel, GenerationMixin):
             loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
         )
 
-
     def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict) -> Tensor | None:
         # Ranks from the left would put a right-aligned text on rows it was not trained on; the model knows its own.
         if self.config.position_alignment == "right":

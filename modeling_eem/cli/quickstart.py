@@ -66,7 +66,7 @@ def quickstart(
     write_atomically(output / "results.md", table.to_markdown())
     write_atomically(output / "results.json", table.to_json())
     for name, folder in (("EEM", "eem"), ("causal baseline", "causal")):
-        _save(output / folder, name, runs[name], table, lengths[name])
+        _save(output / folder, name, runs[name], table, lengths[name], plot)
     console.print(f"{output}/eem and {output}/causal load with AutoModelForCausalLM.from_pretrained")
     console.print(f"{plot}: learning curves\n{heat_map}: losses of a paragraph, token by token")
     console.print(f"{time.monotonic() - began:.0f} seconds")
@@ -95,26 +95,27 @@ def _table(
     return Table(
         columns=(
             "what",
-            "parameters (M)",
-            "training GFLOPs a row",
-            "held-out bits per byte",
-            "of which code",
-            "nats a token, without code",
+            "M params",
+            "GFLOPs a row",
+            "bits a byte",
+            "of them code",
+            "nats a token",
         ),
         rows=rows,
         title="Held-out code length",
         notes=(
             f"At this size and after {run.arguments.max_steps} steps the {best} is ahead.",
-            f"Both models saw the same {run.arguments.max_steps * run.tokens_per_step:,} tokens (with padding) and "
-            f"code windows of {run.collator.max_length} tokens one by one; the compressors get the whole "
-            f"{num_bytes:,} bytes at once.",
+            "Bits a byte of held-out text, the code's bits included; nats a token without them.",
+            f"Both models were given the same {run.arguments.max_steps * run.arguments.train_batch_size:,} rows of up "
+            f"to {run.collator.max_length} tokens (the EEM saw a tenth of its rows cut short), and code windows of "
+            f"that length one by one; the compressors get the whole {num_bytes:,} bytes at once.",
         ),
         formats={
-            "parameters (M)": ".2f",
-            "training GFLOPs a row": ".2f",
-            "held-out bits per byte": ".3f",
-            "of which code": ".3f",
-            "nats a token, without code": ".3f",
+            "M params": ".2f",
+            "GFLOPs a row": ".2f",
+            "bits a byte": ".3f",
+            "of them code": ".3f",
+            "nats a token": ".3f",
         },
     )
 
@@ -138,7 +139,7 @@ def _heat_map(output: Path, run: Run, text: str) -> Path:
     return write_atomically(output / "heat_map.html", html)
 
 
-def _save(folder: Path, name: str, run: Run, table: Table, length: CodeLength) -> None:
+def _save(folder: Path, name: str, run: Run, table: Table, length: CodeLength, plot: Path) -> None:
     """A checkpoint that loads anywhere, with its tokenizer and a card."""
     run.model.save_pretrained(folder)
     run.tokenizer.save_pretrained(folder)
@@ -164,8 +165,9 @@ def _save(folder: Path, name: str, run: Run, table: Table, length: CodeLength) -
         ),
         title=f"Quickstart {name}",
         summary=(
-            f"A {name} of {run.model.num_parameters() / 1e6:.1f} M parameters, trained for minutes on State of the "
-            f"Union addresses and Moby-Dick: {length.bits_per_byte:.3f} bits per byte on held-out text."
+            f"The {name} of the quickstart: {run.model.num_parameters() / 1e6:.1f} M parameters, trained for minutes "
+            "on State of the Union addresses and Moby-Dick: "
+            f"{length.bits_per_byte:.3f} bits per byte on held-out text."
         ),
         usage=usage,
         results=table,
@@ -183,8 +185,9 @@ def _save(folder: Path, name: str, run: Run, table: Table, length: CodeLength) -
             "A demonstration: far too small and too briefly trained to write or to understand text.",
             "It has met nothing but American political speeches and one novel.",
         ],
-        figures={"learning curves": "../learning_curve.png"},
+        figures={"learning curves": "learning_curve.png"},
     )
+    write_atomically(folder / "learning_curve.png", plot.read_bytes())
     write_atomically(folder / "README.md", str(card))
     write_atomically(folder / "results.json", json.dumps(json.loads(table.to_json()), indent=2))
 

@@ -19,7 +19,7 @@ from modeling_eem.report import LearningCurve, learning_curves
 from modeling_eem.training import HeldOutCallback, ProgressBarCallback, Run, prepare_run
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-CURVE_POINTS = 10
+CURVE_POINTS = 6
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -38,7 +38,7 @@ def training_flops(model: PreTrainedModel, length: int) -> int:
     was_training = model.training
     model.train()
     counter = FlopCounterMode(display=False, custom_mapping=_KNOWN_HERE)
-    with torch.random.fork_rng(devices=[]), counter:
+    with torch.random.fork_rng(), counter:
         loss = model(input_ids=input_ids, labels=input_ids).loss
         torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
     model.train(was_training)

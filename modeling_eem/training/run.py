@@ -16,6 +16,7 @@ from transformers import (
     set_seed,
 )
 
+from modeling_eem.configuration_eem import EncoderDecoderConfig
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.data.documents import read_documents
 from modeling_eem.data.rows import Row, RowFormat, pack, pad, stream, windows
@@ -33,7 +34,7 @@ class DataArguments:
     Args:
         tokenizer: a folder or Hub name.
         train_files, validation_files: .txt, .jsonl or .parquet, also .gz; text in the column `text`.
-        rows: how documents become rows: windows, pad, stream or pack.
+        rows: how training documents become rows: windows, pad, stream or pack; held-out ones are always windows.
         padding_side: where a batch's short rows are padded.
     """
 
@@ -70,7 +71,9 @@ class Run:
         return self.arguments.train_batch_size * self.arguments.gradient_accumulation_steps * self.collator.max_length
 
     def trainer(self, callbacks: Sequence[TrainerCallback] = ()) -> TokenWeightedTrainer:
-        dataset = datasets.Dataset.from_list([{"input_ids": row["input_ids"]} for row in self.train_rows])
+        dataset = datasets.Dataset.from_list(
+            [{name: column for name, column in row.items() if name != "num_bytes"} for row in self.train_rows]
+        )
         trainer = TokenWeightedTrainer(
             model=self.model,
             args=self.arguments,
@@ -96,13 +99,17 @@ def prepare_run(path: str | Path, overrides: Sequence[str] = ()) -> Run:
             f"{path}: the tokenizer has {len(tokenizer)} tokens and the model {config.vocab_size}: set vocab_size to "
             "match."
         )
+    if data.rows == "pack" and isinstance(config, EncoderDecoderConfig):
+        raise ValueError(
+            f"{path}: rows: pack is for causal models; a code is for one text, so choose windows or stream."
+        )
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         setattr(config, name, getattr(tokenizer, name))
     row_format = RowFormat.from_tokenizer(tokenizer, config.max_position_embeddings)
 
-    def rows(files: Sequence[str]) -> list[Row]:
+    def rows(files: Sequence[str], mode: str) -> list[Row]:
         documents = (encode_text(tokenizer, document.text) for document in read_documents(files))
-        return list(ROW_MODES[data.rows](enumerate(documents), row_format))
+        return list(ROW_MODES[mode](enumerate(documents), row_format))
 
     set_seed(arguments.seed)
     collator = CausalCollator(
@@ -118,8 +125,8 @@ def prepare_run(path: str | Path, overrides: Sequence[str] = ()) -> Run:
         model=build_model(config),
         tokenizer=tokenizer,
         collator=collator,
-        train_rows=rows(data.train_files),
-        held_out_rows=rows(data.validation_files),
+        train_rows=rows(data.train_files, data.rows),
+        held_out_rows=rows(data.validation_files, "windows"),  # the ones that lose nothing, whose bits count
         arguments=arguments,
     )
 

@@ -122,14 +122,25 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
-    if len(overrides) % 2 or not all(key.startswith("--") for key in overrides[::2]):
-        raise ValueError(f"overrides must come as `--key value` pairs, got: {' '.join(overrides)}")
+    """`--key value`, `--key=value` and `--key value value …`, each value as YAML reads it."""
+    given: list[tuple[str, list[str]]] = []
+    for argument in overrides:
+        if argument.startswith("--"):
+            key, equals, value = argument.removeprefix("--").partition("=")
+            given.append((key, [value] if equals else []))
+        elif given:
+            given[-1][1].append(argument)
+        else:
+            raise ValueError(f"overrides must come as `--key value` pairs, got: {' '.join(overrides)}")
     pairs = []
-    for key, value in zip(overrides[::2], overrides[1::2]):
+    for key, values in given:
+        if not values:
+            raise ValueError(f"overrides must come as `--key value` pairs, got --{key} without a value.")
         try:
-            pairs.append((key.removeprefix("--"), yaml.safe_load(value)))
+            read = [yaml.safe_load(value) for value in values]
         except yaml.YAMLError:
-            raise ValueError(f"{key} {value}: the value is not YAML.") from None
+            raise ValueError(f"--{key} {' '.join(values)}: the value is not YAML.") from None
+        pairs.append((key, read[0] if len(read) == 1 else read))
     return pairs
 
 
@@ -181,8 +192,10 @@ def _parse(dataclass_types: Sequence[type], values: dict[str, Any]) -> tuple[Any
     for key, value in values.items():
         if value is None:
             continue
-        items = value if isinstance(value, list) else [value]
-        arguments += [f"--{key}", *(json.dumps(i) if isinstance(i, dict) else str(i) for i in items)]
+        if isinstance(value, list):
+            arguments += [f"--{key}", *map(str, value)]
+        else:
+            arguments.append(f"--{key}={json.dumps(value) if isinstance(value, dict) else value}")
     parser = HfArgumentParser(dataclass_types, exit_on_error=False, allow_abbrev=False)
     parser.error = _raise
     return parser.parse_args_into_dataclasses(arguments)

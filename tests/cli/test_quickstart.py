@@ -94,13 +94,13 @@ def test_the_table_is_printed_and_written(run: tuple[Path, str], results: dict[s
     assert list(results) == ["EEM", "causal baseline", "gzip", "bzip2", "xz"]
     markdown = (out / "results.md").read_text()
     for name, row in results.items():
-        bits = f"{row['held-out bits per byte']:.3f}"
+        bits = f"{row['bits a byte']:.3f}"
         assert re.search(rf"\b{bits}\b", printed) and re.search(rf"{name}.* {bits} ", markdown)
     table = json.loads((out / "results.json").read_text())
     models = ("EEM", "causal baseline")
-    best = min(models, key=lambda name: results[name]["held-out bits per byte"])
+    best = min(models, key=lambda name: results[name]["bits a byte"])
     assert any(f"the {best} is ahead" in note for note in table["notes"])
-    assert any(f"{STEPS * 4 * CONTEXT:,} tokens" in note for note in table["notes"])
+    assert any(f"the same {STEPS * 4:,} rows" in note for note in table["notes"])
     for name in models:
         assert all(results[name][column] is not None for column in table["columns"])
 
@@ -108,7 +108,7 @@ def test_the_table_is_printed_and_written(run: tuple[Path, str], results: dict[s
 def test_compressors_get_the_same_bytes(results: dict[str, dict[str, Any]]) -> None:
     data = "".join(HELD_OUT).encode()
     bits = 8 * len(gzip.compress(data, compresslevel=9))
-    assert results["gzip"]["held-out bits per byte"] == pytest.approx(bits / len(data))
+    assert results["gzip"]["bits a byte"] == pytest.approx(bits / len(data))
 
 
 @pytest.mark.parametrize(
@@ -129,11 +129,11 @@ def test_checkpoints_score_what_the_table_says(
     length = held_out_code_length(model, rows, collator)
     row = results[name]
     assert length.num_bytes == len("".join(HELD_OUT).encode())
-    assert row["held-out bits per byte"] == pytest.approx(length.bits_per_byte, rel=1e-5)
-    assert row["nats a token, without code"] == pytest.approx(length.cross_entropy, rel=1e-5)
+    assert row["bits a byte"] == pytest.approx(length.bits_per_byte, rel=1e-5)
+    assert row["nats a token"] == pytest.approx(length.cross_entropy, rel=1e-5)
     code_bits = len(rows) * (4 * 8 + 32) if kind is EEMForCausalLM else 0
-    assert row["of which code"] == pytest.approx(code_bits / length.num_bytes)
-    assert row["parameters (M)"] == pytest.approx(model.num_parameters() / 1e6)
+    assert row["of them code"] == pytest.approx(code_bits / length.num_bytes)
+    assert row["M params"] == pytest.approx(model.num_parameters() / 1e6)
 
 
 @pytest.mark.parametrize("folder", ["eem", "causal"])
@@ -144,7 +144,7 @@ def test_cards(run: tuple[Path, str], results: dict[str, dict[str, Any]], folder
     assert card.data.library_name == "transformers" and card.data.pipeline_tag == "text-generation"
     assert yaml.safe_load(path.read_text().split("---\n")[1]) == card.data.to_dict()
     for row in results.values():
-        assert f"{row['held-out bits per byte']:.3f}" in card.text
+        assert f"{row['bits a byte']:.3f}" in card.text
     for figure in re.findall(r"!\[.*?\]\((.*?)\)", card.text):
         assert (path.parent / figure).is_file(), "a figure that is not there"
     assert "## Limits" in card.text and re.search(rf"\| steps +\| +{STEPS} +\|", card.text)

@@ -261,3 +261,12 @@ def test_the_quickstart_trains_both_models_alike() -> None:
     for name in ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "seed"):
         assert getattr(eem_arguments, name) == getattr(causal_arguments, name)
     assert eem.code_dtype is not None and eem.vocab_size == causal.vocab_size == 8000
+
+
+def test_overrides_come_in_every_usual_form(read: Reader) -> None:
+    config, data, arguments = read(
+        {"train_files": ["a"]}, "--learning_rate=-1e-3", "--train_files", "b", "c", "--hidden_size", "32"
+    )
+    assert (config.hidden_size, data.train_files, arguments.learning_rate) == (32, ["b", "c"], -1e-3)
+    with pytest.raises(ValueError, match="--seed without a value"):
+        read({}, "--seed")
