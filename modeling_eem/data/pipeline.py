@@ -69,7 +69,7 @@ class ShardReader(BaseDiskReader):
 
     def __init__(self, folder: Path, split: str, held_out: float, text_column: str, skip_errors: bool) -> None:
         self.name = split
-        super().__init__(str(folder), paths_file=str(folder / SHARDS_FILE))
+        super().__init__(str(folder), paths_file=str(folder / SHARDS_FILE), add_file_path=False)
         self.split, self.held_out, self.text_column, self.skip_errors = split, held_out, text_column, skip_errors
 
     def read_file(self, filepath: str) -> Iterator[Document]:

@@ -159,19 +159,21 @@ def pack(documents: Documents, row_format: RowFormat) -> Iterator[Row]:
     no attention mask computes what it would for each window alone.
     """
     open_rows: list[list[Row]] = []
+    lengths: list[int] = []  # of the open rows
     for window in windows(documents, row_format):
         room = row_format.max_length - len(window["input_ids"])
-        row = max((row for row in open_rows if _num_tokens(row) <= room), key=_num_tokens, default=None)
-        if row is None:
-            open_rows.append(row := [])
-        row.append(window)
-        if _num_tokens(row) == row_format.max_length or len(open_rows) > _OPEN_ROWS:
-            yield _join(open_rows.pop(open_rows.index(max(open_rows, key=_num_tokens))))
+        fits = [place for place, length in enumerate(lengths) if length <= room]
+        place = max(fits, key=lengths.__getitem__, default=len(lengths))
+        if not fits:
+            open_rows.append([])
+            lengths.append(0)
+        open_rows[place].append(window)
+        lengths[place] += len(window["input_ids"])
+        if lengths[place] == row_format.max_length or len(open_rows) > _OPEN_ROWS:
+            fullest = lengths.index(max(lengths))
+            del lengths[fullest]
+            yield _join(open_rows.pop(fullest))
     yield from map(_join, open_rows)
-
-
-def _num_tokens(row: list[Row]) -> int:
-    return sum(len(window["input_ids"]) for window in row)
 
 
 def _join(row: list[Row]) -> Row:
