@@ -108,6 +108,28 @@ def test_a_cached_step_gives_the_logits_of_the_whole_row(
         assert len(encoder_calls) == ("encoder_input_ids" in first)
 
 
+@pytest.mark.parametrize(
+    "change, rows",
+    [
+        (lambda cache: cache.reorder_cache(torch.tensor([2, 0, 0])), [2, 0, 0]),
+        (lambda cache: cache.batch_select_indices(torch.tensor([1])), [1]),
+        (lambda cache: cache.batch_repeat_interleave(2), [0, 0, 1, 1, 2, 2]),
+    ],
+    ids=["reorder", "select", "repeat"],
+)
+def test_a_cache_moves_its_codes_with_its_rows(
+    change: Callable, rows: list[int], eem: EEMForCausalLM, assert_same_logits: Callable
+) -> None:
+    """So that a decoding loop of anyone's may leave the code to the cache."""
+    text, code = _ids(3, 8), torch.randn(3, 6)
+    expected = eem(text, code=code).logits[rows]
+    cache = eem(text[:, :5], code=code, use_cache=True).past_key_values
+    change(cache)
+    assert_same_logits(eem(text[rows, 5:], past_key_values=cache).logits, expected[:, 5:])
+    cache.reset()
+    assert cache.code is None and cache.get_seq_length() == 0
+
+
 def test_the_prompt_is_encoded_once(eem: EEMForCausalLM, encoder_calls: list[Tensor]) -> None:
     prompt, code, context = _ids(2, 4), torch.randn(2, 6), _ids(2, 5)
     for options in STRATEGIES.values():

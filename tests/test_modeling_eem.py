@@ -148,6 +148,22 @@ def test_an_occluded_memory_leaves_nothing_of_the_code(eem: EEMForCausalLM) -> N
     assert torch.equal(eem(changed, occlude_memory=True).logits[:, :-1], occluded.logits[:, :-1])
 
 
+def test_an_occluded_memory_is_zero(eem: EEMForCausalLM) -> None:
+    """Where the memory enters; a position of attention is masked besides (below)."""
+    introduction, width = eem.config.memory_introduction, eem.config.code_size
+    if introduction == "token" and eem.config.decoder_config.model_type != "masked_mixer":
+        return
+    input_ids = _ids(2, 12)
+    text = eem.model.embed_tokens(input_ids)
+    inputs = text
+    if introduction == "token":
+        inputs = torch.cat([torch.zeros(2, 1, 32), text], dim=1)
+    if introduction == "embedding":
+        inputs = torch.cat([torch.zeros(2, 12, width), text], dim=-1)
+    expected = eem.model.decoder(inputs_embeds=inputs, use_cache=False).last_hidden_state[:, -12:]
+    torch.testing.assert_close(eem.model(input_ids, occlude_memory=True).last_hidden_state, expected)
+
+
 @pytest.mark.parametrize("decoder", ["llama", "gpt_neox", "qwen2"])
 def test_an_occluded_position_is_masked_where_there_is_attention(decoder: str, eem_config: Callable[..., Any]) -> None:
     """Rotary positions are relative, so the decoder without its memory's position is the decoder of the text alone."""
