@@ -17,6 +17,7 @@ be compared with a compressor's.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NotRequired, TypeAlias, TypedDict
 
 import numpy as np
@@ -177,10 +178,11 @@ def pack(documents: Documents, row_format: RowFormat) -> Iterator[Row]:
 
 
 def _join(row: list[Row]) -> Row:
+    ids = [window["input_ids"] for window in row]
     return Row(
-        input_ids=[token for window in row for token in window["input_ids"]],
-        document_ids=[index for window in row for index in window["document_ids"]],
+        input_ids=list(chain.from_iterable(ids)),
+        document_ids=list(chain.from_iterable(window["document_ids"] for window in row)),
         num_bytes=sum(window["num_bytes"] for window in row),
-        position_ids=[position for window in row for position in range(len(window["input_ids"]))],
-        labels=[label for window in row for label in (IGNORED_LABEL, *window["input_ids"][1:])],
+        position_ids=list(chain.from_iterable(range(len(window)) for window in ids)),
+        labels=list(chain.from_iterable((IGNORED_LABEL, *window[1:]) for window in ids)),
     )
