@@ -56,6 +56,12 @@ def _resolve(field: str, value: PreTrainedConfig | dict | None, mixer_defaults: 
     return config_class(**value)
 
 
+# Values of the decoder's config that read, and can be given, as the whole config's own.
+_DERIVED = {"vocab_size", "hidden_size", "num_hidden_layers", "max_position_embeddings", "use_cache"}
+_SPECIAL_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
+_DERIVED |= {"tie_word_embeddings", *_SPECIAL_TOKENS}
+
+
 def _from_decoder(name: str, on_both: bool = False) -> property:
     """A property that is the decoder config's; setting it sets the encoder config's too where both must agree."""
 
@@ -120,6 +126,9 @@ class EncoderDecoderConfig(PreTrainedConfig):
         context = getattr(self.encoder_config, "max_position_embeddings", None)
         decoder_context = {} if context is None else {"max_position_embeddings": context + self.num_memory_positions}
         self.decoder_config = _resolve("decoder_config", self.decoder_config, decoder_context)
+        # The base class would drop some of these as generation parameters, and set the others after the checks.
+        for name in _DERIVED & kwargs.keys():
+            setattr(self, name, kwargs.pop(name))
         self._check()
         super().__post_init__(**kwargs)
 
@@ -167,6 +176,10 @@ class EncoderDecoderConfig(PreTrainedConfig):
             if isinstance(value, dict) and "model_type" in value:
                 config_dict[field] = _BACKBONE.get_config_class(value["model_type"]).from_dict(value)
         return super().from_dict(config_dict, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, and the special token ids: generation looks for them in the saved file's first level."""
+        return super().to_dict() | {name: getattr(self, name) for name in _SPECIAL_TOKENS}
 
     def to_diff_dict(self) -> dict[str, Any]:
         """All of the two backbones' values: which of them are defaults depends on more than their class."""
@@ -263,6 +276,10 @@ class EEMAutoencoderConfig(EncoderDecoderConfig):
         super()._check()
         if self.memory_expansion not in ("repeat", "unroll"):
             raise ValueError(f"memory_expansion must be 'repeat' or 'unroll', got {self.memory_expansion!r}.")
+        if self.tie_word_embeddings:
+            raise ValueError(
+                "decoder_config.tie_word_embeddings must be False: an autoencoder's decoder has no token embeddings."
+            )
         if self.memory_expansion == "unroll" and self.encoder_config.hidden_size % 2:
             raise ValueError(
                 f"memory_expansion='unroll' needs an even encoder_config.hidden_size, got "

@@ -65,8 +65,9 @@ class _BlockMixing(torch.autograd.Function):
         num_heads, num_taps, length, _ = weight_HKTT.shape
         width = x_HTF.shape[-1] - num_taps + 1
         grad_HTL = grad_HTL.contiguous()
-        grad_weight = torch.zeros_like(weight_HKTT) if ctx.needs_input_grad[0] else None
-        grad_x = torch.zeros_like(x_HTF) if ctx.needs_input_grad[1] else None
+        # Made from the incoming gradient and filled without addmm_, so that vmap can batch over it.
+        grad_weight = grad_HTL.new_zeros(weight_HKTT.shape) if ctx.needs_input_grad[0] else None
+        grad_x = grad_HTL.new_zeros(x_HTF.shape) if ctx.needs_input_grad[1] else None
         for rows, seen, seeing in _row_blocks(length, ctx.is_causal):
             for head in range(num_heads):
                 for tap in range(num_taps):
@@ -75,7 +76,7 @@ class _BlockMixing(torch.autograd.Function):
                         grad_weight[head, tap, rows, seen] = grad_HTL[head, rows] @ x_HTF[head, seen, taps].T
                     if grad_x is not None:
                         weight_TT = weight_HKTT[head, tap, seeing, rows]
-                        grad_x[head, rows, taps].addmm_(weight_TT.T, grad_HTL[head, seeing])
+                        grad_x[head, rows, taps] += weight_TT.T @ grad_HTL[head, seeing]
         return grad_weight, grad_x, None
 
 

@@ -57,7 +57,9 @@ class MaskedMixerMixing(nn.Module):
 
     @staticmethod
     def _drop_future(module: "MaskedMixerMixing", state_dict: dict, prefix: str, _metadata: dict) -> None:
-        state_dict[prefix + "weight"] = module.without_future(state_dict[prefix + "weight"])
+        weight = state_dict[prefix + "weight"]
+        if type(weight) in (Tensor, nn.Parameter):  # a sharded one must stay the shards it is
+            state_dict[prefix + "weight"] = module.without_future(weight)
 
     def without_future(self, weight: Tensor) -> Tensor:
         """`weight` with zeros above the diagonal."""

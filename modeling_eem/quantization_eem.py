@@ -96,7 +96,10 @@ class ScaledInteger(CodeFormat):
 
     def encode(self, values: Tensor) -> tuple[Tensor, Tensor]:
         scale = values.abs().amax(-1, keepdim=True)
-        integers = torch.where(scale > 0, values * (self.largest / scale), 0.0).round()
+        factor = self.largest / scale
+        # Of the smallest float32 numbers the reciprocal overflows; zero has none.
+        integers = torch.where(factor.isfinite(), values * factor, values / scale * self.largest)
+        integers = torch.where(scale > 0, integers, 0.0).round()
         return integers.to(torch.int32) + self.largest, scale
 
     def decode(self, integers: Tensor, scale: Tensor) -> Tensor:
