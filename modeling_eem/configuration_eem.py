@@ -179,7 +179,7 @@ class EncoderDecoderConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, and the special token ids: generation looks for them in the saved file's first level."""
-        return super().to_dict() | {name: getattr(self, name) for name in _SPECIAL_TOKENS}
+        return super().to_dict() | {name: getattr(self.decoder_config, name, None) for name in _SPECIAL_TOKENS}
 
     def to_diff_dict(self) -> dict[str, Any]:
         """All of the two backbones' values: which of them are defaults depends on more than their class."""
