@@ -1,0 +1,22 @@
+"""Evaluate trained models; each command is in a file of its own, `modeling_eem/cli/evaluate_<command>.py`.
+
+python evaluate.py harness --model runs/causal --tasks table --output results
+"""
+
+import typer
+
+from modeling_eem.cli.console import ListOptionsCommand
+from modeling_eem.cli.evaluate_harness import harness
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
+
+app.command("harness", cls=ListOptionsCommand)(harness)
+
+
+@app.callback()
+def main() -> None:
+    """Say what trained models are worth: their bits, and their scores on benchmarks."""
+
+
+if __name__ == "__main__":
+    app()
