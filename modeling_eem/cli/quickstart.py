@@ -52,7 +52,7 @@ def quickstart(
         lengths[name] = held_out(run)
 
     texts = [document.text for document in read_documents(runs["causal baseline"].data.validation_files)]
-    general = compressed_bits("".join(texts).encode())
+    general = compressed_bits("".join(texts).encode(), ("gzip", "bzip2", "xz"))
     table = _table(runs, flops, lengths, general)
     console.print(table)
     plot = learning_curves(

@@ -1,17 +1,24 @@
-"""Held-out code length: the honest bits of rows, by any causal model or entropy estimation model."""
+"""Held-out code length: the honest bits of rows, by any causal model, entropy estimation model or autoencoder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from modeling_eem.bits import CodeLength, window_length_bits
 from modeling_eem.configuration_eem import EncoderDecoderConfig
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.data.rows import IGNORED_LABEL, Row
+from modeling_eem.modeling_eem_autoencoder import EEMAutoencoder
 from modeling_eem.quantization_eem import CODE_FORMATS
 from modeling_eem.training import Run
+
+# Told how many rows were read, after each batch of them.
+Advance = Callable[[int], None]
 
 
 def stored_code_bits(model: PreTrainedModel) -> float:
@@ -33,36 +40,39 @@ def stored_code_bits(model: PreTrainedModel) -> float:
     return CODE_FORMATS[config.code_dtype].code_bits(config.code_size)
 
 
-@torch.no_grad()
+def window_code_lengths(
+    model: PreTrainedModel,
+    rows: Sequence[Row],
+    collator: CausalCollator,
+    batch_size: int = 16,
+    advance: Advance | None = None,
+) -> list[CodeLength]:
+    """The bits with which the model tells each of `rows`, one row at a time, in the order of the rows.
+
+    A row costs its cross-entropy, its code as stored (the loss is measured with the rounded code), and, if it is
+    shorter than the context, its length. BOS is given.
+
+    Raises:
+        ValueError: as `stored_code_bits`, and for rows that the collator refuses.
+    """
+    code_bits = stored_code_bits(model)
+    return [
+        CodeLength(
+            nll_nats=nats,
+            code_bits=code_bits,
+            side_bits=window_length_bits(len(row["input_ids"]), collator.max_length),
+            num_bytes=row["num_bytes"],
+            num_tokens=len(row["input_ids"]) - 1,
+        )
+        for row, nats in zip(rows, row_nats(model, rows, collator, batch_size, advance=advance))
+    ]
+
+
 def held_out_code_length(
     model: PreTrainedModel, rows: Sequence[Row], collator: CausalCollator, batch_size: int = 16
 ) -> CodeLength:
-    """The bits with which the model tells `rows` (of mode `windows`), one window at a time.
-
-    A window costs its cross-entropy, its code as stored (the loss is measured with the rounded code), and, if it is
-    shorter than the context, its length. BOS is given. Rows are read in order of length, which changes no value.
-    """
-    code_bits = stored_code_bits(model)
-    # Whole rows, and padding where no causal model can see it.
-    collator = replace(collator, random_prefix_probability=0.0, padding_side="right")
-    ordered = sorted(rows, key=lambda row: len(row["input_ids"]))
-    was_training = model.training
-    model.eval()
-    try:
-        nats = sum(
-            _summed_nats(model, collator(ordered[start : start + batch_size]))
-            for start in range(0, len(ordered), batch_size)
-        )
-    finally:
-        model.train(was_training)
-    lengths = [len(row["input_ids"]) for row in rows]
-    return CodeLength(
-        nll_nats=nats,
-        code_bits=code_bits * len(rows),
-        side_bits=sum(window_length_bits(length, collator.max_length) for length in lengths),
-        num_bytes=sum(row["num_bytes"] for row in rows),
-        num_tokens=sum(length - 1 for length in lengths),
-    )
+    """The sum of `window_code_lengths`."""
+    return sum(window_code_lengths(model, rows, collator, batch_size), CodeLength())
 
 
 def held_out(run: Run) -> CodeLength:
@@ -70,8 +80,85 @@ def held_out(run: Run) -> CodeLength:
     return held_out_code_length(run.model, run.held_out_rows, run.collator)
 
 
-def _summed_nats(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> float:
-    """The loss is the mean over what is scored, for every causal language model."""
-    inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask", "labels")}
-    num_scored = (inputs["labels"][:, 1:] != IGNORED_LABEL).sum().item()
-    return model(**inputs, use_cache=False).loss.double().item() * num_scored
+@torch.no_grad()
+def row_nats(
+    model: PreTrainedModel,
+    rows: Sequence[Row],
+    collator: CausalCollator,
+    batch_size: int = 16,
+    codes_NP: Tensor | None = None,
+    advance: Advance | None = None,
+) -> list[float]:
+    """The summed cross-entropy of each row in nats, BOS left out, added up in float64.
+
+    Causal models and entropy estimation models predict the next token, autoencoders regenerate the token itself. Rows
+    are read in order of length, which changes no value.
+
+    Args:
+        codes_NP: a code a row, decoded as they are but for `config.code_dtype`; by default the rows are encoded.
+    """
+    nats = [0.0] * len(rows)
+    with _evaluating(model):
+        for indices, batch in _batches(model, rows, collator, batch_size):
+            code = {} if codes_NP is None else {"code": codes_NP[indices].to(model.device)}
+            for index, value in zip(indices, _batch_nats(model, batch, code)):
+                nats[index] = value
+            if advance is not None:
+                advance(len(indices))
+    return nats
+
+
+@torch.no_grad()
+def row_codes(model: PreTrainedModel, rows: Sequence[Row], collator: CausalCollator, batch_size: int = 16) -> Tensor:
+    """The code of each row, `[N, P]`, rounded to `config.code_dtype` if there is one."""
+    codes = [torch.empty(0)] * len(rows)
+    with _evaluating(model):
+        for indices, batch in _batches(model, rows, collator, batch_size):
+            for index, code_P in zip(indices, model.encode(batch["input_ids"], batch["attention_mask"])):
+                codes[index] = code_P
+    return torch.stack(codes)
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """The model in evaluation mode, then in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def _batches(
+    model: PreTrainedModel, rows: Sequence[Row], collator: CausalCollator, batch_size: int
+) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """Rows of about one length, whole, padded where no causal model can see it, and their places in `rows`."""
+    collator = replace(collator, random_prefix_probability=0.0, padding_side="right")
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        batch = collator([rows[index] for index in indices])
+        yield indices, {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask", "labels")}
+
+
+def _batch_nats(model: PreTrainedModel, batch: dict[str, Tensor], code: dict[str, Tensor]) -> list[float]:
+    """From logits, which all models understand alike."""
+    labels_BT, mask_BT = batch["labels"], batch["attention_mask"]
+    if isinstance(model, EEMAutoencoder):
+        inputs = {} if code else {"input_ids": batch["input_ids"]}
+        logits_BTV = model(**inputs, **code, attention_mask=mask_BT).logits
+    else:
+        # An entropy estimation model reads the row it is scored on, which needs saying unless it has its code.
+        reads = {"encoder_input_ids": batch["input_ids"], "encoder_attention_mask": mask_BT}
+        memory = (code or reads) if isinstance(model.config, EncoderDecoderConfig) else {}
+        logits_BTV = model(input_ids=batch["input_ids"], attention_mask=mask_BT, use_cache=False, **memory).logits
+        logits_BTV, labels_BT = logits_BTV[:, :-1], labels_BT[:, 1:]
+    # Row by row: the logits of a batch are large, and cross-entropy copies them.
+    return [
+        F.cross_entropy(logits_TV.float(), labels_T, ignore_index=IGNORED_LABEL, reduction="none")
+        .double()
+        .sum()
+        .item()
+        for logits_TV, labels_T in zip(logits_BTV, labels_BT)
+    ]

@@ -5,23 +5,33 @@ import random
 import shutil
 import subprocess
 
+import brotli
 import pytest
+import zstandard
 
-from modeling_eem.evaluation import compressed_bits
+from modeling_eem.evaluation.compressors import COMPRESSORS, compressed_bits
 
 TEXT = b"Call me Ishmael. Some years ago -- never mind how long precisely.\n" * 200
 
 
 def test_sizes_are_those_of_streams_that_decompress_to_the_data() -> None:
     bits = compressed_bits(TEXT)
-    assert list(bits) == ["gzip", "bzip2", "xz"]
-    for name, module in {"gzip": gzip, "bzip2": bz2, "xz": lzma}.items():
+    assert list(bits) == ["gzip", "bzip2", "xz", "zstd", "brotli"]
+    for name, module in {"gzip": gzip, "bzip2": bz2, "xz": lzma, "zstd": zstandard, "brotli": brotli}.items():
         assert bits[name] % 8 == 0
+        assert module.decompress(COMPRESSORS[name](TEXT)) == TEXT
         assert bits[name] <= 8 * len(module.compress(TEXT)), f"{name} is not at its best setting"
 
 
 @pytest.mark.parametrize(
-    "name, command", [("gzip", ["gzip", "-9n"]), ("bzip2", ["bzip2", "-9"]), ("xz", ["xz", "-9e"])]
+    "name, command",
+    [
+        ("gzip", ["gzip", "-9n"]),
+        ("bzip2", ["bzip2", "-9"]),
+        ("xz", ["xz", "-9e"]),
+        ("zstd", ["zstd", "-19"]),
+        ("brotli", ["brotli", "-q", "11"]),
+    ],
 )
 def test_sizes_are_those_of_the_command_line_tools(name: str, command: list[str]) -> None:
     if shutil.which(command[0]) is None:
