@@ -111,16 +111,22 @@ class TextEncoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.encoder_config.vocab_size, config.encoder_config.hidden_size)
         self.backbone = build_backbone("encoder_config", config.encoder_config)
         self.bottleneck = Bottleneck(config, has_up)
+        # transformers gathers these from children, and FSDP and device maps want each layer class that is there.
+        self._no_split_modules = self.backbone._no_split_modules
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Codes `[B, P]`: the bottleneck's view of the output at the last real token."""
-        hidden_BTD = run_backbone(
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """The backbone's outputs `[B, T, D]`, before one of them becomes the code."""
+        return run_backbone(
             self.backbone,
             self.embed_tokens(input_ids),
             attention_mask,
             None if attention_mask is None else token_ranks(attention_mask),
             use_cache=False,
         ).last_hidden_state
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Codes `[B, P]`: the bottleneck's view of the output at the last real token."""
+        hidden_BTD = self.hidden_states(input_ids, attention_mask)
         if attention_mask is None:
             output_BD = hidden_BTD[:, -1]
         else:
@@ -160,7 +166,6 @@ class EncoderDecoderPreTrainedModel(RemoteCodeMixin, PreTrainedModel):
 
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["MaskedMixerBlock"]
     _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
     _supports_flash_attn = True

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 IGNORE_INDEX = -100
 # Tokens whose logits exist at one time: enough for full matrix speed, few enough for their memory not to count.
@@ -170,6 +171,24 @@ def causal_lm_loss(
     return total / num_items, losses_BT
 
 
+@torch.no_grad()
+def has_plain_head(model: PreTrainedModel) -> bool:
+    """Whether a causal model's logits are its head's Linear, without bias, on the base model's last hidden state.
+
+    Seen on values, so that a scaled or soft-capped head is not taken for plain; only a plain one may run in chunks.
+    """
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear or head.bias is not None:
+        return False
+    was_training = model.training
+    model.eval()
+    input_ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+    logits = model(input_ids=input_ids, labels=input_ids, use_cache=False).logits
+    hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+    model.train(was_training)
+    return torch.allclose(head(hidden), logits, rtol=1e-4, atol=1e-4)
+
+
 def token_classification_loss(logits_BTC: Tensor, labels_BT: Tensor) -> Tensor:
     """Mean over scored tokens of the squared error (one number a token) or the cross-entropy (classes).
 
@@ -186,6 +205,7 @@ def token_classification_loss(logits_BTC: Tensor, labels_BT: Tensor) -> Tensor:
 
 __all__ = [
     "causal_lm_loss",
+    "has_plain_head",
     "linear_cross_entropy",
     "linear_token_loss",
     "next_token_targets",

@@ -188,8 +188,13 @@ def _encodable(texts: Iterable[str]) -> Iterator[str]:
         raise ValueError("the corpus holds no text: give at least one document that is not empty.")
 
 
+def is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether tokens are written in GPT-2's byte alphabet, one character of a token for each byte."""
+    return isinstance(tokenizer, PreTrainedTokenizerFast) and _decodes_bytes(tokenizer.backend_tokenizer)
+
+
 def _check_byte_level(tokenizer: PreTrainedTokenizerBase) -> None:
-    if not isinstance(tokenizer, PreTrainedTokenizerFast) or not _decodes_bytes(tokenizer.backend_tokenizer):
+    if not is_byte_level(tokenizer):
         raise ValueError(
             f"{type(tokenizer).__name__} is not a byte-level tokenizer: bytes per token need GPT-2's byte alphabet."
         )

@@ -10,12 +10,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput, ModelOutput
 from transformers.utils import logging
 
-from modeling_eem.loss_eem import IGNORE_INDEX, linear_cross_entropy, linear_token_loss, next_token_targets
+from modeling_eem.loss_eem import (
+    IGNORE_INDEX,
+    has_plain_head,
+    linear_cross_entropy,
+    linear_token_loss,
+    next_token_targets,
+)
 from modeling_eem.training.token_losses import TokenLoss, TokenLossOptions, Tokens, min_max_normalize
 
 logger = logging.get_logger(__name__)
@@ -42,7 +48,7 @@ class TokenLossHead:
         self.options = options
         self.normalize = normalize
         self.own_forward = model.forward
-        self.is_chunked = _has_plain_head(model)
+        self.is_chunked = has_plain_head(model)
         if not self.is_chunked:
             logger.warning(
                 f"{type(model).__name__}: the head is more than a Linear without bias on the last hidden state, so "
@@ -178,18 +184,3 @@ def _segments(is_scored_BT: Tensor, position_ids: Tensor | None, document_ids: T
     elif position_ids is not None:
         parts_BT = (position_ids == 0).cumsum(1).expand(batch_size, -1)
     return rows_B1 + F.pad(parts_BT[:, 1:], (0, 1))
-
-
-@torch.no_grad()
-def _has_plain_head(model: PreTrainedModel) -> bool:
-    """Whether the logits are the head's Linear, without bias, on the base model's last hidden state."""
-    head = model.get_output_embeddings()
-    if type(head) is not nn.Linear or head.bias is not None:
-        return False
-    was_training = model.training
-    model.eval()
-    input_ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
-    logits = model(input_ids=input_ids, labels=input_ids, use_cache=False).logits
-    hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-    model.train(was_training)
-    return torch.allclose(head(hidden), logits, rtol=1e-4, atol=1e-4)

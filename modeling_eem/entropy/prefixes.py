@@ -1,0 +1,105 @@
+"""`S(w)`, the nats with which an entropy estimation model tells a window's text knowing the window's code.
+
+Exact entropies are differences of such sums over the prefixes of a text, so all the time goes here. Each prefix is
+computed once and only as wide as it is; prefixes of about one length, from all rows, share a forward pass. A
+prefix-consistent encoder, whose output at a token depends on nothing after it, yields the codes of all prefixes of a
+row in one pass. Shapes: R windows, T tokens, P numbers of a code, G prefixes of a pass.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from modeling_eem.bottleneck_eem import TextEncoder
+from modeling_eem.entropy.estimator import length_batches, pad_right
+from modeling_eem.entropy.nats import token_nats
+from modeling_eem.modeling_eem import EEMForCausalLM
+
+
+def prefix_nats(
+    model: EEMForCausalLM,
+    windows: Sequence[Tensor],
+    prefixes: Sequence[tuple[int, int]],
+    batch_tokens: int,
+    encodes_prefixes: bool,
+) -> Tensor:
+    """`S(w_1 … w_length)` for each `(window, length)` of `prefixes`, float64 on the CPU; 0 for a length of 1.
+
+    Args:
+        windows: ids `[t]`, BOS first, none longer than the context; on the model's device.
+        encodes_prefixes: what `is_prefix_consistent` says of the model's encoder.
+    """
+    encoder = model.model.encoder
+    ids_RT, _ = pad_right(windows)
+    codes = _codes_of_prefixes(encoder, windows, prefixes, batch_tokens) if encodes_prefixes else None
+    nats = torch.zeros(len(prefixes), dtype=torch.float64)
+    scored = [place for place, (_, length) in enumerate(prefixes) if length > 1]
+    for batch in length_batches([prefixes[place][1] for place in scored], batch_tokens):
+        places = [scored[index] for index in batch]
+        rows_G, lengths_G = torch.tensor([prefixes[place] for place in places], device=ids_RT.device).T
+        prefix_GT = ids_RT[rows_G, : int(lengths_G.max())]
+        codes_GP = _encode(encoder, prefix_GT, lengths_G) if codes is None else codes[places]
+        nats[places] = _summed_nats(model, prefix_GT, lengths_G, codes_GP).cpu()
+    return nats
+
+
+def _summed_nats(model: EEMForCausalLM, prefix_GT: Tensor, lengths_G: Tensor, codes_GP: Tensor) -> Tensor:
+    """Right of a prefix stands what a causal decoder does not see; the last token is predicted and not read."""
+    inputs_GT, targets_GT = prefix_GT[:, :-1], prefix_GT[:, 1:]
+    hidden_GTD = model.model(input_ids=inputs_GT, code=codes_GP, use_cache=False).last_hidden_state
+    places_T = torch.arange(inputs_GT.shape[1], device=inputs_GT.device)
+    is_scored_GT = places_T < lengths_G[:, None] - 1
+    nats_GT = torch.zeros(targets_GT.shape, dtype=torch.float64, device=targets_GT.device)
+    nats_GT[is_scored_GT], _ = token_nats(hidden_GTD[is_scored_GT], model.lm_head, targets_GT[is_scored_GT])
+    return nats_GT.sum(-1)
+
+
+def _codes_of_prefixes(
+    encoder: TextEncoder, windows: Sequence[Tensor], prefixes: Sequence[tuple[int, int]], batch_tokens: int
+) -> Tensor:
+    """The codes of `prefixes`, `[len(prefixes), P]`, of which a window yields all its own in one pass."""
+    of_window: list[list[int]] = [[] for _ in windows]
+    for place, (window, _) in enumerate(prefixes):
+        of_window[window].append(place)
+    lengths = torch.tensor([length for _, length in prefixes])
+    codes = None
+    for batch in length_batches([len(window) for window in windows], batch_tokens):
+        hidden_BTD = encoder.hidden_states(pad_right([windows[index] for index in batch])[0])
+        places = torch.tensor([place for index in batch for place in of_window[index]])
+        rows = torch.tensor([row for row, index in enumerate(batch) for _ in of_window[index]])
+        batch_codes = encoder.bottleneck.compress(hidden_BTD[rows, lengths[places] - 1])
+        codes = batch_codes.new_empty(len(prefixes), batch_codes.shape[1]) if codes is None else codes
+        codes[places] = batch_codes
+    return codes
+
+
+def _encode(encoder: TextEncoder, prefix_GT: Tensor, lengths_G: Tensor) -> Tensor:
+    if bool((lengths_G == prefix_GT.shape[1]).all()):
+        return encoder(prefix_GT, None)
+    return encoder(prefix_GT, (torch.arange(prefix_GT.shape[1], device=prefix_GT.device) < lengths_G[:, None]).long())
+
+
+def is_prefix_consistent(model: EEMForCausalLM) -> bool:
+    """Whether the encoder's output at a token depends only on that token, those before it and their places.
+
+    Seen on values, because no config says it for every backbone: outputs of a row of random ids are compared with
+    those of its prefixes. Causal transformers and left-aligned causal mixers are; right-aligned mixers and encoders
+    that are not causal are not.
+    """
+    config, encoder = model.config, model.model.encoder
+    length = config.max_position_embeddings
+    generator = torch.Generator().manual_seed(0)
+    row_T = torch.randint(config.vocab_size, (1, length), generator=generator).to(model.device)
+    whole_TD = encoder.hidden_states(row_T)[0]
+    for prefix in {1, 2, length // 2, length - 1} - {0, length}:
+        output_D = encoder.hidden_states(row_T[:, :prefix])[0, -1]
+        scale = whole_TD[prefix - 1].abs().max().clamp(min=1.0)
+        if not (output_D - whole_TD[prefix - 1]).abs().max() <= _tolerance(output_D.dtype) * scale:
+            return False
+    return True
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    """Above what rounding does to an output, far below what another place or a token more does to it."""
+    return max(1e-4, 16 * torch.finfo(dtype).eps)
