@@ -41,10 +41,9 @@ from modeling_eem.data.prepared import (
     finish,
 )
 from modeling_eem.data.row_files import shard_file, write_rows
-from modeling_eem.data.rows import RowFormat, pack, pad, stream, windows
+from modeling_eem.data.rows import ROW_MODES, RowFormat
 from modeling_eem.data.shards import Shard
 
-ROW_MODES = {"windows": windows, "pad": pad, "stream": stream, "pack": pack}
 _ENCODED_TOGETHER = 1 << 20  # characters
 
 

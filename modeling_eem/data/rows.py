@@ -15,7 +15,7 @@ Source: Badger & Neligeorge 2025, data preparation ("padded" and "packed" rows);
 be compared with a compressor's.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NotRequired, TypeAlias, TypedDict
@@ -186,3 +186,11 @@ def _join(row: list[Row]) -> Row:
         position_ids=list(chain.from_iterable(range(len(window)) for window in ids)),
         labels=list(chain.from_iterable((IGNORED_LABEL, *window[1:]) for window in ids)),
     )
+
+
+ROW_MODES: dict[str, Callable[[Documents, RowFormat], Iterator[Row]]] = {
+    "windows": windows,
+    "pad": pad,
+    "stream": stream,
+    "pack": pack,
+}

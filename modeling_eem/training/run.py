@@ -19,12 +19,10 @@ from transformers import (
 from modeling_eem.configuration_eem import EncoderDecoderConfig
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.data.documents import read_documents
-from modeling_eem.data.rows import Row, RowFormat, pack, pad, stream, windows
+from modeling_eem.data.rows import ROW_MODES, Row, RowFormat
 from modeling_eem.data.tokenizer import encode_text
 from modeling_eem.training.run_file import build_model, read_run_file
 from modeling_eem.training.trainer import TokenWeightedTrainer, TokenWeightedTrainingArguments
-
-ROW_MODES = {"windows": windows, "pad": pad, "stream": stream, "pack": pack}
 
 
 @dataclass

@@ -2,8 +2,12 @@
 
     base: quickstart.yaml            # another run file, beside this one, whose values this one overrides
     model_type: eem                  # any type that AutoConfig knows; its config's fields stand beside it
+    num_labels: 1                    # one number a token instead of a language model: regression on entropies
     encoder_config: {hidden_size: 128}
     learning_rate: 2e-4              # the fields of the given dataclasses (transformers' TrainingArguments, …)
+
+Instead of `model_type`, `model_name_or_path` names a checkpoint to go on from. Its sizes are settled; beside it stand
+only the keys that leave its weights as they are, `FINE_TUNING_KEYS`.
 
 A key on the command line, `--learning_rate 1e-3` or `--encoder_config.hidden_size 256`, overrides the file's.
 """
@@ -12,6 +16,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -21,8 +26,10 @@ from typing import Any
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForTokenClassification,
     HfArgumentParser,
     PreTrainedConfig,
     PreTrainedModel,
@@ -30,6 +37,17 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from modeling_eem import EEMAutoencoderConfig
+
+FINE_TUNING_KEYS = ("code_dtype", "noise_placement", "noise_scale", "num_labels", "random_prefix_probability")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers: YAML 1.1, which PyYAML reads, takes `1e4` and `2e-4` for text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def read_run_file(
@@ -53,7 +71,11 @@ def _read_run_file(
     values = _read(path)
     for key, value in _pairs(overrides):
         _set(values, key.split("."), value)
-    model_type = values.pop("model_type", None)
+    checkpoint = values.pop("model_name_or_path", None)
+    saved = {} if checkpoint is None else _saved_config(path, checkpoint)
+    if saved and "model_type" in values:
+        raise ValueError(f"{path}: model_type makes a new model and model_name_or_path goes on from one; name one.")
+    model_type = values.pop("model_type", saved.get("model_type"))
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         raise ValueError(
             f"{path}: model_type must be a type that AutoConfig knows, such as 'eem'; got {model_type!r}."
@@ -61,8 +83,30 @@ def _read_run_file(
     config_keys = _config_keys(model_type)
     argument_keys = {field.name for kind in dataclass_types for field in dataclasses.fields(kind) if field.init}
     _refuse_unknown(values, config_keys | argument_keys | {"base"}, str(path))
-    config = build_config(model_type, {key: values.pop(key) for key in list(values) if key in config_keys})
-    return config, _parse(dataclass_types, values)
+    given = {key: values.pop(key) for key in list(values) if key in config_keys}
+    if not saved:
+        return build_config(model_type, given), _parse(dataclass_types, values)
+    for key in given:
+        if key not in FINE_TUNING_KEYS:
+            raise ValueError(f"{path}: {key} is settled by the model in {checkpoint}; leave it out.")
+    return _checkpoint_config(checkpoint, saved, given), _parse(dataclass_types, values)
+
+
+def _saved_config(path: Path, checkpoint: Any) -> dict[str, Any]:
+    try:
+        return PreTrainedConfig.get_config_dict(checkpoint)[0]
+    except OSError as error:
+        raise ValueError(f"{path}: model_name_or_path: no model in {checkpoint!r}.") from error
+
+
+def _checkpoint_config(checkpoint: str, saved: dict[str, Any], given: dict[str, Any]) -> PreTrainedConfig:
+    config_class = CONFIG_MAPPING[saved["model_type"]]
+    hints = _field_types(config_class)
+    if "num_labels" in given:  # names of the labels that it had contradict it
+        saved = {key: value for key, value in saved.items() if key not in ("id2label", "label2id")}
+    config = config_class.from_dict(saved | {key: _cast(key, value, hints.get(key)) for key, value in given.items()})
+    config.name_or_path = checkpoint
+    return config
 
 
 def build_config(model_type: str, values: dict[str, Any]) -> PreTrainedConfig:
@@ -89,14 +133,29 @@ def build_config(model_type: str, values: dict[str, Any]) -> PreTrainedConfig:
 
 
 def build_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """The model that is trained for a config: its causal LM, or the autoencoder, in float32."""
-    auto_class = AutoModel if isinstance(config, EEMAutoencoderConfig) else AutoModelForCausalLM
+    """The model that is trained for a config, in float32: new, or from the checkpoint that it names.
+
+    The autoencoder of an autoencoder's config, a token classifier where `num_labels` is 1, else the causal LM.
+
+    Raises:
+        ValueError: a model type that has no such model.
+    """
+    if isinstance(config, EEMAutoencoderConfig):
+        auto_class = AutoModel
+    elif config.num_labels == 1:
+        auto_class = AutoModelForTokenClassification
+        if type(config) not in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING:
+            raise ValueError(f"num_labels: 1 needs a token classifier, which {config.model_type!r} has none of.")
+    else:
+        auto_class = AutoModelForCausalLM
+    if config.name_or_path:
+        return auto_class.from_pretrained(config.name_or_path, config=config, dtype="float32")
     return auto_class.from_config(config, dtype="float32")
 
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.load(path.read_text(), _Loader)
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist.") from None
     except yaml.YAMLError as error:
@@ -137,7 +196,7 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
         if not values:
             raise ValueError(f"overrides must come as `--key value` pairs, got --{key} without a value.")
         try:
-            read = [yaml.safe_load(value) for value in values]
+            read = [yaml.load(value, _Loader) for value in values]
         except yaml.YAMLError:
             raise ValueError(f"--{key} {' '.join(values)}: the value is not YAML.") from None
         pairs.append((key, read[0] if len(read) == 1 else read))
@@ -156,7 +215,7 @@ def _config_keys(model_type: str) -> set[str]:
     config_class = CONFIG_MAPPING[model_type]
     general = {field.name for field in dataclasses.fields(PreTrainedConfig)}
     own = {field.name for field in dataclasses.fields(config_class)} | set(config_class.attribute_map)
-    return (own - general) | {"is_causal"}
+    return (own - general) | {"is_causal", "num_labels"}
 
 
 def _field_types(kind: type) -> dict[str, Any]:
@@ -205,4 +264,4 @@ def _raise(message: str) -> typing.NoReturn:
     raise ValueError(message)
 
 
-__all__ = ["build_config", "build_model", "read_run_file"]
+__all__ = ["FINE_TUNING_KEYS", "build_config", "build_model", "read_run_file"]

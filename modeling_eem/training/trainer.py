@@ -106,7 +106,7 @@ class TokenWeightedTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | int | None:
         if not self.is_regression:
             return super()._get_num_items_in_batch(batch_samples, device)
-        count = sum(_is_scored(batch["token_entropies"], batch["labels"]).sum() for batch in batch_samples)
+        count = sum(is_scored(batch["token_entropies"], batch["labels"]).sum() for batch in batch_samples)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             count = self.accelerator.gather(count.to(device)).sum()
         return count.to(device)
@@ -131,7 +131,7 @@ class _RegressionForward:
         outputs = self.own_forward(*args, **kwargs)
         if token_entropies is None or labels is None:
             return outputs
-        is_scored_BT = _is_scored(token_entropies, labels)
+        is_scored_BT = is_scored(token_entropies, labels)
         scores_BT = outputs.logits.squeeze(-1).float()
         if self.is_shifted:
             scores_BT = scores_BT.roll(1, dims=1)  # what lands on the first token is not scored
@@ -140,7 +140,7 @@ class _RegressionForward:
         return TokenClassifierOutput(loss=errors_BT.square().sum() / num_items, logits=outputs.logits)
 
 
-def _is_scored(token_entropies_BT: Tensor, labels_BT: Tensor) -> Tensor:
+def is_scored(token_entropies_BT: Tensor, labels_BT: Tensor) -> Tensor:
     """Tokens with a label and an entropy; never a row's first column, which has no output before it."""
     is_scored_BT = (labels_BT != IGNORE_INDEX) & ~token_entropies_BT.isnan()
     is_scored_BT[:, 0] = False

@@ -1,0 +1,41 @@
+"""Share of tokens that a model ranks first, as a module of the `evaluate` library."""
+
+import datasets
+import evaluate
+import numpy as np
+
+_DESCRIPTION = """
+The share of scored tokens whose most likely prediction is the token itself.
+"""
+_KWARGS_DESCRIPTION = """
+Args:
+    predictions: the most likely token at each place.
+    references: the token that stands there, or -100 where nothing is scored.
+
+Returns:
+    token_accuracy: a float between 0 and 1.
+
+Example:
+    >>> token_accuracy = evaluate.load("modeling_eem/training/metrics/token_accuracy")
+    >>> token_accuracy.compute(predictions=[3, 4, 5, 6], references=[-100, 4, 5, 5])
+    {'token_accuracy': 0.6666666666666666}
+"""
+_IGNORED = -100
+
+
+class TokenAccuracy(evaluate.Metric):
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation="",
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=datasets.Features(
+                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
+            ),
+        )
+
+    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
+        references_N = np.asarray(references)
+        is_scored_N = references_N != _IGNORED
+        hits_N = np.asarray(predictions)[is_scored_N] == references_N[is_scored_N]
+        return {"token_accuracy": float(hits_N.mean())}
