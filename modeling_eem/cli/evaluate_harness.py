@@ -3,21 +3,105 @@
 python evaluate.py harness --model runs/a runs/b --tasks table --data-dir data/hub --output results
 """
 
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from modeling_eem.cli.console import one_line_errors
+from modeling_eem.report import Table, write_atomically
 
 
 @one_line_errors()
 def harness(
-    model: Annotated[list[Path], typer.Option(help="Folders with a model and its tokenizer.")],
+    model: Annotated[list[Path], typer.Option(help="Folders with a causal model or an EEM, and its tokenizer.")],
     output: Annotated[Path, typer.Option(help="Folder for harness.json and harness.md.")],
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(help="`table` (the default): the benchmark table's; or any of lm-eval's tasks, or YAML files."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder of ORG/NAME folders to take the tasks' data from, instead of from the Hub."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Rows at a time; changes no value.")] = 8,
+    max_length: Annotated[
+        int | None, typer.Option(help="Tokens of context for all models, where theirs differ.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Score only so many rows of each task.")] = None,
+    bootstrap_iters: Annotated[
+        int, typer.Option(help="Resamples for standard errors without a formula; 0: no standard errors.")
+    ] = 200,
+    dtype: Annotated[str, typer.Option(help="auto (the checkpoint's own), float32, bfloat16 or float16.")] = "auto",
 ) -> None:
-    """Score models on lm-eval's tasks.
+    """Score models on lm-eval's tasks, with their own prompts and metrics.
 
-    Example: `python evaluate.py harness --model runs/a runs/b --tasks table --output results`
+    An entropy estimation model's encoder is shown the context alone, never the answer. Several processes share the
+    work under `torchrun` or `accelerate launch`.
+
+    Example: `python evaluate.py harness --model runs/a runs/b --tasks table --data-dir data/hub --output results`
     """
-    raise ValueError("the harness is not finished.")
+    # Many seconds of imports, which the other commands need not wait for.
+    from modeling_eem.evaluation.harness import (
+        HarnessOptions,
+        benchmark_table,
+        harness_json,
+        open_models,
+        score_models,
+        task_table,
+    )
+    from modeling_eem.evaluation.harness_tasks import TABLE, load_tasks
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # what it warns of is counted, and in the table's notes
+    names = tasks or [TABLE]
+    options = HarnessOptions(batch_size, max_length, limit, bootstrap_iters, dtype)
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is a file: name a folder for --output.")
+    models = open_models(model, max_length)
+    console = Console(stderr=True)
+    with console.status("loading the tasks' data"):
+        loaded = load_tasks(names, data_dir)
+    with _bar(console, len(models) * len(loaded)) as (begin, advance):
+        scores = score_models(models, loaded, options, begin, advance)
+    if scores:
+        tables = [benchmark_table(scores, data_dir is not None)] if TABLE in names else []
+        tables.append(task_table(scores))
+        data = "the Hub" if data_dir is None else str(data_dir)
+        write_atomically(output / "harness.json", harness_json(scores, tables, options, data))
+        write_atomically(output / "harness.md", "\n".join(table.to_markdown() for table in tables))
+        Console().print(_upright(tables[0]) if TABLE in names else tables[0])
+        Console().print(f"{output / 'harness.md'}, {output / 'harness.json'}")
+
+
+def _upright(table: Table) -> Table:
+    """The benchmark table with its models side by side, which a terminal is wide enough for."""
+    columns = list(zip(table.columns, *table.rows))
+    return Table(columns=columns[0], rows=columns[1:], title=table.title, notes=table.notes)
+
+
+@contextmanager
+def _bar(console: Console, num_tasks: int) -> Iterator[tuple[Callable[[str, str], None], Callable[[int], None]]]:
+    """A progress bar over models times tasks, as what is to be told: a task begins, rows are through the model."""
+    columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
+    with Progress(*columns, TextColumn("{task.fields[rows]:,} rows"), console=console) as bar:
+        task = bar.add_task("loading", total=num_tasks, rows=0)
+        begun = rows = 0
+
+        def begin(model: str, name: str) -> None:
+            nonlocal begun, rows
+            rows = 0
+            bar.update(task, completed=begun, description=f"{model}: {name}", rows=rows)
+            begun += 1
+
+        def advance(num_rows: int) -> None:
+            nonlocal rows
+            rows += num_rows
+            bar.update(task, rows=rows)
+
+        yield begin, advance
+        bar.update(task, completed=begun)

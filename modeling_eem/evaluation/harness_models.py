@@ -1,0 +1,174 @@
+"""What lm-eval's `hf` model must be told to score models of this project fairly; `eem` is registered with lm-eval.
+
+Both take whatever is too long for the context from the left, as lm-eval does, and keep count of it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import torch
+from accelerate import PartialState
+from lm_eval.api.instance import Instance
+from lm_eval.api.registry import register_model
+from lm_eval.models.huggingface import HFLM
+from torch import Tensor
+
+# What lm-eval calls a request: (context, continuation) as text, or None in a rolling likelihood; then both as ids.
+Request: TypeAlias = tuple[tuple[str, str] | None, list[int], list[int]]
+LogLikelihood: TypeAlias = tuple[float, bool]
+
+EEM_TYPES = ("eem", "eem_autoencoder")
+_DEFAULT_GENERATED_TOKENS = 256  # lm-eval's own
+
+
+class CausalHarnessModel(HFLM):
+    """lm-eval's `hf` model for models whose rows begin with BOS, once.
+
+    * The rolling likelihood (`wikitext`) encodes text without special tokens: lm-eval itself puts BOS before it, and
+      a tokenizer that adds BOS would have the model score a second one.
+    * A generation never asks for more than half the context: IFEval wants 1,280 tokens, and stock lm-eval stops with
+      an AssertionError where the context is no longer than that.
+    * Processes without a GPU share the work too.
+
+    Attributes:
+        truncated: prompts that lost their beginning since `start`.
+        shortened: prompts that were given less room for an answer than the task asks for since `start`.
+
+    Raises:
+        ValueError: a model whose encoder would see what is scored; a continuation longer than the context.
+    """
+
+    def __init__(self, pretrained: str, advance: Callable[[int], None] | None = None, **kwargs: Any) -> None:
+        """`advance` is told after each batch how many rows it had; all else as `HFLM`."""
+        kwargs.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
+        super().__init__(pretrained, **kwargs)
+        state = PartialState()
+        self._rank, self._world_size = state.process_index, state.num_processes
+        self.advance = advance or (lambda num_rows: None)
+        self.is_rolling = False
+        self.start()
+
+    def start(self) -> None:
+        """Begin to count anew."""
+        self.truncated: set[str] = set()
+        self.shortened: set[str] = set()
+
+    def _get_config(self, *args: Any, **kwargs: Any) -> None:
+        super()._get_config(*args, **kwargs)
+        self._check_type(self._config.model_type)
+
+    def _check_type(self, model_type: str) -> None:
+        if model_type in EEM_TYPES:
+            raise ValueError(f"the encoder of {model_type!r} would see what is scored: only the model 'eem' will do.")
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        return super().tok_encode(string, False if self.is_rolling else add_special_tokens, **kwargs)
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[LogLikelihood]:
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
+        self.is_rolling = True
+        try:
+            return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+        finally:
+            self.is_rolling = False
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
+        fitted = []
+        for request in requests:
+            prompt, options = request.args
+            wanted = options.get("max_gen_toks", _DEFAULT_GENERATED_TOKENS)
+            room = min(wanted, self.max_length // 2)
+            if room < wanted:
+                self.shortened.add(prompt)
+            if len(self.tok_encode(prompt)) > self.max_length - room:
+                self.truncated.add(prompt)
+            fitted.append(replace(request, arguments=(prompt, {**options, "max_gen_toks": room})))
+        return super().generate_until(fitted, disable_tqdm=disable_tqdm)
+
+    def _loglikelihood_tokens(
+        self, requests: list[Request], disable_tqdm: bool = True, override_bs: int | None = None
+    ) -> list[LogLikelihood]:
+        # lm-eval's rolling likelihood would show a bar of its own for every batch.
+        self._check_lengths(requests)
+        return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
+
+    def _check_lengths(self, requests: Sequence[Request]) -> None:
+        for texts, context, continuation in requests:
+            if len(continuation) > self.max_length:
+                raise ValueError(
+                    f"a continuation of {len(continuation)} tokens does not fit a context of {self.max_length}: leave "
+                    "this task out."
+                )
+            if texts is not None and len(context) + len(continuation) > self.max_length + 1:
+                self.truncated.add(texts[0])
+
+    def _model_call(self, inps: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        self.advance(len(inps))
+        return super()._model_call(inps, *args, **kwargs)
+
+    def _model_generate(self, context: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        self.advance(len(context))
+        return super()._model_generate(context, *args, **kwargs)
+
+
+@register_model("eem")
+class EEMHarnessModel(CausalHarnessModel):
+    """An entropy estimation model that is scored as a language model.
+
+    Its encoder is shown the context alone, never what is scored; with rolling likelihoods there is no context, and it
+    is shown BOS alone. The decoder reads context and continuation with that code, as in training. Generation encodes
+    the prompt once. For lm-eval's own command: `lm_eval --model eem` after `import modeling_eem.evaluation.harness`.
+
+    Raises:
+        ValueError: another kind of model.
+    """
+
+    def _check_type(self, model_type: str) -> None:
+        if model_type != "eem":
+            raise ValueError(f"the model 'eem' is for entropy estimation models, not for {model_type!r}.")
+
+    def _loglikelihood_tokens(
+        self, requests: list[Request], disable_tqdm: bool = True, override_bs: int | None = None
+    ) -> list[LogLikelihood]:
+        self._check_lengths(requests)
+        longest_first = sorted(
+            range(len(requests)), key=lambda index: -len(requests[index][1]) - len(requests[index][2])
+        )
+        answers: dict[int, LogLikelihood] = {}
+        size = override_bs or self.batch_size
+        for start in range(0, len(requests), size):
+            indices = longest_first[start : start + size]
+            answers.update(zip(indices, self._score([requests[index] for index in indices])))
+        return [answers[index] for index in range(len(requests))]
+
+    @torch.no_grad()
+    def _score(self, requests: Sequence[Request]) -> list[LogLikelihood]:
+        """Σ log p(continuation | context, code of the context) in nats, and whether it is the greedy one."""
+        self.advance(len(requests))
+        texts = [(context + continuation)[-(self.max_length + 1) :] for _, context, continuation in requests]
+        shown = [
+            [self.prefix_token_id] if words is None else text[: len(text) - len(continuation)]
+            for text, (words, _, continuation) in zip(texts, requests)
+        ]
+        code = self.model.encode(*self._right_padded(shown))
+        input_ids, attention_mask = self._right_padded([text[:-1] for text in texts])
+        logits_BTV = self.model(input_ids=input_ids, attention_mask=attention_mask, code=code, use_cache=False).logits
+        answers = []
+        for logits_TV, text, (_, _, continuation) in zip(logits_BTV, texts, requests):
+            targets = torch.tensor(continuation, device=logits_TV.device)
+            end = len(text) - 1
+            log_probs = logits_TV[end - len(targets) : end].double().log_softmax(-1)
+            is_greedy = bool((log_probs.argmax(-1) == targets).all())
+            answers.append((log_probs.gather(-1, targets[:, None]).sum().item(), is_greedy))
+        return answers
+
+    def _right_padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        """Ids and mask, `[B, T]` each."""
+        width = max(map(len, rows))
+        padding = [width - len(row) for row in rows]
+        ids = torch.tensor([row + [self.tokenizer.pad_token_id] * gap for row, gap in zip(rows, padding)])
+        mask = torch.tensor([[1] * len(row) + [0] * gap for row, gap in zip(rows, padding)])
+        return ids.to(self.device), mask.to(self.device)
