@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling_eem.entropy.result import NATS, TokenEntropies
 from modeling_eem.entropy.texts import Rows, check_tokenizer, rows_of_ids, rows_of_texts
+from modeling_eem.modeling_eem import EEMForCausalLM
 
 
 class EntropyEstimator(ABC):
@@ -65,6 +66,10 @@ class EntropyEstimator(ABC):
         """Most tokens of a row, BOS included; None for a method that slides."""
         return self.model.config.max_position_embeddings
 
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise a ValueError for a tokenizer that did not make the rows."""
+        check_tokenizer(self.model.config, tokenizer)
+
     def check_row(self, ids_T: Tensor, number: int) -> None:
         """Raise a ValueError for a row that cannot be measured."""
         config = self.model.config
@@ -92,7 +97,7 @@ class EntropyEstimator(ABC):
         if (texts is None) == (input_ids is None):
             raise ValueError("give texts with a tokenizer, or input_ids: one of the two.")
         if tokenizer is not None:
-            check_tokenizer(self.model.config, tokenizer)
+            self.check_tokenizer(tokenizer)
         if input_ids is not None:
             return rows_of_ids(input_ids, attention_mask, tokenizer)
         if tokenizer is None:
@@ -111,20 +116,34 @@ class EntropyEstimator(ABC):
         )
 
 
+class EEMEstimator(EntropyEstimator):
+    """Estimators that read an entropy estimation model's memory, in rows that begin with BOS.
+
+    Raises:
+        ValueError: for a model without an encoder whose code its decoder is shown.
+    """
+
+    model: EEMForCausalLM
+
+    def __init__(self, model: EEMForCausalLM, batch_tokens: int = 4096):
+        if model.config.model_type != "eem":
+            raise ValueError(
+                f"{type(self).__name__} needs an entropy estimation model (EEMForCausalLM), not a "
+                f"{model.config.model_type!r} model, which has no memory: a causal model's entropies are its own "
+                "cross-entropies, so use CausalEntropy."
+            )
+        super().__init__(model, batch_tokens)
+
+    def check_row(self, ids_T: Tensor, number: int) -> None:
+        super().check_row(ids_T, number)
+        check_bos(self.model, ids_T, number)
+
+
 def check_bos(model: PreTrainedModel, ids_T: Tensor, number: int) -> None:
     """A window begins with BOS, so that its first text token is predicted like the others."""
     bos = model.config.bos_token_id
     if bos is not None and ids_T[0] != bos:
         raise ValueError(f"row {number} begins with id {ids_T[0].item()}, not with BOS ({bos}): put BOS before it.")
-
-
-def require_eem(model: PreTrainedModel, method: str, instead: str) -> None:
-    """Raise a ValueError unless the model has an encoder whose code its decoder is shown."""
-    if model.config.model_type != "eem":
-        raise ValueError(
-            f"{method} needs an entropy estimation model (EEMForCausalLM), not a {model.config.model_type!r} model, "
-            f"which has no memory: {instead}."
-        )
 
 
 @contextmanager

@@ -11,27 +11,19 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from modeling_eem.entropy.estimator import EntropyEstimator, check_bos, evaluating, require_eem
+from modeling_eem.entropy.estimator import EEMEstimator, evaluating
 from modeling_eem.entropy.prefixes import is_prefix_consistent, prefix_nats
 from modeling_eem.modeling_eem import EEMForCausalLM
 
 logger = logging.get_logger(__name__)
-_CAUSAL_INSTEAD = "its exact entropies are its own cross-entropies, so use CausalEntropy"
 
 
-class _PrefixEstimator(EntropyEstimator):
+class PrefixEstimator(EEMEstimator):
     """Estimators that show the model prefixes of a text."""
 
-    model: EEMForCausalLM
-
     def __init__(self, model: EEMForCausalLM, batch_tokens: int = 4096):
-        require_eem(model, type(self).__name__, _CAUSAL_INSTEAD)
         super().__init__(model, batch_tokens)
         self.encodes_prefixes = _prepare(model)
-
-    def check_row(self, ids_T: Tensor, number: int) -> None:
-        super().check_row(ids_T, number)
-        check_bos(self.model, ids_T, number)
 
     def nats(self, windows: list[Tensor], prefixes: list[tuple[int, int]]) -> Tensor:
         """See `prefix_nats`."""
@@ -48,7 +40,7 @@ def _prepare(model: EEMForCausalLM) -> bool:
         return is_prefix_consistent(model)
 
 
-class ExactEntropy(_PrefixEstimator):
+class ExactEntropy(PrefixEstimator):
     """`S(BOS … x_j) - S(BOS … x_{j-1})` by one model, in nats.
 
     A row's values telescope: their sum is S(row). A single value may be negative: the longer prefix has another code.
@@ -62,7 +54,7 @@ class ExactEntropy(_PrefixEstimator):
         return [torch.cat([sums_T.new_full((1,), float("nan")), sums_T.diff()]) for sums_T in sums]
 
 
-class TwoModelEntropy(EntropyEstimator):
+class TwoModelEntropy(EEMEstimator):
     """`S_2(BOS … x_j) - S_1(BOS … x_{j-1})`, in nats: the longer prefix by one model, the shorter by another.
 
     The models were trained at neighbouring lengths, so that each meets prefixes of the length it knows; their values
@@ -73,11 +65,11 @@ class TwoModelEntropy(EntropyEstimator):
     """
 
     method: ClassVar[str] = "two_models"
-    model: EEMForCausalLM
 
     def __init__(self, longer: EEMForCausalLM, shorter: EEMForCausalLM, batch_tokens: int = 4096):
-        for model in (longer, shorter):
-            require_eem(model, type(self).__name__, _CAUSAL_INSTEAD)
+        super().__init__(longer, batch_tokens)
+        self.longer = ExactEntropy(longer, batch_tokens)
+        self.shorter = ExactEntropy(shorter, batch_tokens)
         if longer.config.vocab_size != shorter.config.vocab_size:
             raise ValueError(
                 f"the models have {longer.config.vocab_size:,} and {shorter.config.vocab_size:,} tokens: both must "
@@ -88,18 +80,11 @@ class TwoModelEntropy(EntropyEstimator):
                 f"the models' codes hold {longer.config.code_size} and {shorter.config.code_size} numbers: only equal "
                 "codes cancel."
             )
-        super().__init__(longer, batch_tokens)
-        self.longer = ExactEntropy(longer, batch_tokens)
-        self.shorter = ExactEntropy(shorter, batch_tokens)
 
     @property
     def max_length(self) -> int:
         shorter = self.shorter.model.config.max_position_embeddings
         return min(self.longer.model.config.max_position_embeddings, shorter + 1)
-
-    def check_row(self, ids_T: Tensor, number: int) -> None:
-        super().check_row(ids_T, number)
-        check_bos(self.model, ids_T, number)
 
     def score(self, rows: list[Tensor]) -> list[Tensor]:
         lengths = [len(row) - 1 for row in rows]

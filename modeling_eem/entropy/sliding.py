@@ -10,11 +10,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from modeling_eem.entropy.exact import _PrefixEstimator
+from modeling_eem.entropy.exact import PrefixEstimator
 from modeling_eem.modeling_eem import EEMForCausalLM
 
 
-class SlidingEntropy(_PrefixEstimator):
+class SlidingEntropy(PrefixEstimator):
     """Exact entropies of a text of any length, in nats; those of a text that fits the context are `ExactEntropy`'s.
 
     Args:

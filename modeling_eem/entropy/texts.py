@@ -87,6 +87,12 @@ def rows_of_ids(
 
 def _with_bytes(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> Rows:
     lengths_V = token_byte_lengths(tokenizer)
+    lowest, highest = rows.ids[rows.attention_mask].aminmax()
+    if lowest < 0 or highest >= len(lengths_V):
+        raise ValueError(
+            f"input_ids hold {lowest if lowest < 0 else highest}, and the tokenizer has {len(lengths_V):,} tokens: "
+            "these are not its ids."
+        )
     texts, offsets_BTX = [], torch.zeros(*rows.ids.shape, 2, dtype=torch.long)
     for row_number, (ids_T, mask_T) in enumerate(zip(rows.ids, rows.attention_mask)):
         real_T = ids_T[mask_T]
@@ -124,13 +130,14 @@ def check_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
     """Refuse a tokenizer that cannot be the model's.
 
     Raises:
-        ValueError: for more tokens than the model has, or another BOS than the model was made with.
+        ValueError: for more tokens than the model has, or another BOS than the model was made with. A tokenizer
+            without BOS may be any model's: some configs name one that their tokenizer does not use.
     """
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
             f"the tokenizer has {len(tokenizer):,} tokens and the model {config.vocab_size:,}: it is not the model's."
         )
-    if config.bos_token_id is not None and tokenizer.bos_token_id != config.bos_token_id:
+    if None not in (config.bos_token_id, tokenizer.bos_token_id) and tokenizer.bos_token_id != config.bos_token_id:
         raise ValueError(
             f"the tokenizer's BOS is {tokenizer.bos_token_id} and the model's {config.bos_token_id}: it is not the "
             "model's tokenizer."

@@ -76,6 +76,7 @@ class TokenWeightedTrainer(Trainer):
             if args.token_loss != "cross_entropy":
                 raise ValueError(f"an autoencoder takes token_loss='cross_entropy', not {args.token_loss!r}.")
         elif self.is_regression:
+            base.config.regression_alignment = args.regression_alignment  # for who reads the saved model's numbers
             _RegressionForward(base, is_shifted=args.regression_alignment == "prefix")
         else:
             normalize = args.entropy_normalization == "minmax"

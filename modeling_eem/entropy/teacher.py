@@ -1,0 +1,215 @@
+"""A teacher's cross-entropies for a student's tokens: carried from one tokenizer to another by UTF-8 byte offsets.
+
+Shapes: T tokens, N bytes of a text, P pairs of a token and one of its bytes.
+"""
+
+import codecs
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from modeling_eem.entropy.causal import CausalEntropy
+from modeling_eem.entropy.estimator import EntropyEstimator, evaluating
+from modeling_eem.entropy.result import TokenEntropies
+from modeling_eem.entropy.texts import Rows, check_tokenizer, rows_of_texts
+
+SPREADS = ("bytes", "character_mean")
+
+
+class TeacherEntropy(EntropyEstimator):
+    """Another model's `-log p`, in nats, told of a student's tokens.
+
+    "bytes": a teacher token's nats are spread evenly over its bytes, and summed over the bytes of each student token,
+    so that a document keeps its total. "character_mean", the published variant: the mean over a student token's
+    characters of the loss of the teacher token in which each begins; it keeps no total.
+
+    Texts need no other tokenizer than the student's, which the estimator has. Rows of ids are turned into text by it,
+    if it is byte-level; special tokens inside a row part documents, which the teacher reads one by one.
+
+    NaN at tokens without bytes; at tokens of a character that a row's end cuts in two, because the teacher reads whole
+    characters only; and, if the teacher's tokenizer has no BOS, at tokens that share a byte with its first, unscored
+    token. What the teacher's later tokens add to such a student token is lost with it.
+
+    Args:
+        teacher, teacher_tokenizer: any causal language model and its tokenizer.
+        tokenizer: the student's.
+        spread: a name of `SPREADS`.
+        stride: see `CausalEntropy`; without it, documents longer than the teacher's context are refused.
+    """
+
+    method: ClassVar[str] = "teacher"
+
+    def __init__(
+        self,
+        teacher: PreTrainedModel,
+        teacher_tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase,
+        spread: str = "bytes",
+        stride: int | None = None,
+        batch_tokens: int = 4096,
+    ):
+        super().__init__(teacher, batch_tokens)
+        if spread not in SPREADS:
+            raise ValueError(f"spread must be one of {', '.join(SPREADS)}, not {spread!r}.")
+        check_tokenizer(teacher.config, teacher_tokenizer)
+        self.causal = CausalEntropy(teacher, stride, batch_tokens)
+        self.teacher_tokenizer = teacher_tokenizer
+        self.tokenizer = tokenizer
+        self.spread = spread
+
+    def __call__(
+        self,
+        texts: Sequence[str] | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> TokenEntropies:
+        """Measure texts, or rows of the student's ids `[B, T]`.
+
+        Raises:
+            ValueError: neither or both of texts and ids, another tokenizer than the student's, a row without text, ids
+                that are no UTF-8 text, a document longer than the teacher's context (without a stride).
+        """
+        rows = self._rows(texts, tokenizer or self.tokenizer, input_ids, attention_mask)
+        documents = [document for row in range(len(rows.ids)) for document in self._documents(rows, row)]
+        byte_values = [torch.full((len(text),), float("nan"), dtype=torch.float64) for text in rows.texts]
+        for document, values_N in zip(documents, self._read(documents)):
+            byte_values[document.row][document.start : document.start + len(values_N)] = values_N
+        return self._result(rows, [self._to_tokens(rows, row, values_N) for row, values_N in enumerate(byte_values)])
+
+    def _read(self, documents: Sequence["_Document"]) -> list[Tensor]:
+        """The teacher's values at each document's bytes, `[N]` each."""
+        if not documents:
+            return []
+        read = rows_of_texts([document.text for document in documents], self.teacher_tokenizer)
+        rows = read.real()
+        for document, ids_T in zip(documents, rows):
+            if len(ids_T) > 1:
+                self.causal.check_row(ids_T, document.row)
+        with evaluating(self.model):
+            values = self.score([ids_T.to(self.model.device) for ids_T in rows])
+        to_bytes = _spread if self.spread == "bytes" else _copy
+        return [
+            to_bytes(values_T, offsets_TX[mask_T], len(text))
+            for values_T, offsets_TX, mask_T, text in zip(values, read.offsets, read.attention_mask, read.texts)
+        ]
+
+    def score(self, rows: list[Tensor]) -> list[Tensor]:
+        """The teacher's nats for rows of its own ids."""
+        values = [torch.full((len(row),), float("nan"), dtype=torch.float64) for row in rows]
+        scored = [number for number, row in enumerate(rows) if len(row) > 1]
+        for number, values_T in zip(scored, self.causal.score([rows[number] for number in scored])):
+            values[number] = values_T
+        return values
+
+    @property
+    def max_length(self) -> None:
+        """The teacher's context is counted in tokens of its own."""
+        return None
+
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if tokenizer is not self.tokenizer and tokenizer.get_vocab() != self.tokenizer.get_vocab():
+            raise ValueError("the tokenizer is not the student's that the estimator was made with: leave it out.")
+
+    def _documents(self, rows: Rows, row: int) -> Iterator["_Document"]:
+        """The texts between a row's special tokens, without the parts of characters at either end."""
+        text, spans_TX = rows.texts[row], rows.offsets[row]
+        is_special_T = torch.isin(rows.ids[row], torch.tensor(self.tokenizer.all_special_ids))
+        is_break_T = rows.attention_mask[row] & is_special_T & (spans_TX[:, 0] == spans_TX[:, 1])
+        breaks = sorted({0, len(text), *spans_TX[is_break_T, 0].tolist()})
+        if not text:
+            raise ValueError(f"row {row} holds no text: leave it out.")
+        for start, end in zip(breaks, breaks[1:]):
+            while start < end and _is_continuation(text[start]):
+                start += 1
+            try:
+                characters, _ = codecs.utf_8_decode(text[start:end], "strict", False)
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"row {row} is no UTF-8 text at byte {start + error.start}: a teacher can only read text."
+                ) from error
+            if characters:
+                yield _Document(row, start, characters)
+
+    def _to_tokens(self, rows: Rows, row: int, values_N: Tensor) -> Tensor:
+        spans_TX = rows.offsets[row, rows.attention_mask[row]]
+        has_bytes_T = spans_TX[:, 1] > spans_TX[:, 0]
+        token_P, byte_P = _pairs(_without_gaps(spans_TX[has_bytes_T], len(values_N)))
+        if self.spread == "bytes":
+            shares_N = values_N / torch.bincount(byte_P, minlength=len(values_N))
+            collected = torch.zeros(int(has_bytes_T.sum()), dtype=torch.float64).index_add(
+                0, token_P, shares_N[byte_P]
+            )
+        else:
+            is_start_N = torch.tensor([not _is_continuation(byte) for byte in rows.texts[row]])
+            character_N = torch.where(is_start_N, torch.arange(len(values_N)), 0).cummax(0).values
+            token_C, character_C = torch.stack([token_P, character_N[byte_P]]).unique(dim=1)
+            sums = torch.zeros(int(has_bytes_T.sum()), dtype=torch.float64)
+            collected = sums.index_add(0, token_C, values_N[character_C]) / torch.bincount(token_C)
+        values_T = torch.full((len(spans_TX),), float("nan"), dtype=torch.float64)
+        values_T[has_bytes_T] = collected
+        return values_T
+
+
+@dataclass(frozen=True)
+class _Document:
+    """A text of row `row`, from byte `start` of it."""
+
+    row: int
+    start: int
+    text: str
+
+
+def _spread(values_T: Tensor, spans_TX: Tensor, length: int) -> Tensor:
+    """Each token's value in equal parts at its bytes, `[N]`.
+
+    A token without bytes gives its value to the next that has some (or the last). NaN where a token has no value, or
+    no token has bytes.
+    """
+    has_bytes_T = spans_TX[:, 1] > spans_TX[:, 0]
+    holders = has_bytes_T.nonzero().squeeze(1)
+    if len(holders) == 0:
+        return torch.full((length,), float("nan"), dtype=torch.float64)
+    holder_T = torch.searchsorted(holders, torch.arange(len(values_T))).clamp(max=len(holders) - 1)
+    given_T = values_T.where(has_bytes_T | ~values_T.isnan(), 0.0)
+    held = torch.zeros(len(holders), dtype=torch.float64).index_add(0, holder_T, given_T)
+    token_P, byte_P = _pairs(_without_gaps(spans_TX[has_bytes_T], length))
+    return torch.zeros(length, dtype=torch.float64).index_add(0, byte_P, (held / torch.bincount(token_P))[token_P])
+
+
+def _copy(values_T: Tensor, spans_TX: Tensor, length: int) -> Tensor:
+    """At each byte the value of the first token that holds it, `[N]`; NaN if none has bytes."""
+    values_N = torch.full((length,), float("nan"), dtype=torch.float64)
+    has_bytes_T = spans_TX[:, 1] > spans_TX[:, 0]
+    if has_bytes_T.any():
+        token_P, byte_P = _pairs(_without_gaps(spans_TX[has_bytes_T], length))
+        first_N = torch.full((length,), len(values_T)).scatter_reduce(0, byte_P, token_P, "amin")
+        values_N = values_T[has_bytes_T][first_N]
+    return values_N
+
+
+def _without_gaps(spans_TX: Tensor, length: int) -> Tensor:
+    """Spans that leave no byte out: bytes before a token become its own, those after the last the last's."""
+    starts_T, ends_T = spans_TX.T.clone()
+    starts_T = torch.minimum(starts_T, F.pad(ends_T.cummax(0).values[:-1], (1, 0)))
+    ends_T[-1] = length
+    return torch.stack([starts_T, ends_T], dim=-1)
+
+
+def _pairs(spans_TX: Tensor) -> tuple[Tensor, Tensor]:
+    """Every token with each of its bytes, `[P]` both; bytes of a character in several tokens are in several pairs."""
+    widths_T = spans_TX[:, 1] - spans_TX[:, 0]
+    token_P = torch.arange(len(spans_TX)).repeat_interleave(widths_T)
+    place_P = torch.arange(len(token_P)) - (widths_T.cumsum(0) - widths_T)[token_P]
+    return token_P, spans_TX[token_P, 0] + place_P
+
+
+def _is_continuation(byte: int) -> bool:
+    """Whether a byte of UTF-8 goes on with a character that began before it."""
+    return byte & 0xC0 == 0x80
