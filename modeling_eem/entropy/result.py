@@ -1,12 +1,33 @@
 """What every estimator returns: one value a token, and where the token stands in its text."""
 
+import builtins
 import math
+import re
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
+from modeling_eem.entropy.words import (
+    ASCII_WHITESPACE,
+    WHITESPACE_WORDS,
+    character_starts,
+    spread_over_bytes,
+    sum_between,
+    word_boundary_corrections,
+    word_starts,
+)
+from modeling_eem.report import entropy_heatmap_html, write_atomically
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 NATS = "nats"
+TOKEN_ENTROPIES = "token_entropies"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +90,157 @@ class TokenEntropies:
             document_ids = torch.zeros_like(self.ids)
         return torch.stack([min_max(*row) for row in zip(self.values, document_ids)])
 
+    def to_pandas(self, bits: bool = False) -> pd.DataFrame:
+        """One line a real token: `row`, `index` in it (BOS: 0), `id` and the value.
+
+        Where texts are known also the `token`, bytes that are no UTF-8 written as `\\x…`, its `start_byte` and
+        `end_byte`; where it was asked for, `boundary_nats`. The values' column is `value_column`; `bits` adds
+        `entropy_bits`.
+        """
+        frames = []
+        for row in range(len(self)):
+            columns: dict[str, Any] = {"id": self._real(self.ids, row)}
+            if self.texts is not None:
+                spans = self._real(self.offsets, row).numpy()
+                columns["token"] = [_readable(self.texts[row][start:end]) for start, end in spans]
+                columns["start_byte"], columns["end_byte"] = spans.T
+            columns[self.value_column] = self._real(self.values, row)
+            if self.boundary_nats is not None:
+                columns["boundary_nats"] = self._real(self.boundary_nats, row)
+            frames.append(_lines(row, columns))
+        return self._joined(frames, bits)
+
+    def to_tsv(self, path: str | Path, bits: bool = False) -> Path:
+        """Write `to_pandas` as a table separated by tabs, NaN as `NaN`."""
+        return write_atomically(path, self.to_pandas(bits).to_csv(sep="\t", index=False, na_rep="NaN"))
+
+    def bytes(self, bits: bool = False) -> pd.DataFrame:
+        """One line a UTF-8 byte: `row`, `index`, `byte` (0 … 255) and its part of the value; `spread_over_bytes`."""
+        frames = []
+        for row in range(len(self)):
+            text, values_N = self._text_values(row)
+            frames.append(_lines(row, {"byte": np.frombuffer(text, np.uint8), self.value_column: values_N}))
+        return self._joined(frames, bits)
+
+    def characters(self, bits: bool = False) -> pd.DataFrame:
+        """One line a character: `row`, `index`, `character`, `start_byte`, `end_byte` and the sum over its bytes.
+
+        Bytes of a character that a window's ends cut stand by themselves, as `\\x…`.
+        """
+        frames = [self._pieces(row, "character", character_starts(self._text(row))) for row in range(len(self))]
+        return self._joined(frames, bits)
+
+    def words(self, bits: bool = False, corrected: bool = False, pattern: str = WHITESPACE_WORDS) -> pd.DataFrame:
+        """One line a word: `row`, `index`, `word`, `start_byte`, `end_byte` and the sum over its bytes.
+
+        Whitespace delimits words and belongs to the word behind it, though `word` is shown without; see `word_starts`.
+        A token that spans two words is split by bytes, so a row's words add up to its tokens. NaN for a word with a
+        token that was not scored.
+
+        Args:
+            bits: adds `entropy_bits`.
+            corrected: sums are `-log P(word)`, see `word_boundary_corrections`; the result must come from
+                `CausalEntropy(model, word_starts=word_start_tokens(tokenizer))`.
+            pattern: a regular expression that matches where a word begins.
+
+        Raises:
+            ValueError: without texts, or for a correction that cannot be made.
+        """
+        frames = []
+        for row in range(len(self)):
+            starts_W = word_starts(self._text(row), pattern)
+            frame = self._pieces(row, "word", starts_W)
+            frame["word"] = frame["word"].str.strip(ASCII_WHITESPACE)
+            if corrected:
+                frame[self.value_column] += self._corrections(row, starts_W, pattern)
+            frames.append(frame)
+        return self._joined(frames, bits)
+
+    def to_html(
+        self, row: int = 0, bits: bool = False, title: str = "", scale: tuple[float, float] | None = None
+    ) -> str:
+        """A row's text as a heat map: one HTML page that needs nothing else, see `report.entropy_heatmap_html`.
+
+        Args:
+            row: which one.
+            bits: shows bits instead of nats.
+            title: by default the method.
+            scale: values of the faintest and the strongest colour, so that maps compare.
+        """
+        text, shown, tokens = self._text(row), 0, []
+        for end in self._real(self.offsets, row)[:, 1].tolist():
+            tokens.append(text[shown:end])  # from where the last one ended: also what belongs to no token is shown
+            shown = max(shown, end)
+        values = self._real(self.bits() if bits else self.values, row).tolist()
+        unit = "bits" if bits else self.unit
+        return entropy_heatmap_html(tokens, values, unit=unit, title=title or self.method, scale=scale)
+
+    def to_dataset(self) -> "Dataset":
+        """Rows that a Trainer takes: `input_ids`, and `token_entropies` in `unit` (NaN at BOS); without padding."""
+        from datasets import Dataset, DatasetInfo  # slow to import, and needed only here
+
+        columns = {
+            "input_ids": [self._real(self.ids, row).numpy() for row in range(len(self))],
+            TOKEN_ENTROPIES: [self._real(self.values, row).float().numpy() for row in range(len(self))],
+        }
+        return Dataset.from_dict(columns, info=DatasetInfo(f"{TOKEN_ENTROPIES}: {self.unit}, method {self.method}"))
+
+    @property
+    def value_column(self) -> str:
+        """The values' column in tables: `entropy_nats`, or the name of what was measured instead."""
+        return "entropy_nats" if self.unit == NATS else re.sub(r"\W+", "_", self.unit).lower()
+
     def require_nats(self, purpose: str) -> None:
+        """Raise a ValueError unless the values are in nats."""
         if self.unit != NATS:
             raise ValueError(f"{purpose} need entropies in nats; {self.method} measures {self.unit}.")
+
+    def _real(self, values: Tensor, row: int) -> Tensor:
+        return values[row][self.attention_mask[row]]
+
+    def _text(self, row: int) -> builtins.bytes:
+        if self.texts is None:
+            raise ValueError("these entropies know no text: pass tokenizer= to the estimator.")
+        return self.texts[row]
+
+    def _text_values(self, row: int) -> tuple[builtins.bytes, np.ndarray]:
+        text = self._text(row)
+        offsets_TX = self._real(self.offsets, row)
+        return text, spread_over_bytes(self._real(self.values, row), offsets_TX, len(text))
+
+    def _pieces(self, row: int, name: str, starts_W: np.ndarray) -> pd.DataFrame:
+        text, values_N = self._text_values(row)
+        ends_W = np.append(starts_W[1:], len(text))[: len(starts_W)]
+        pieces = [_readable(text[start:end]) for start, end in zip(starts_W, ends_W)]
+        sums_W = sum_between(values_N, starts_W)
+        return _lines(row, {name: pieces, "start_byte": starts_W, "end_byte": ends_W, self.value_column: sums_W})
+
+    def _corrections(self, row: int, starts_W: np.ndarray, pattern: str) -> np.ndarray:
+        if self.boundary_nats is None or pattern != WHITESPACE_WORDS:
+            raise ValueError(
+                "corrected words are delimited by whitespace, and need "
+                "CausalEntropy(model, word_starts=word_start_tokens(tokenizer))."
+            )
+        boundary_T, offsets_TX = self._real(self.boundary_nats, row), self._real(self.offsets, row)
+        return word_boundary_corrections(boundary_T, offsets_TX, starts_W, len(self._text(row)))
+
+    def _joined(self, frames: list[pd.DataFrame], bits: bool) -> pd.DataFrame:
+        frame = pd.concat(frames, ignore_index=True)
+        if bits:
+            self.require_nats("bits")
+            frame["entropy_bits"] = frame[self.value_column] / math.log(2)
+        return frame
+
+
+def _lines(row: int, columns: dict[str, Any]) -> pd.DataFrame:
+    frame = pd.DataFrame(columns)
+    frame.insert(0, "row", row)
+    frame.insert(1, "index", range(len(frame)))
+    return frame
+
+
+def _readable(piece: bytes) -> str:
+    return piece.decode("utf-8", "backslashreplace")
 
 
 def min_max(values_T: Tensor, segments_T: Tensor) -> Tensor:
