@@ -1,9 +1,11 @@
-"""What all commands share: list options that take several values, and errors of one line."""
+"""What all commands share: list options that take several values, errors of one line, a progress bar."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.core import TyperCommand, TyperOption
 
 
@@ -41,3 +43,12 @@ def one_line_errors() -> Iterator[None]:
         message = f"{error.filename}: {error.strerror}" if is_about_a_file else str(error)
         typer.echo(f"error: {' '.join(message.split())}", err=True)
         raise typer.Exit(2) from error
+
+
+@contextmanager
+def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr, as the function that moves it on by so many steps of `total`; gone when the work is done."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda steps: progress.advance(task, steps)

@@ -4,18 +4,22 @@ python evaluate.py harness --model runs/causal --tasks table --output results
 """
 
 import typer
+from transformers.utils import logging
 
 from modeling_eem.cli.console import ListOptionsCommand
+from modeling_eem.cli.evaluate_bits import bits
 from modeling_eem.cli.evaluate_harness import harness
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
 
+app.command("bits", cls=ListOptionsCommand)(bits)
 app.command("harness", cls=ListOptionsCommand)(harness)
 
 
 @app.callback()
 def main() -> None:
     """Say what trained models are worth: their bits, and their scores on benchmarks."""
+    logging.disable_progress_bar()  # of loading weights; the commands have their own
 
 
 if __name__ == "__main__":

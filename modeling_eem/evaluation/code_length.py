@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from modeling_eem.bits import CodeLength, window_length_bits
 from modeling_eem.configuration_eem import EncoderDecoderConfig
@@ -22,14 +22,18 @@ Advance = Callable[[int], None]
 
 
 def stored_code_bits(model: PreTrainedModel) -> float:
-    """Bits of one window's code as the model stores it: its numbers in `code_dtype`, the scale included.
+    """`code_bits_of` a model's config."""
+    return code_bits_of(model.config)
+
+
+def code_bits_of(config: PreTrainedConfig) -> float:
+    """Bits of one window's code as it is stored: its numbers in `code_dtype`, the scale included.
 
     A causal model has no code: 0.
 
     Raises:
         ValueError: a model with a code but without `code_dtype`: how many bits a number takes is then not settled.
     """
-    config = model.config
     if not isinstance(config, EncoderDecoderConfig):
         return 0.0
     if config.code_dtype is None:

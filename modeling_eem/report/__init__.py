@@ -4,6 +4,8 @@ from modeling_eem.report.cards import model_card
 from modeling_eem.report.files import write_atomically
 from modeling_eem.report.heatmap import entropy_heatmap_html
 from modeling_eem.report.plots import LearningCurve, learning_curves
+from modeling_eem.report.provenance import provenance
+from modeling_eem.report.results import write_results
 from modeling_eem.report.tables import Cell, Table
 
 __all__ = [
@@ -13,5 +15,7 @@ __all__ = [
     "entropy_heatmap_html",
     "learning_curves",
     "model_card",
+    "provenance",
     "write_atomically",
+    "write_results",
 ]

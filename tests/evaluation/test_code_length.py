@@ -9,15 +9,22 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from modeling_eem import EEMAutoencoder, EEMAutoencoderConfig
 from modeling_eem.bits import CodeLength, bits_per_byte
 from modeling_eem.data import CausalCollator, Row, RowFormat, windows
-from modeling_eem.evaluation import held_out_code_length, stored_code_bits
+from modeling_eem.evaluation import (
+    held_out_code_length,
+    row_codes,
+    row_nats,
+    stored_code_bits,
+    window_code_lengths,
+)
 
 VOCAB_SIZE, CONTEXT, PAD, BOS, CODE_SIZE = 40, 16, 0, 1, 6
 # Bits of a code of six numbers, the scale that int formats store included.
 CODE_BITS = {"float16": 96, "bfloat16": 96, "float8_e4m3fn": 48, "float8_e5m2": 48, "float6_e3m2": 36}
 CODE_BITS |= {f"int{bits}": 6 * bits + 32 for bits in range(2, 9)}
-KINDS = ["masked_mixer", "llama", "eem"]
+KINDS = ["masked_mixer", "llama", "eem", "eem_autoencoder"]
 
 
 @pytest.fixture
@@ -36,6 +43,12 @@ def collator() -> CausalCollator:
 @pytest.fixture
 def make_model(backbone_config: Callable[..., Any], eem_config: Callable[..., Any]) -> Callable[..., PreTrainedModel]:
     def make(kind: str, **changes: Any) -> PreTrainedModel:
+        if kind == "eem_autoencoder":
+            backbones = {
+                "encoder_config": backbone_config("masked_mixer", hidden_size=16, position_alignment="right"),
+                "decoder_config": backbone_config("masked_mixer"),
+            }
+            return EEMAutoencoder(EEMAutoencoderConfig(**backbones, bottleneck_size=CODE_SIZE, code_dtype="int4"))
         if kind == "eem":
             return AutoModelForCausalLM.from_config(eem_config(**{"code_dtype": "int4", "noise_scale": 0.5} | changes))
         return AutoModelForCausalLM.from_config(backbone_config(kind, **changes))
@@ -45,15 +58,22 @@ def make_model(backbone_config: Callable[..., Any], eem_config: Callable[..., An
 
 @torch.no_grad()
 def _naive_nats(model: PreTrainedModel, rows: list[Row]) -> float:
-    """Row by row, -Σ log p(token | before it), from logits; an EEM is shown the row's stored code."""
+    """Row by row, -Σ log p(token | before it), from logits; an EEM is shown the row's stored code.
+
+    An autoencoder's logits at a position are of the token there.
+    """
     model.eval()
     nats = 0.0
     for row in rows:
         input_ids = torch.tensor([row["input_ids"]])
-        memory = {"code": model.encode(input_ids)} if model.config.model_type == "eem" else {}
-        log_probs = model(input_ids=input_ids, **memory).logits[0].double().log_softmax(-1)
+        is_autoencoder = isinstance(model, EEMAutoencoder)
+        memory = (
+            {} if model.config.model_type in ("masked_mixer", "llama", "gpt2") else {"code": model.encode(input_ids)}
+        )
+        inputs = {"attention_mask": torch.ones_like(input_ids)} if is_autoencoder else {"input_ids": input_ids}
+        log_probs = model(**inputs, **memory).logits[0].double().log_softmax(-1)
         for at, token in enumerate(row["input_ids"][1:]):
-            nats -= log_probs[at, token].item()
+            nats -= log_probs[at + is_autoencoder, token].item()
     return nats
 
 
@@ -68,7 +88,7 @@ def test_it_is_the_definition(
     model = make_model(kind)
     length = held_out_code_length(model, rows, collator)
     num_short = sum(len(row["input_ids"]) < CONTEXT for row in rows)
-    code_bits = len(rows) * (6 * 4 + 32) if kind == "eem" else 0
+    code_bits = len(rows) * (6 * 4 + 32) if kind.startswith("eem") else 0
     assert 0 < num_short < len(rows)
     assert length.nll_nats == pytest.approx(_naive_nats(model, rows), rel=1e-6)
     assert length.code_bits == code_bits and length.side_bits == num_short * math.log2(CONTEXT)
@@ -112,10 +132,27 @@ def test_rows_are_whole_whatever_the_collator_does_in_training(
     assert length.nll_nats == pytest.approx(_naive_nats(model, rows), rel=1e-6)
 
 
-def test_windows_add_up(rows: list[Row], collator: CausalCollator, make_model: Callable[..., PreTrainedModel]) -> None:
-    model = make_model("eem")
-    alone = sum((held_out_code_length(model, [row], collator) for row in rows), CodeLength())
-    _assert_same(held_out_code_length(model, rows, collator), alone)
+@pytest.mark.parametrize("kind", ["masked_mixer", "eem"])
+def test_each_row_has_its_own_length(
+    kind: str, rows: list[Row], collator: CausalCollator, make_model: Callable[..., PreTrainedModel]
+) -> None:
+    model = make_model(kind)
+    lengths = window_code_lengths(model, rows, collator, batch_size=3)
+    for row, length in zip(rows, lengths, strict=True):
+        _assert_same(held_out_code_length(model, [row], collator), length)
+    _assert_same(held_out_code_length(model, rows, collator), sum(lengths, CodeLength()))
+
+
+@pytest.mark.parametrize("kind", ["eem", "eem_autoencoder"])
+def test_rows_can_be_told_from_codes_made_before(
+    kind: str, rows: list[Row], collator: CausalCollator, make_model: Callable[..., PreTrainedModel]
+) -> None:
+    model = make_model(kind)
+    codes_NP = row_codes(model, rows, collator, batch_size=3)
+    assert codes_NP.shape == (len(rows), CODE_SIZE)
+    assert row_nats(model, rows, collator, codes_NP=codes_NP) == pytest.approx(row_nats(model, rows, collator))
+    others = row_nats(model, rows, collator, codes_NP=codes_NP.roll(1, dims=0))
+    assert max(abs(a - b) for a, b in zip(others, row_nats(model, rows, collator))) > 1e-3
 
 
 @pytest.mark.parametrize("code_dtype", CODE_BITS)

@@ -1,0 +1,47 @@
+"""The two files that a command leaves: its tables and figures for people, the same numbers for programs."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from modeling_eem.report.files import write_atomically
+from modeling_eem.report.provenance import provenance
+from modeling_eem.report.tables import Table
+
+
+def write_results(
+    folder: str | Path,
+    name: str,
+    tables: Sequence[Table],
+    content: Mapping[str, Any],
+    figures: Mapping[str, str] | None = None,
+) -> None:
+    """Write `name.md` and `name.json` to a folder, each with the command, commit, versions, machine and date.
+
+    Args:
+        folder: is made if it is missing.
+        name: of the files, without an ending.
+        tables: what the Markdown shows.
+        content: what the JSON holds beside the provenance; NaN and infinity become null.
+        figures: caption → file in the folder, shown below the tables.
+    """
+    origin = provenance()
+    blocks = [table.to_markdown() for table in tables]
+    blocks += [f"![{caption}]({file})\n" for caption, file in (figures or {}).items()]
+    facts = [origin[key] for key in ("date", "commit", "versions", "machine")]
+    blocks.append(f"`{origin['command']}`; {', '.join(facts)}.\n")
+    write_atomically(Path(folder) / f"{name}.md", "\n".join(blocks))
+    write_atomically(
+        Path(folder) / f"{name}.json",
+        json.dumps(_finite({"provenance": origin, **content}), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+    )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
