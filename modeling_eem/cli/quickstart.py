@@ -178,7 +178,7 @@ def _save(folder: Path, name: str, run: Run, table: Table, length: CodeLength, p
                 ("rows a step", str(arguments.train_batch_size * arguments.gradient_accumulation_steps)),
                 ("tokens a row", str(run.collator.max_length)),
                 ("learning rate", f"{arguments.learning_rate:g}"),
-                ("training text, MB", f"{sum(row['num_bytes'] for row in run.train_rows) / 1e6:.2f}"),
+                ("training text, MB", f"{sum(run.train_rows['num_bytes']) / 1e6:.2f}"),
             ],
         ),
         limits=[

@@ -1,8 +1,9 @@
-"""Train what a run file describes.
+"""Train what a run file describes, or go on with it.
 
     python train.py --config configs/quickstart.yaml --output_dir runs/eem
     python train.py --config configs/quickstart.yaml --output_dir runs/eem --learning_rate 1e-3 \\
         --encoder_config.hidden_size 128
+    torchrun --nproc_per_node 2 train.py --config configs/quickstart.yaml --output_dir runs/eem --use_cpu true
 """
 
 from pathlib import Path
@@ -10,16 +11,20 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from transformers import PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
-from modeling_eem.bits import nats_to_bits
 from modeling_eem.cli.console import one_line_errors
-from modeling_eem.evaluation import held_out, stored_code_bits
-from modeling_eem.report import LearningCurve, learning_curves
-from modeling_eem.training import HeldOutCallback, ProgressBarCallback, Run, prepare_run
+from modeling_eem.report import LearningCurve
+from modeling_eem.training import (
+    ProgressBarCallback,
+    Run,
+    RunTrainer,
+    held_out_metrics,
+    learning_curve,
+    prepare_run,
+)
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-CURVE_POINTS = 6
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -29,43 +34,34 @@ def train(
 ) -> None:
     """Train the model of a run file; any of its keys can be overridden: `--learning_rate 1e-3`.
 
-    Writes the checkpoint, its tokenizer and a learning curve to the run's `output_dir`.
+    Writes checkpoints, the trained model, its tokenizer, card, learning curve and numbers to the run's `output_dir`.
+    The same command goes on from the last whole checkpoint there.
 
     Example: `python train.py --config configs/quickstart.yaml --output_dir runs/eem`
     """
+    disable_progress_bar()  # of writing and loading; ours shows the steps
     with one_line_errors():
         run = prepare_run(config, context.args)
-        curve = fit(run, str(config.stem))
-        output = Path(run.arguments.output_dir)
-        run.model.save_pretrained(output)
-        run.tokenizer.save_pretrained(output)
-        plot = learning_curves(output / "learning_curve.png", [curve], unit="held-out bits per byte")
-        Console().print(f"{curve.held_out[-1][1]:.3f} bits per byte on held-out text; {output}, {plot}")
+        trainer = RunTrainer(run, [ProgressBarCallback(run.name)])
+        console = Console(quiet=not trainer.is_world_process_zero())
+        if run.checkpoint is not None:
+            console.print(f"going on from {run.checkpoint}")
+        try:
+            trainer.fit()
+        except FloatingPointError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from error
+        trainer.finish()
+        measured = held_out_metrics(run, trainer.state)
+        console.print(f"held out: {', '.join(f'{name} {value:.4f}' for name, value in measured.items())}")
+        console.print(f"{run.arguments.output_dir}: model, card, learning curve and results.json")
 
 
 def fit(run: Run, name: str) -> LearningCurve:
-    """Train, and give the learning curve in bits per byte, the code's bits included."""
-
-    def measure(_model: PreTrainedModel) -> float:
-        return held_out(run).bits_per_byte
-
-    callback = HeldOutCallback(measure, points=CURVE_POINTS)
-    trainer = run.trainer([ProgressBarCallback(name), callback])
-    trainer.train()
-
-    # Training losses are nats a token; in bits per byte, and with the code they were shown, they compare.
-    tokens = sum(len(row["input_ids"]) - 1 for row in run.train_rows)
-    num_bytes = sum(row["num_bytes"] for row in run.train_rows)
-    code = stored_code_bits(run.model) * len(run.train_rows) / num_bytes
-    return LearningCurve(
-        name,
-        held_out=[(step * run.tokens_per_step, value) for step, value in callback.values],
-        train=[
-            (entry["step"] * run.tokens_per_step, nats_to_bits(entry["loss"]) * tokens / num_bytes + code)
-            for entry in trainer.state.log_history
-            if "loss" in entry
-        ],
-    )
+    """Train, and give the learning curve."""
+    trainer = RunTrainer(run, [ProgressBarCallback(name)])
+    trainer.fit()
+    return learning_curve(run, trainer.state, name)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,11 @@
 
 from modeling_eem.training.callbacks import HeldOutCallback, ProgressBarCallback
 from modeling_eem.training.flops import training_flops
-from modeling_eem.training.run import DataArguments, Run, prepare_run
+from modeling_eem.training.outputs import held_out_metrics, learning_curve
+from modeling_eem.training.run import Run, RunArguments, prepare_run
+from modeling_eem.training.run_data import DataArguments
 from modeling_eem.training.run_file import build_config, build_model, read_run_file
+from modeling_eem.training.run_trainer import RunTrainer
 from modeling_eem.training.token_losses import TOKEN_LOSSES, TokenLossOptions
 from modeling_eem.training.trainer import TokenWeightedTrainer, TokenWeightedTrainingArguments
 
@@ -13,11 +16,15 @@ __all__ = [
     "HeldOutCallback",
     "ProgressBarCallback",
     "Run",
+    "RunArguments",
+    "RunTrainer",
     "TokenLossOptions",
     "TokenWeightedTrainer",
     "TokenWeightedTrainingArguments",
     "build_config",
     "build_model",
+    "held_out_metrics",
+    "learning_curve",
     "prepare_run",
     "read_run_file",
     "training_flops",

@@ -1,132 +1,178 @@
-"""A training run, from its run file to a trained model: config, tokenizer, rows, Trainer."""
+"""A training run, from its run file to what a trainer needs: model, tokenizer, rows, collator, metrics."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import datasets
-from transformers import (
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    TrainerCallback,
-    set_seed,
-)
+from datasets import Dataset
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers.trainer_utils import HubStrategy
 
-from modeling_eem.configuration_eem import EncoderDecoderConfig
+from modeling_eem.configuration_eem import EEMAutoencoderConfig
 from modeling_eem.data.collator import CausalCollator
-from modeling_eem.data.documents import read_documents
-from modeling_eem.data.rows import ROW_MODES, Row, RowFormat
-from modeling_eem.data.tokenizer import encode_text
+from modeling_eem.data.rows import RowFormat
+from modeling_eem.training.checkpoints import check_same_run, checkpoint_to_resume, run_record
+from modeling_eem.training.run_data import DataArguments, run_rows
 from modeling_eem.training.run_file import build_model, read_run_file
-from modeling_eem.training.trainer import TokenWeightedTrainer, TokenWeightedTrainingArguments
+from modeling_eem.training.token_losses import TOKEN_LOSSES
+from modeling_eem.training.token_metrics import EntropyMetrics, TokenMetrics, code_bits_a_row
+from modeling_eem.training.trainer import TokenWeightedTrainingArguments
 
 
 @dataclass
-class DataArguments:
-    """What a run trains on.
+class RunArguments(TokenWeightedTrainingArguments):
+    """The training arguments of run files: `TokenWeightedTrainingArguments` with other defaults.
 
-    Args:
-        tokenizer: a folder or Hub name.
-        train_files, validation_files: .txt, .jsonl or .parquet, also .gz; text in the column `text`.
-        rows: how training documents become rows: windows, pad, stream or pack; held-out ones are always windows.
-        padding_side: where a batch's short rows are padded.
+    Held-out rows are measured six times on the way and with every checkpoint, TensorBoard has the logs, a progress
+    bar of our own shows the steps, and the Hub gets the trained model only.
+
+    Raises:
+        ValueError: for what runs do not do: let NaN pass, or push optimizer states.
     """
 
-    tokenizer: str = "tokenizer"
-    train_files: list[str] = field(default_factory=list)
-    validation_files: list[str] = field(default_factory=list)
-    rows: str = "windows"
-    padding_side: str = "right"
+    eval_strategy: str = "steps"
+    eval_steps: float | None = 1 / 6
+    report_to: None | str | list[str] = "tensorboard"
+    disable_tqdm: bool | None = True
+    hub_strategy: str = "end"
+    logging_nan_inf_filter: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("train_files", "validation_files"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} is empty: name at least one file.")
-        if self.rows not in ROW_MODES:
-            raise ValueError(f"rows must be one of {', '.join(ROW_MODES)}; got {self.rows!r}.")
+        super().__post_init__()
+        if self.logging_nan_inf_filter:
+            raise ValueError("logging_nan_inf_filter would hide losses that are not finite; leave it out.")
+        if self.hub_strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
+            raise ValueError("hub_strategy must be end or every_save: optimizer states are not pushed.")
 
 
 @dataclass
 class Run:
-    """Everything that a run file settles, ready to train."""
+    """Everything that a run file settles, ready to train.
 
+    Attributes:
+        name: the run file's, without its ending.
+        record: what the run's steps follow from, kept beside its checkpoints.
+        checkpoint: what training goes on from; None to begin.
+    """
+
+    name: str
     data: DataArguments
     config: PreTrainedConfig
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     collator: CausalCollator
-    train_rows: Sequence[Row]
-    held_out_rows: Sequence[Row]
-    arguments: TokenWeightedTrainingArguments
+    train_rows: Dataset
+    held_out_rows: Dataset
+    arguments: RunArguments
+    row_format: RowFormat
+    record: dict[str, Any]
+    checkpoint: Path | None
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the model is fitted to `token_entropies`."""
+        return is_regression(self.config)
+
+    @property
+    def is_autoencoder(self) -> bool:
+        return isinstance(self.config, EEMAutoencoderConfig)
+
+    @property
+    def code_bits(self) -> float | None:
+        """Bits of a row's code; None where its format is not settled."""
+        return code_bits_a_row(self.config)
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of an optimizer step, over devices and accumulation steps."""
+        arguments = self.arguments
+        return arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
 
     @property
     def tokens_per_step(self) -> int:
         """Tokens of an optimizer step, if all rows are full."""
-        return self.arguments.train_batch_size * self.arguments.gradient_accumulation_steps * self.collator.max_length
+        return self.rows_per_step * self.collator.max_length
 
-    def trainer(self, callbacks: Sequence[TrainerCallback] = ()) -> TokenWeightedTrainer:
-        dataset = datasets.Dataset.from_list(
-            [{name: column for name, column in row.items() if name != "num_bytes"} for row in self.train_rows]
+    @cached_property
+    def metrics(self) -> TokenMetrics | EntropyMetrics:
+        """What the model is measured by."""
+        if self.is_regression:
+            return EntropyMetrics(is_shifted=self.arguments.regression_alignment == "prefix")
+        return TokenMetrics(
+            self.row_format.byte_lengths, self.collator.max_length, self.code_bits, is_shifted=not self.is_autoencoder
         )
-        trainer = TokenWeightedTrainer(
-            model=self.model,
-            args=self.arguments,
-            data_collator=self.collator,
-            train_dataset=dataset,
-            processing_class=self.tokenizer,
-            callbacks=list(callbacks),
-        )
-        trainer.remove_callback(PrinterCallback)  # a progress bar shows what it would print
-        return trainer
+
+
+def is_regression(config: PreTrainedConfig) -> bool:
+    """Whether a config's model is a token classifier of one number."""
+    return config.num_labels == 1 and not isinstance(config, EEMAutoencoderConfig)
 
 
 def prepare_run(path: str | Path, overrides: Sequence[str] = ()) -> Run:
-    """Read a run file, build its model from `seed`, and cut its documents into rows.
+    """Read a run file, find what it goes on from, build its model from `seed`, and load its rows.
 
     Raises:
-        ValueError: anything wrong in the file, or a tokenizer that does not fit the model.
+        ValueError: anything wrong in the file, data that do not go with the model, a checkpoint of another run.
     """
-    config, (data, arguments) = read_run_file(path, (DataArguments, TokenWeightedTrainingArguments), overrides)
-    tokenizer = AutoTokenizer.from_pretrained(data.tokenizer)
-    if len(tokenizer) != config.vocab_size:
-        raise ValueError(
-            f"{path}: the tokenizer has {len(tokenizer)} tokens and the model {config.vocab_size}: set vocab_size to "
-            "match."
-        )
-    if data.rows == "pack" and isinstance(config, EncoderDecoderConfig):
-        raise ValueError(
-            f"{path}: rows: pack is for causal models; a code is for one text, so choose windows or stream."
-        )
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        setattr(config, name, getattr(tokenizer, name))
-    row_format = RowFormat.from_tokenizer(tokenizer, config.max_position_embeddings)
+    config, (data, arguments) = read_run_file(path, (DataArguments, RunArguments), overrides)
+    try:
+        return _prepare(Path(path).stem, config, data, arguments)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
-    def rows(files: Sequence[str], mode: str) -> list[Row]:
-        documents = (encode_text(tokenizer, document.text) for document in read_documents(files))
-        return list(ROW_MODES[mode](enumerate(documents), row_format))
 
+def _prepare(name: str, config: PreTrainedConfig, data: DataArguments, arguments: RunArguments) -> Run:
+    rows = run_rows(data)
+    if (is_regression(config) or TOKEN_LOSSES[arguments.token_loss].needs_entropies) and not rows.has_entropies:
+        what = "num_labels: 1" if is_regression(config) else f"token_loss: {arguments.token_loss}"
+        raise ValueError(f"{what} needs train_rows with a column token_entropies; make one with eem-entropy.")
+    tokenizer = AutoTokenizer.from_pretrained(data.tokenizer or config.name_or_path or "tokenizer")
+    _fit_vocabulary(config, tokenizer)
+    rows.check(config, tokenizer)
+    row_format = RowFormat.from_tokenizer(tokenizer, rows.max_length(config))
+    record = run_record(config, data, rows.identity(), arguments)
+    if (checkpoint := checkpoint_to_resume(arguments)) is not None:
+        check_same_run(checkpoint, record)
+
+    train_rows, held_out_rows = rows.load(row_format, tokenizer)
+    if data.max_held_out_rows is not None:
+        held_out_rows = held_out_rows.take(min(data.max_held_out_rows, len(held_out_rows)))
     set_seed(arguments.seed)
-    collator = CausalCollator(
-        pad_token_id=tokenizer.pad_token_id,
-        vocab_size=config.vocab_size,
-        max_length=config.max_position_embeddings,
-        padding_side=data.padding_side,
-        random_prefix_probability=_prefix_probability(config),
-    )
     return Run(
+        name=name,
         data=data,
         config=config,
         model=build_model(config),
         tokenizer=tokenizer,
-        collator=collator,
-        train_rows=rows(data.train_files, data.rows),
-        held_out_rows=rows(data.validation_files, "windows"),  # the ones that lose nothing, whose bits count
+        collator=CausalCollator(
+            # Foreign tokenizers may have no padding; what stands there is masked.
+            pad_token_id=tokenizer.bos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+            vocab_size=config.vocab_size,
+            max_length=row_format.max_length,
+            padding_side=data.padding_side,
+            random_prefix_probability=_prefix_probability(config),
+        ),
+        train_rows=train_rows,
+        held_out_rows=held_out_rows,
         arguments=arguments,
+        row_format=row_format,
+        record=record,
+        checkpoint=checkpoint,
     )
+
+
+def _fit_vocabulary(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A new model takes the tokenizer's special tokens; ValueError where it has other tokens than the tokenizer."""
+    is_new = not config.name_or_path
+    if len(tokenizer) > config.vocab_size or (is_new and len(tokenizer) < config.vocab_size):
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} tokens and the model {config.vocab_size}: set vocab_size to match."
+        )
+    if is_new:
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            setattr(config, name, getattr(tokenizer, name))
 
 
 def _prefix_probability(config: PreTrainedConfig) -> float:

@@ -1,0 +1,62 @@
+"""Stops a training whose loss is no longer a number, and says which batch it was."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+_SHOWN_IDS, _SHOWN_ROWS = 8, 8
+
+
+@dataclass
+class LossWatch:
+    """Keeps each micro-batch's loss and how its rows begin until it is known to be finite.
+
+    Reading a loss makes the host wait for a GPU, so there they are read together, whenever `check` is called: where
+    the trainer waits anyway (it logs), and before anything is kept (it evaluates, saves or ends). Where reading costs
+    nothing, on a CPU, every loss is read at once, before its gradient reaches a weight.
+
+    Attributes:
+        is_eager: whether losses are read at once.
+    """
+
+    is_eager: bool
+    waiting: list[tuple[int, int, Tensor, Tensor]] = field(default_factory=list)
+
+    def add(self, step: int, micro_batch: int, input_ids_BT: Tensor, loss: Tensor) -> None:
+        """Note a micro-batch of an optimizer step, both counted from 1.
+
+        Raises:
+            FloatingPointError: as `check`, if losses are read at once.
+        """
+        self.waiting.append((step, micro_batch, input_ids_BT[:_SHOWN_ROWS, :_SHOWN_IDS].clone(), loss.detach()))
+        if self.is_eager:
+            self.check()
+
+    def check(self) -> None:
+        """Read the losses that have not been read.
+
+        Raises:
+            FloatingPointError: naming the first micro-batch whose loss is NaN or infinite.
+        """
+        if not self.waiting:
+            return
+        losses = torch.stack([loss for *_, loss in self.waiting]).tolist()
+        for (step, micro_batch, input_ids_BT, _), loss in zip(self.waiting, losses):
+            if loss - loss != 0:  # NaN, or infinite
+                raise FloatingPointError(
+                    f"the loss is {loss} at step {step}, micro-batch {micro_batch}, whose rows begin with the ids "
+                    f"{input_ids_BT.tolist()}; nothing was saved since. Lower the learning rate, or look at these "
+                    "rows and their token_entropies."
+                )
+        self.waiting.clear()
+
+
+def check_weights(model: nn.Module, step: int) -> None:
+    """FloatingPointError for a weight that is NaN or infinite: a finite loss can have a gradient that is not."""
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise FloatingPointError(
+                f"the weight {name} is not finite at step {step}: no checkpoint is written. Lower the learning rate, "
+                "or train in bf16 or fp32."
+            )
