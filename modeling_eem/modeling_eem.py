@@ -208,20 +208,23 @@ class EEMModel(EEMPreTrainedModel):
         )
 
     def _introduce(self, embeds_BTD: Tensor, code: Tensor | None, occluded: bool, past_length: int) -> Tensor:
-        """The decoder's inputs: token embeddings with the memory before, beside or on them."""
-        introduction = self.config.memory_introduction
-        if introduction == "token" and past_length:
+        """The decoder's inputs, with zeros for an occluded memory; after the first ones the cache holds it."""
+        if self.config.num_memory_positions and past_length:
             return embeds_BTD  # the memory stands in the cache
         if occluded:
-            width = self.config.code_size if introduction == "embedding" else self.config.hidden_size
+            width = self.config.hidden_size if self.memory_proj is not None else self.config.code_size
             memory = embeds_BTD.new_zeros(len(embeds_BTD), width)
         elif code is None:
             raise ValueError("this cache was filled without a code: pass the code it belongs to as code=.")
         else:
             memory = self.memory(code.to(embeds_BTD.dtype))
-        if introduction == "token":
+        return self.introduce(memory, embeds_BTD)
+
+    def introduce(self, memory: Tensor, embeds_BTD: Tensor) -> Tensor:
+        """Token embeddings with a row's memory (`memory()`) before, beside or on them: the decoder's inputs."""
+        if self.config.memory_introduction == "token":
             return torch.cat([memory[:, None], embeds_BTD], dim=1)
-        if introduction == "embedding":
+        if self.config.memory_introduction == "embedding":
             return torch.cat([memory[:, None].expand(-1, embeds_BTD.shape[1], -1), embeds_BTD], dim=-1)
         return embeds_BTD + memory[:, None]
 

@@ -4,6 +4,7 @@ from modeling_eem.entropy.causal import CausalEntropy
 from modeling_eem.entropy.estimate import ESTIMATORS, estimate, estimator_class
 from modeling_eem.entropy.estimator import EntropyEstimator
 from modeling_eem.entropy.exact import ExactEntropy, TwoModelEntropy
+from modeling_eem.entropy.gradient_input import GradientInputEntropy
 from modeling_eem.entropy.occlusion import OcclusionEntropy
 from modeling_eem.entropy.regression import RegressionEntropy
 from modeling_eem.entropy.result import TokenEntropies
@@ -15,6 +16,7 @@ __all__ = [
     "CausalEntropy",
     "EntropyEstimator",
     "ExactEntropy",
+    "GradientInputEntropy",
     "OcclusionEntropy",
     "RegressionEntropy",
     "SlidingEntropy",

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from modeling_eem.entropy.causal import CausalEntropy
 from modeling_eem.entropy.estimator import EntropyEstimator
 from modeling_eem.entropy.exact import ExactEntropy, TwoModelEntropy
+from modeling_eem.entropy.gradient_input import GradientInputEntropy
 from modeling_eem.entropy.occlusion import OcclusionEntropy
 from modeling_eem.entropy.regression import RegressionEntropy
 from modeling_eem.entropy.result import TokenEntropies
@@ -23,6 +24,7 @@ ESTIMATORS: dict[str, type[EntropyEstimator]] = {
         TwoModelEntropy,
         SlidingEntropy,
         OcclusionEntropy,
+        GradientInputEntropy,
         CausalEntropy,
         TeacherEntropy,
         RegressionEntropy,
