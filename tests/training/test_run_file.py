@@ -1,4 +1,4 @@
-"""Run files: what they merge, cast and refuse; and every one that is published."""
+"""Run files: what they merge, cast and refuse; and what the quickstart's two share."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -212,36 +212,6 @@ def test_configs_build_their_models(model_type: str, values: dict[str, Any], kin
     assert isinstance(config, EEMAutoencoderConfig) == (kind is EEMAutoencoder)
     with pytest.raises(ValueError, match="unknown key 'hiden_size'"):
         build_config(model_type, {"hiden_size": 8})
-
-
-RUN_FILES = {
-    str(path.relative_to(ROOT / "configs")): path
-    for path in sorted((ROOT / "configs").rglob("*.yaml"))
-    if path.parent.name != "accelerate"
-}
-
-
-def _says_its_model(path: Path) -> bool:
-    values = yaml.safe_load(path.read_text())
-    return "model_type" in values or ("base" in values and _says_its_model(path.parent / values["base"]))
-
-
-MODELS = {name: path for name, path in RUN_FILES.items() if _says_its_model(path)}  # the others are bases
-
-
-@pytest.mark.parametrize("path", MODELS.values(), ids=MODELS)
-def test_published_run_files_build(path: Path) -> None:
-    config, (data, _) = read_run_file(path, ARGUMENTS)
-    with torch.device("meta"):
-        assert build_model(config).num_parameters() > 0
-    here = [name for name in (*data.train_files, *data.validation_files) if name.startswith("modeling_eem/")]
-    assert all((ROOT / name).is_file() for name in here)
-
-
-def test_every_other_run_file_is_a_base() -> None:
-    read = {path: yaml.safe_load(path.read_text()) for path in RUN_FILES.values()}
-    bases = {(path.parent / values["base"]).resolve() for path, values in read.items() if "base" in values}
-    assert {path for name, path in RUN_FILES.items() if name not in MODELS} <= bases
 
 
 def test_the_quickstart_compares_equal_compute() -> None:

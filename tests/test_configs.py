@@ -1,0 +1,147 @@
+"""Every run file: it parses, its model is built without memory, and configs/README.md lists it as it is."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from modeling_eem import EEMAutoencoderConfig, EEMConfig
+from modeling_eem.configuration_eem import EncoderDecoderConfig
+from modeling_eem.training import DataArguments, RunArguments, build_model, read_run_file
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+ARGUMENTS = (DataArguments, RunArguments)
+FILES = {str(path.relative_to(CONFIGS)): path for path in sorted(CONFIGS.rglob("*.yaml"))}
+FILES = {name: path for name, path in FILES.items() if not name.startswith("accelerate/")}
+
+
+def _says_its_model(path: Path) -> bool:
+    values = yaml.safe_load(path.read_text())
+    return "model_type" in values or ("base" in values and _says_its_model(path.parent / values["base"]))
+
+
+EXPERIMENTS = {name: path for name, path in FILES.items() if _says_its_model(path)}  # the others are bases
+
+# Millions, as published.
+PUBLISHED_PARAMETERS = {
+    "eem/transformer-small.yaml": 15.66,
+    "eem/transformer-medium.yaml": 94.32,
+    "eem/transformer-large.yaml": 524.46,
+    "causal/transformer.yaml": 75.3,
+}
+
+
+def _backbone_parameters(config: PreTrainedConfig) -> int:
+    """Blocks alone, without token embeddings and head."""
+    d, layers = config.hidden_size, config.num_hidden_layers
+    if config.model_type == "llama":  # attention 4 d², feed-forward 3 d · 4d, norms before both and at the end
+        return layers * (16 * d**2 + 2 * d) + d
+    n, k, heads = config.max_position_embeddings, config.mixing_kernel_size, config.num_mixing_heads
+    mixing = k * n**2 + n
+    if heads:
+        mixing = heads * mixing + 2 * d**2 + 2 * d
+    return layers * (8 * d**2 + 9 * d + mixing)
+
+
+def _linear(inputs: int, outputs: int) -> int:
+    return inputs * outputs + outputs
+
+
+def _parameters(config: PreTrainedConfig) -> int:
+    """Of the whole model, from the equations alone."""
+    vocab, d = config.vocab_size, config.hidden_size
+    head = vocab * d
+    if not isinstance(config, EncoderDecoderConfig):
+        return _backbone_parameters(config) + vocab * d + head
+    d_enc, p = config.encoder_config.hidden_size, config.bottleneck_size
+    down, up = (0, 0) if p is None else (_linear(d_enc, p), _linear(p, d_enc))
+    count = _backbone_parameters(config.encoder_config) + _backbone_parameters(config.decoder_config)
+    count += vocab * d_enc + down + head
+    if isinstance(config, EEMAutoencoderConfig):
+        if config.memory_expansion == "unroll":
+            return count + up + _linear(d_enc // 2, d)
+        return count + up + (_linear(d_enc, d) if d_enc != d else 0)
+    assert isinstance(config, EEMConfig)
+    if config.memory_introduction == "embedding":
+        return count + vocab * (d - (d_enc if p is None else p))
+    return count + up + _linear(d_enc, d) + vocab * d
+
+
+@pytest.fixture(scope="module", params=EXPERIMENTS)
+def experiment(request: pytest.FixtureRequest) -> tuple[str, PreTrainedModel]:
+    config, _ = read_run_file(EXPERIMENTS[request.param], ARGUMENTS)
+    with torch.device("meta"):
+        return request.param, build_model(config)
+
+
+def _header(path: Path) -> tuple[str, str, str]:
+    """What a run file's first comment says: the experiment, what was published, what was inferred."""
+    lines = []
+    for line in path.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.removeprefix("# "))
+    said = {"Published": "", "Inferred": ""}
+    for line in lines[1:]:
+        key, _, text = line.partition(": ")
+        if key in said:
+            said[key] = text
+    return lines[0] if lines else "", said["Published"], said["Inferred"]
+
+
+def _readme() -> dict[str, tuple[str, ...]]:
+    """Cells of the table in configs/README.md: experiment, parameters, published, inferred, by file."""
+    rows = re.findall(r"^\| \[(\S+)\]\((\S+)\) \| (.*) \|$", (CONFIGS / "README.md").read_text(), re.MULTILINE)
+    assert all(shown == link for shown, link, _ in rows)
+    return {name: tuple(cell.strip() for cell in cells.split("|")) for name, _, cells in rows}
+
+
+def test_parameters_follow_the_equations(experiment: tuple[str, PreTrainedModel]) -> None:
+    name, model = experiment
+    assert model.num_parameters() == _parameters(model.config)
+    if name in PUBLISHED_PARAMETERS:
+        assert model.num_parameters() / 1e6 == pytest.approx(PUBLISHED_PARAMETERS[name], abs=0.02)
+
+
+def test_the_table_says_what_the_file_says(experiment: tuple[str, PreTrainedModel]) -> None:
+    name, model = experiment
+    what, published, inferred = _header(EXPERIMENTS[name])
+    assert what.endswith("."), "a run file begins with a comment that says which experiment it is"
+    assert _readme()[name] == (what, f"{model.num_parameters():,}", published, inferred)
+
+
+def test_layers_can_be_wrapped(experiment: tuple[str, PreTrainedModel]) -> None:
+    """FSDP wraps the classes that a model names, and stops at one that is not in the model."""
+    _, model = experiment
+    layers = {type(module).__name__ for name, module in model.named_modules() if re.search(r"\.layers\.\d+$", name)}
+    assert set(model._no_split_modules) == layers and layers <= {"MaskedMixerBlock", "LlamaDecoderLayer"}
+
+
+def test_every_run_file_is_in_the_table_or_a_base() -> None:
+    values = {path: yaml.safe_load(path.read_text()) for path in FILES.values()}
+    bases = {(path.parent / value["base"]).resolve() for path, value in values.items() if "base" in value}
+    assert set(_readme()) == set(EXPERIMENTS)
+    assert {path for name, path in FILES.items() if name not in EXPERIMENTS} <= bases
+    assert all(_header(path)[0] for path in FILES.values())
+
+
+def test_text_that_ships_is_there() -> None:
+    values = [yaml.safe_load(path.read_text()) for path in FILES.values()]
+    files = [name for value in values for key in ("train_files", "validation_files") for name in value.get(key, [])]
+    assert files and all((ROOT / name).is_file() for name in files)
+
+
+def _key(values: dict[str, Any], path: Path) -> str:
+    own = {key: value for key, value in values.items() if key != "base"}
+    base = path.parent / values["base"] if "base" in values else None
+    return yaml.safe_dump({"base": str(base and base.resolve()), **own})
+
+
+def test_no_two_run_files_are_one_experiment() -> None:
+    keys = [_key(yaml.safe_load(path.read_text()), path) for path in FILES.values()]
+    assert len(keys) == len(set(keys))
