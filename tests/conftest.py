@@ -186,9 +186,12 @@ def run_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run_values(run_text: Path) -> Callable[..., dict[str, Any]]:
-    """The keys of a run file that trains a tiny model of a type on `run_text`; None takes a key away."""
+    """The keys of a run file that trains a tiny model of a type (None: no keys of a model) on `run_text`.
 
-    def values(model_type: str = "eem", **changes: Any) -> dict[str, Any]:
+    A key whose value is None is left out.
+    """
+
+    def values(model_type: str | None = "eem", **changes: Any) -> dict[str, Any]:
         common = {
             "tokenizer": str(run_text / "tokenizer"),
             "train_files": [str(run_text / "train.jsonl")],
@@ -201,7 +204,8 @@ def run_values(run_text: Path) -> Callable[..., dict[str, Any]]:
             "use_cpu": True,
             "dataloader_pin_memory": False,
         }
-        merged = {"model_type": model_type, **_RUN[model_type], **common, **changes}
+        model = {"model_type": model_type, **_RUN[model_type]} if model_type else {}
+        merged = {**model, **common, **changes}
         return {name: value for name, value in merged.items() if value is not None}
 
     return values
@@ -211,7 +215,7 @@ def run_values(run_text: Path) -> Callable[..., dict[str, Any]]:
 def write_run(run_values: Callable[..., dict[str, Any]], tmp_path: Path) -> Callable[..., Path]:
     """Writes a run file of `run_values`, its output in `tmp_path / "out"`, and returns its path."""
 
-    def write(model_type: str = "eem", **changes: Any) -> Path:
+    def write(model_type: str | None = "eem", **changes: Any) -> Path:
         path = tmp_path / "tiny.yaml"
         path.write_text(yaml.safe_dump(run_values(model_type, **{"output_dir": str(tmp_path / "out"), **changes})))
         return path

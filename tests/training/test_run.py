@@ -1,0 +1,254 @@
+"""What a run file comes to: prepared rows, entropies, checkpoints to go on from, and what is refused before work."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from datasets import DatasetDict, load_from_disk
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer, LlamaForCausalLM
+
+from modeling_eem import EEMAutoencoder, EEMForCausalLM, MaskedMixerForTokenClassification
+from modeling_eem.data.fingerprint import FINGERPRINT_FILE
+from modeling_eem.data.prepare import Launch, RowOptions, prepare_rows
+from modeling_eem.data.shards import plan_shards
+from modeling_eem.training import RunTrainer, prepare_run
+
+
+def train(path: Path, *overrides: str) -> RunTrainer:
+    trainer = RunTrainer(prepare_run(path, overrides))
+    trainer.fit()
+    trainer.finish()
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def prepared(run_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A folder of `eem-data prepare`, made once for each set of options."""
+
+    def make(**options: Any) -> Path:
+        folder = tmp_path_factory.getbasetemp() / f"rows-{'-'.join(map(str, options.values()))}"
+        if not folder.exists():
+            shards = plan_shards([str(run_text / "train.jsonl")], "text", 100_000)
+            tokenizer = AutoTokenizer.from_pretrained(run_text / "tokenizer")
+            prepare_rows(
+                shards,
+                tokenizer,
+                folder,
+                RowOptions(**{"max_length": 24, "held_out": 3, **options}),
+                Launch(workers=1),
+            )
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def with_entropies(prepared: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same rows with a column `token_entropies`, NaN at BOS."""
+    folder = tmp_path_factory.mktemp("entropies") / "rows"
+    rows = load_from_disk(prepared())
+    rows.map(lambda row: {"token_entropies": [float("nan"), *(i % 3 for i in row["input_ids"][1:])]}).save_to_disk(
+        folder
+    )
+    shutil.copy(prepared() / FINGERPRINT_FILE, folder)
+    return folder
+
+
+NO_TEXT = {"train_files": None, "validation_files": None}
+
+
+def test_prepared_rows_are_trained_on_from_disk(write_run: Callable[..., Path], prepared: Callable[..., Path]) -> None:
+    path = write_run(train_rows=str(prepared()), **NO_TEXT)
+    trainer = train(path)
+    run, rows = trainer.run, load_from_disk(prepared())
+    assert run.train_rows.cache_files == rows["train"].cache_files, "memory-mapped, not copied"
+    assert list(run.train_rows) == list(rows["train"]) and list(run.held_out_rows) == list(rows["held_out"])
+    assert run.collator.max_length == 24 and "eval_bits_per_byte" in trainer.state.log_history[-2]
+
+
+def test_validation_files_come_before_the_held_out_split(
+    write_run: Callable[..., Path], prepared: Callable[..., Path]
+) -> None:
+    run = prepare_run(write_run(train_rows=str(prepared()), train_files=None, max_held_out_rows=2))
+    assert run.held_out_rows["input_ids"] != load_from_disk(prepared())["held_out"]["input_ids"]
+    assert len(run.held_out_rows) == 2
+
+
+def test_packed_rows_train_causal_models(write_run: Callable[..., Path], prepared: Callable[..., Path]) -> None:
+    folder = str(prepared(rows="pack", max_length=64))
+    with pytest.raises(ValueError, match="name validation_files"):
+        prepare_run(write_run("llama", train_rows=folder, max_position_embeddings=64, **NO_TEXT))
+    path = write_run("llama", train_rows=folder, max_position_embeddings=64, train_files=None)
+    assert train(path).state.global_step == 2
+
+
+def test_entropies_reach_the_token_loss(write_run: Callable[..., Path], with_entropies: Path) -> None:
+    changes = {"train_rows": str(with_entropies), "random_prefix_probability": 0, "save_strategy": "no", **NO_TEXT}
+    losses = []
+    for token_loss in ("cross_entropy", "hinge"):
+        trainer = RunTrainer(prepare_run(write_run(token_loss=token_loss, **changes)))
+        trainer.fit()
+        losses.append(trainer.state.log_history[0]["loss"])
+    entropies = [e for row in trainer.run.train_rows["token_entropies"] for e in row[1:]]
+    mean = sum(entropies) / len(entropies)
+    assert losses[1] == pytest.approx(losses[0] - mean, abs=0.3) and losses[1] < losses[0] - 0.5
+
+
+@pytest.mark.parametrize("changes", [{"token_loss": "hinge"}, {"num_labels": 1}])
+def test_entropies_that_are_not_there_are_missed_before_any_work(
+    write_run: Callable[..., Path], prepared: Callable[..., Path], changes: dict[str, Any]
+) -> None:
+    message = f"{next(iter(changes))}: .* needs train_rows with a column token_entropies"
+    nowhere = {"tokenizer": "nowhere"}  # not even looked at
+    with pytest.raises(ValueError, match=message):
+        prepare_run(write_run("masked_mixer", **changes, **nowhere))
+    with pytest.raises(ValueError, match=message):
+        prepare_run(write_run("masked_mixer", train_rows=str(prepared()), **NO_TEXT, **changes, **nowhere))
+
+
+@pytest.mark.parametrize("model_type", ["masked_mixer", "llama"])
+@pytest.mark.parametrize("alignment", ["prefix", "token"])
+def test_regression_trains_and_is_measured_by_its_own_error(
+    write_run: Callable[..., Path], with_entropies: Path, tmp_path: Path, model_type: str, alignment: str
+) -> None:
+    changes = {"train_rows": str(with_entropies), "num_labels": 1, "regression_alignment": alignment, **NO_TEXT}
+    trainer = train(write_run(model_type, **changes))
+    model = AutoModelForTokenClassification.from_pretrained(tmp_path / "out").eval()
+    errors = []
+    for row in load_from_disk(with_entropies)["held_out"]:
+        scores = model(torch.tensor([row["input_ids"]])).logits[0, :, 0]
+        scores = scores[:-1] if alignment == "prefix" else scores[1:]
+        errors.append((scores - torch.tensor(row["token_entropies"][1:])).square())
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["held_out"] == {"mean_squared_error": pytest.approx(torch.cat(errors).mean().item(), rel=1e-5)}
+    assert results["unit"] == "held-out squared error, nats²" and trainer.state.global_step == 2
+    assert "AutoModelForTokenClassification" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_an_autoencoder_trains_and_is_measured(write_run: Callable[..., Path], tmp_path: Path) -> None:
+    trainer = train(write_run("eem_autoencoder"))
+    assert isinstance(trainer.run.model, EEMAutoencoder) and trainer.run.code_bits == 16 * 8 + 32
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["held_out"]["bits_per_byte"] > 0 and len(results["curve"]) == 2
+
+
+def test_the_prefix_probability_is_recorded(write_run: Callable[..., Path], tmp_path: Path) -> None:
+    trainer = train(write_run(), "--random_prefix_probability", "0.25")
+    assert trainer.run.collator.random_prefix_probability == 0.25
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["random_prefix_probability"] == 0.25
+
+
+# Fine-tuning
+
+
+@pytest.fixture(scope="module")
+def checkpoints(run_values: Callable[..., dict], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The output of a run of a model type, trained once."""
+
+    def of(model_type: str) -> Path:
+        folder = tmp_path_factory.getbasetemp() / f"trained-{model_type}"
+        if not folder.exists():
+            folder.mkdir()
+            (folder / "run.yaml").write_text(yaml.safe_dump(run_values(model_type, output_dir=str(folder / "out"))))
+            train(folder / "run.yaml")
+        return folder / "out"
+
+    return of
+
+
+@pytest.mark.parametrize("model_type", ["llama", "eem"])
+def test_any_causal_model_is_fine_tuned_with_entropies(
+    write_run: Callable[..., Path], checkpoints: Callable[[str], Path], with_entropies: Path, model_type: str
+) -> None:
+    before = checkpoints(model_type)
+    changes = NO_TEXT | {"tokenizer": None, "token_loss": "complement", "train_rows": str(with_entropies)}
+    run = prepare_run(write_run(None, model_name_or_path=str(before), **changes))
+    assert isinstance(run.model, LlamaForCausalLM if model_type == "llama" else EEMForCausalLM)
+    saved = AutoModelForCausalLM.from_pretrained(before)
+    for name, weight in saved.named_parameters():
+        assert torch.equal(dict(run.model.named_parameters())[name], weight) and weight.dtype == torch.float32
+    trainer = RunTrainer(run)
+    trainer.fit()
+    assert any(not torch.equal(a, b) for a, b in zip(saved.parameters(), trainer.model.parameters()))
+
+
+def test_beside_a_checkpoint_stand_only_keys_that_keep_its_weights(
+    write_run: Callable[..., Path], checkpoints: Callable[[str], Path]
+) -> None:
+    model = {"model_name_or_path": str(checkpoints("eem"))}
+    path = write_run(None, **model, random_prefix_probability=0.75, noise_scale=0, code_dtype="float16")
+    config = prepare_run(path).config
+    assert (config.random_prefix_probability, config.noise_scale, config.code_dtype) == (0.75, 0.0, "float16")
+    with pytest.raises(ValueError, match="bottleneck_size is settled by the model in"):
+        prepare_run(write_run(None, **model, bottleneck_size=8))
+    with pytest.raises(ValueError, match="name one"):
+        prepare_run(write_run("eem", **model))
+    with pytest.raises(ValueError, match="model_name_or_path: no model in 'nowhere'"):
+        prepare_run(write_run(None, model_name_or_path="nowhere"))
+
+
+def test_a_language_model_becomes_a_regression(
+    write_run: Callable[..., Path], checkpoints: Callable[[str], Path], with_entropies: Path
+) -> None:
+    model_name = str(checkpoints("masked_mixer"))
+    changes = NO_TEXT | {"num_labels": 1, "train_rows": str(with_entropies)}
+    run = prepare_run(write_run(None, model_name_or_path=model_name, **changes))
+    assert isinstance(run.model, MaskedMixerForTokenClassification)
+    body = AutoModelForCausalLM.from_pretrained(model_name).model.state_dict()
+    assert all(torch.equal(run.model.model.state_dict()[name], value) for name, value in body.items())
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"train_rows": "rows"}, "train_files and train_rows both say"),
+        ({"train_files": None, "train_rows": "rows", "max_length": 8}, "max_length is for train_files"),
+        ({"train_files": None, "train_rows": "nowhere"}, "nowhere holds no readable fingerprint.json"),
+        ({"train_files": None}, "train_files is empty"),
+        ({"validation_files": None}, "validation_files is empty"),
+        ({"padding_side": "both"}, "padding_side must be left or right"),
+        ({"max_length": 1}, "max_length must be at least 2"),
+        ({"max_held_out_rows": 0}, "max_held_out_rows must be at least 1"),
+        ({"max_length": 25}, "max_length is 25, and the model takes 24 tokens"),
+        ({"rows": "pack"}, "rows: pack is for causal models"),
+        ({"hub_strategy": "checkpoint"}, "hub_strategy must be end or every_save"),
+        ({"random_prefix_probability": 1.5}, "random_prefix_probability must be within 0 and 1"),
+        ({"num_labels": 1}, "num_labels: 1 needs"),
+    ],
+)
+def test_contradictions_are_named(write_run: Callable[..., Path], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        prepare_run(write_run(**changes))
+
+
+def test_rows_that_do_not_fit_are_named(
+    write_run: Callable[..., Path], prepared: Callable[..., Path], tmp_path: Path
+) -> None:
+    rows = str(prepared())
+    committed = str(Path(__file__).parents[2] / "tokenizer")
+    mixer = {"train_rows": rows, **NO_TEXT}
+    for changes, message in (
+        ({"max_position_embeddings": 16}, "have up to 24 tokens, and the model takes 16"),
+        ({"rows": "stream"}, "are windows, not stream: leave rows out"),
+        ({"tokenizer": committed, "vocab_size": 8000}, "made with another tokenizer"),
+        ({"train_rows": str(prepared(held_out=0))}, "no held-out rows .*: name validation_files"),
+        ({"vocab_size": 281}, "the tokenizer has 280 tokens and the model 281"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            prepare_run(write_run("masked_mixer", **mixer | changes))
+    shutil.copytree(rows, tmp_path / "torn")
+    (tmp_path / "torn" / "dataset_dict.json").unlink()
+    with pytest.raises(ValueError, match="is not complete: run `eem-data prepare` again"):
+        prepare_run(write_run("masked_mixer", **mixer | {"train_rows": str(tmp_path / "torn")}))
+    DatasetDict({"test": load_from_disk(rows)["train"]}).save_to_disk(tmp_path / "other")
+    shutil.copy(Path(rows) / FINGERPRINT_FILE, tmp_path / "other")
+    with pytest.raises(ValueError, match="has no split 'train'"):
+        prepare_run(write_run("masked_mixer", **mixer | {"train_rows": str(tmp_path / "other")}))
