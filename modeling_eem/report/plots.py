@@ -13,9 +13,9 @@ from matplotlib.ticker import EngFormatter
 from modeling_eem.report.files import write_atomically
 
 # Okabe & Ito: told apart with any colour vision; the markers and line ends help in grey.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_MARKERS = "osD^vPX"
-_INK, _GREY = "#222222", "#6b6b6b"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = "osD^vPX"
+INK, GREY = "#222222", "#6b6b6b"
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def learning_curves(
     Raises:
         ValueError: without curves, with more than seven, or if a run has no finite held-out value.
     """
-    if not 1 <= len(curves) <= len(_COLOURS):
-        raise ValueError(f"a plot holds 1 to {len(_COLOURS)} curves, not {len(curves)}: draw several plots.")
+    if not 1 <= len(curves) <= len(COLOURS):
+        raise ValueError(f"a plot holds 1 to {len(COLOURS)} curves, not {len(curves)}: draw several plots.")
     for curve in curves:
         if not any(math.isfinite(value) for _, value in curve.held_out):
             raise ValueError(f"the run {curve.name!r} has no finite held-out value to draw.")
@@ -62,31 +62,45 @@ def learning_curves(
 
     figure = Figure(figsize=(8, 4.8), dpi=160, layout="constrained")
     axes = figure.subplots()
-    labels = [(value, f"{name} {value:.2f}", _GREY) for name, value in references.items()]
-    for curve, colour, marker in zip(curves, _COLOURS, _MARKERS):
+    labels = [(value, f"{name} {value:.2f}", GREY) for name, value in references.items()]
+    for curve, colour, marker in zip(curves, COLOURS, MARKERS):
         tokens, values = _columns(curve.held_out)
         axes.plot(*_columns(curve.train), color=colour, alpha=0.3, linewidth=1)
         axes.plot(tokens, values, color=colour, linewidth=2, marker=marker, markersize=5, label=curve.name)
         labels.append((values[-1], f"{values[-1]:.2f}", colour))
     for value in references.values():
-        axes.axhline(value, color=_GREY, linewidth=1.2, linestyle=(0, (5, 4)), zorder=1)
+        axes.axhline(value, color=GREY, linewidth=1.2, linestyle=(0, (5, 4)), zorder=1)
     _limit_values(axes, curves, references)
     _label_in_margin(axes, labels)
     if any(curve.train for curve in curves):
-        axes.plot([], [], color=_GREY, alpha=0.5, linewidth=1, label="the same on training text")
+        axes.plot([], [], color=GREY, alpha=0.5, linewidth=1, label="the same on training text")
 
     axes.set_xlim(left=0)
-    axes.set_xlabel("training tokens", color=_INK)
-    axes.set_ylabel(unit, color=_INK)
-    axes.set_title(title, loc="left", color=_INK, fontweight="bold")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.tick_params(colors=_GREY)
+    label_axes(axes, "training tokens", unit, title)
+    add_legend(axes)
+    return save_png(path, figure)
+
+
+def label_axes(axes: Axes, x: str, y: str, title: str = "") -> None:
+    """Names of both axes and a title, in the style of all plots."""
+    axes.set_xlabel(x, color=INK)
+    axes.set_ylabel(y, color=INK)
+    axes.set_title(title, loc="left", color=INK, fontweight="bold")
+    axes.tick_params(colors=GREY)
     axes.grid(axis="y", color="#ececec", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#bbbbbb")
-    axes.legend(labelcolor=_INK, facecolor="white", edgecolor="none", framealpha=0.9)
 
+
+def add_legend(axes: Axes) -> None:
+    """A legend of what carries a label."""
+    axes.legend(labelcolor=INK, facecolor="white", edgecolor="none", framealpha=0.9)
+
+
+def save_png(path: str | Path, figure: Figure) -> Path:
+    """Write a figure, whole or not at all."""
     image = io.BytesIO()
     figure.savefig(image, format="png")
     return write_atomically(path, image.getvalue())

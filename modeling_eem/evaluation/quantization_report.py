@@ -1,0 +1,121 @@
+"""Tables, plots and JSON of what `quantization.py` measured, for one model or several."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modeling_eem.evaluation.quantization import (
+    SWEEP_FORMATS,
+    SWEEP_PARTS,
+    UNROUNDED,
+    CodeHistogram,
+    FormatCost,
+    LayerEffect,
+)
+from modeling_eem.report import Table
+from modeling_eem.report.quantization_plots import code_histograms, format_costs, layer_sweep
+
+Formats = Mapping[str, Sequence[FormatCost]]
+Sweeps = Mapping[str, Sequence[LayerEffect]]
+
+
+def formats_table(formats: Formats) -> Table:
+    """A row a model and format."""
+    rows = []
+    for model, costs in formats.items():
+        plain = costs[0].length.cross_entropy
+        rows += [
+            (
+                model,
+                cost.code_format,
+                cost.bits_a_code,
+                cost.length.cross_entropy,
+                None if cost.code_format == UNROUNDED else cost.length.cross_entropy - plain,
+                cost.length.bits_per_byte,
+            )
+            for cost in costs
+        ]
+    return Table(
+        columns=("model", "code in", "bits a code", "nats a token", "more than float32", "bits a byte"),
+        rows=rows,
+        title="The code in each format",
+        notes=(
+            "Codes are packed into bytes, unpacked and decoded from what was unpacked; bits a code are the size of "
+            "those bytes, a format's scale included.",
+            "Nats a token leave the code's bits out, bits a byte hold them. float32 is the code unrounded.",
+            "int8 probe: an identity Linear behind the code under LLM.int8(), and the same with W_up under it too.",
+        ),
+        formats={"nats a token": ".4f", "more than float32": "+.4f", "bits a code": ",.1f"},
+    )
+
+
+def sweep_table(sweeps: Sweeps) -> Table:
+    """A row a model, part and format: the layer that minds most, and the middle one."""
+    rows = []
+    for model, effects in sweeps.items():
+        for part, name in _panels():
+            own = [effect for effect in effects if (effect.part, effect.code_format) == (part, name)]
+            worst = max(own, key=lambda effect: np.nan_to_num(effect.nats, nan=-np.inf))
+            middle = float(np.nanmedian([effect.nats for effect in own]))
+            rows.append((model, part, name, len(own), middle, worst.nats, worst.layer))
+    return Table(
+        columns=("model", "rounded", "to", "layers", "median nats more", "most", "by"),
+        rows=rows,
+        title="One layer at a time",
+        notes=("Nats a token more when that part of one Linear or Embedding alone is rounded; the code is not.",),
+        formats={"median nats more": "+.5f", "most": "+.4f"},
+    )
+
+
+def draw(folder: Path, formats: Formats, sweeps: Sweeps, histograms: Mapping[str, CodeHistogram]) -> dict[str, str]:
+    """Write all plots; caption → file."""
+    costs = {
+        model: {
+            cost.code_format: cost.length.cross_entropy - of_model[0].length.cross_entropy for cost in of_model[1:]
+        }
+        for model, of_model in formats.items()
+    }
+    format_costs(folder / "formats.png", costs, "What storing the code costs")
+    panels = {
+        model: {
+            (part, name): {
+                effect.layer: effect.nats for effect in effects if (effect.part, effect.code_format) == (part, name)
+            }
+            for part, name in _panels()
+        }
+        for model, effects in sweeps.items()
+    }
+    layer_sweep(folder / "layers.png", panels, "One layer rounded at a time")
+    figures = {"what each format costs": "formats.png", "what each layer costs": "layers.png"}
+    for model, histogram in histograms.items():
+        file = f"histogram-{model.replace('/', '-')}.png"
+        code_histograms(folder / file, histogram.edges, histogram.counts, f"Numbers of the code, {model}")
+        figures[f"the code's numbers, {model}"] = file
+    return figures
+
+
+def to_json(formats: Formats, sweeps: Sweeps, histograms: Mapping[str, CodeHistogram]) -> dict[str, Any]:
+    """All numbers, by model."""
+    return {
+        model: {
+            "formats": [
+                {
+                    "format": cost.code_format,
+                    "bits_a_code": cost.bits_a_code,
+                    "cross_entropy": cost.length.cross_entropy,
+                    "bits_per_byte": cost.length.bits_per_byte,
+                }
+                for cost in formats[model]
+            ],
+            "layers": [asdict(effect) for effect in sweeps[model]],
+            "histogram": asdict(histograms[model]) | {"aggregated": histograms[model].aggregated},
+        }
+        for model in formats
+    }
+
+
+def _panels() -> list[tuple[str, str]]:
+    return [(part, name) for part in SWEEP_PARTS for name in SWEEP_FORMATS]
