@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import HubStrategy
 
 from modeling_eem.configuration_eem import EEMAutoencoderConfig
@@ -29,7 +30,7 @@ class RunArguments(TokenWeightedTrainingArguments):
     bar of our own shows the steps, and the Hub gets the trained model only.
 
     Raises:
-        ValueError: for what runs do not do: let NaN pass, or push optimizer states.
+        ValueError: for what runs do not do: let NaN pass, push optimizer states, report to what is not installed.
     """
 
     eval_strategy: str = "steps"
@@ -43,6 +44,9 @@ class RunArguments(TokenWeightedTrainingArguments):
         super().__post_init__()
         if self.logging_nan_inf_filter:
             raise ValueError("logging_nan_inf_filter would hide losses that are not finite; leave it out.")
+        for name in self.report_to:
+            if name not in (known := get_available_reporting_integrations()):
+                raise ValueError(f"report_to: {name} is not installed here, only {', '.join(known)}.")
         if self.hub_strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
             raise ValueError("hub_strategy must be end or every_save: optimizer states are not pushed.")
 
@@ -128,7 +132,7 @@ def _prepare(name: str, config: PreTrainedConfig, data: DataArguments, arguments
     if (is_regression(config) or TOKEN_LOSSES[arguments.token_loss].needs_entropies) and not rows.has_entropies:
         what = "num_labels: 1" if is_regression(config) else f"token_loss: {arguments.token_loss}"
         raise ValueError(f"{what} needs train_rows with a column token_entropies; make one with eem-entropy.")
-    tokenizer = AutoTokenizer.from_pretrained(data.tokenizer or config.name_or_path or "tokenizer")
+    tokenizer = _tokenizer(data.tokenizer or config.name_or_path or "tokenizer")
     _fit_vocabulary(config, tokenizer)
     rows.check(config, tokenizer)
     row_format = RowFormat.from_tokenizer(tokenizer, rows.max_length(config))
@@ -161,6 +165,13 @@ def _prepare(name: str, config: PreTrainedConfig, data: DataArguments, arguments
         record=record,
         checkpoint=checkpoint,
     )
+
+
+def _tokenizer(name: str) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except OSError as error:
+        raise ValueError(f"tokenizer: no tokenizer in {name!r}.") from error
 
 
 def _fit_vocabulary(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
