@@ -1,0 +1,199 @@
+"""Loss against training tokens: runs read back, compared and fitted.
+
+Losses are normalized: held-out cross-entropy plus the code's bits spread over n tokens, in nats a token, so that runs
+with codes and without compare. Source: Badger & Neligeorge 2025, training curves (causal losses fall with the
+logarithm of the tokens, entropy estimation models' nearly linearly).
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import linregress
+from transformers.trainer import TRAINER_STATE_NAME
+
+from modeling_eem.bits import code_offset_nats
+from modeling_eem.report import Table
+
+_RESULTS, _LOSS = "results.json", "eval_cross_entropy"
+_LEAST_POINTS = 3
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A straight line through a run's losses, least squares.
+
+    Attributes:
+        kind: "linear" in the tokens, "log-linear" in their natural logarithm.
+        intercept, slope: nats a token, and nats a token for each token or e-fold of tokens.
+        r_squared: the share of the losses' variance that the line explains.
+    """
+
+    kind: str
+    intercept: float
+    slope: float
+    r_squared: float
+
+    def loss(self, tokens: float) -> float:
+        return self.intercept + self.slope * (tokens if self.kind == "linear" else math.log(tokens))
+
+    def tokens(self, loss: float) -> float:
+        """Where the line has this loss; infinite if it falls too slowly for a float, NaN if it does not fall."""
+        if self.slope >= 0:
+            return math.nan
+        x = (loss - self.intercept) / self.slope
+        if self.kind == "linear":
+            return x
+        return math.exp(x) if x < math.log(np.finfo(float).max) else math.inf
+
+
+@dataclass(frozen=True)
+class RunCurve:
+    """What a run scored on held-out text along the way.
+
+    Attributes:
+        name: of the run's folder.
+        max_length: n, tokens in a row; a sample is a row.
+        points: (tokens seen, normalized loss in nats a token), tokens rising.
+    """
+
+    name: str
+    max_length: int
+    points: Sequence[tuple[float, float]]
+
+    @cached_property
+    def fits(self) -> list[Fit]:
+        """A line in the tokens, and one in their logarithm."""
+        tokens, losses = np.array(self.points).T
+        fits = []
+        for kind, x in {"linear": tokens, "log-linear": np.log(tokens)}.items():
+            line = linregress(x, losses)
+            fits.append(Fit(kind, float(line.intercept), float(line.slope), float(line.rvalue) ** 2))
+        return fits
+
+    def tokens_to_reach(self, loss: float) -> float:
+        """Tokens after which the loss was first this low, on straight lines between measurements; NaN if never.
+
+        Of a run that starts below, the first measurement's tokens.
+        """
+        before_tokens, before_loss = self.points[0]
+        for tokens, value in self.points:
+            if value <= loss:
+                share = 1.0 if value == before_loss else (before_loss - loss) / (before_loss - value)
+                return before_tokens + max(share, 0.0) * (tokens - before_tokens)
+            before_tokens, before_loss = tokens, value
+        return math.nan
+
+    def less(self, other: "RunCurve") -> list[tuple[float, float]]:
+        """(tokens, this loss less the other's) at the tokens of both, where both were measured before and after.
+
+        Raises:
+            ValueError: if the runs have no tokens in common.
+        """
+        (own_tokens, own), (other_tokens, others) = np.array(self.points).T, np.array(other.points).T
+        low, high = max(own_tokens[0], other_tokens[0]), min(own_tokens[-1], other_tokens[-1])
+        tokens = np.union1d(own_tokens, other_tokens)
+        tokens = tokens[(tokens >= low) & (tokens <= high)]
+        if not len(tokens):
+            raise ValueError(
+                f"{self.name} and {other.name} were measured over other tokens: train the shorter longer."
+            )
+        differences = np.interp(tokens, own_tokens, own) - np.interp(tokens, other_tokens, others)
+        return list(zip(tokens.tolist(), differences.tolist()))
+
+
+def read_run_curve(folder: Path) -> RunCurve:
+    """A run's curve from its `results.json` and `trainer_state.json`; of a run under way, from its last checkpoint.
+
+    Raises:
+        ValueError: a folder without those files, a run without cross-entropies, or with fewer than three of them.
+    """
+    source = _finished_folder(folder)
+    results, state = (json.loads((source / name).read_text()) for name in (_RESULTS, TRAINER_STATE_NAME))
+    tokens_a_step = results["rows_per_step"] * results["max_length"]
+    offset = code_offset_nats(1, _code_bits(folder, results), results["max_length"])
+    points = {
+        entry["step"] * tokens_a_step: entry[_LOSS] + offset
+        for entry in state["log_history"]
+        if _LOSS in entry and entry["step"] > 0
+    }
+    if len(points) < _LEAST_POINTS:
+        raise ValueError(
+            f"{folder} was measured {len(points)} times on held-out text: a curve needs {_LEAST_POINTS}, so train it "
+            "with smaller eval_steps."
+        )
+    return RunCurve(folder.resolve().name, results["max_length"], sorted(points.items()))
+
+
+def _finished_folder(folder: Path) -> Path:
+    """The run's own folder, or its last checkpoint's while the run is not finished."""
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for candidate in (folder, *reversed(checkpoints)):
+        if all((candidate / name).is_file() for name in (_RESULTS, TRAINER_STATE_NAME)):
+            return candidate
+    raise ValueError(f"{folder} is no output folder of train.py: it lacks {_RESULTS} or {TRAINER_STATE_NAME}.")
+
+
+def _code_bits(folder: Path, results: dict[str, Any]) -> float:
+    if results["code_bits_per_row"] is None:
+        raise ValueError(f"{folder}: the code has no storage format, so its bits cannot be counted: set code_dtype.")
+    return results["code_bits_per_row"]
+
+
+def curves_table(curves: Sequence[RunCurve]) -> Table:
+    """A row a run and fit."""
+    return Table(
+        columns=("run", "points", "tokens", "last loss", "fit", "loss = a", "+ b · x", "R²"),
+        rows=[
+            (
+                curve.name,
+                len(curve.points),
+                curve.points[-1][0],
+                curve.points[-1][1],
+                fit.kind,
+                fit.intercept,
+                fit.slope,
+                fit.r_squared,
+            )
+            for curve in curves
+            for fit in curve.fits
+        ],
+        title="Normalized loss against training tokens",
+        notes=(
+            "Nats a token on held-out text, the code's bits spread over n tokens.",
+            "x: tokens (linear) or their natural logarithm (log-linear).",
+        ),
+        formats={"tokens": ",.0f", "+ b · x": ".3g", "R²": ".4f"},
+    )
+
+
+def reach_table(curves: Sequence[RunCurve], losses: Sequence[float]) -> Table:
+    """A row a run and loss: what was needed to get there, measured, and as the fits have it."""
+    rows = []
+    for loss in losses:
+        for curve in curves:
+            measured = curve.tokens_to_reach(loss)
+            fitted = [fit.tokens(loss) for fit in curve.fits]
+            rows.append((loss, curve.name, measured, measured / curve.max_length, *fitted))
+    return Table(
+        columns=("loss", "run", "tokens", "samples", "by the linear fit", "by the log-linear fit"),
+        rows=rows,
+        title="Needed to reach a loss",
+        notes=("A sample is a row of n tokens. Beyond the last measurement a fit is an extrapolation.",),
+        formats={
+            "tokens": ",.0f",
+            "samples": ",.0f",
+            "by the linear fit": ",.0f",
+            "by the log-linear fit": ",.4g",
+        },
+    )
+
+
+def common_loss(curves: Sequence[RunCurve]) -> float:
+    """The lowest loss that every run has reached."""
+    return max(min(loss for _, loss in curve.points) for curve in curves)

@@ -1,0 +1,89 @@
+"""Plots of curves: losses over tokens on both axes, and embedding bits against what they leave to predict."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from modeling_eem.report.plots import COLOURS, GREY, INK, MARKERS, add_legend, label_axes, save_png
+
+Points = Sequence[tuple[float, float]]
+
+
+def loss_curves(
+    path: str | Path,
+    curves: Mapping[str, Points],
+    fits: Mapping[str, Mapping[str, Points]],
+    differences: Mapping[str, Points],
+    unit: str,
+) -> Path:
+    """Runs on a linear and on a logarithmic axis of tokens, and differences between them, as a PNG.
+
+    Args:
+        path: where the PNG goes.
+        curves: run → (tokens, loss).
+        fits: "linear" and "log-linear" → run → (tokens, fitted loss), dashed, each on the axis where it is straight.
+        differences: name → (tokens, difference); a third panel if there are any.
+        unit: of the losses.
+
+    Raises:
+        ValueError: without runs, or with more than seven.
+    """
+    if not 1 <= len(curves) <= len(COLOURS):
+        raise ValueError(f"a plot holds 1 to {len(COLOURS)} curves, not {len(curves)}: draw several plots.")
+    figure = Figure(figsize=(5.2 * (3 if differences else 2), 4.6), dpi=140, layout="constrained")
+    all_axes = figure.subplots(1, 3 if differences else 2)
+    for axes, kind in zip(all_axes, ("linear", "log-linear")):
+        for (name, points), colour, marker in zip(curves.items(), COLOURS, MARKERS):
+            axes.plot(*zip(*points), color=colour, marker=marker, markersize=4, linewidth=1.6, label=name)
+            axes.plot(*zip(*fits[kind][name]), color=colour, linewidth=1, linestyle=(0, (5, 4)))
+        if kind == "log-linear":
+            axes.set_xscale("log")
+        label_axes(axes, "training tokens", unit, f"dashed: {kind} fit")
+        add_legend(axes)
+    if differences:
+        axes = all_axes[2]
+        for (name, points), colour, marker in zip(differences.items(), COLOURS[1:], MARKERS[1:]):
+            axes.plot(*zip(*points), color=colour, marker=marker, markersize=4, linewidth=1.6, label=name)
+        axes.axhline(0, color=GREY, linewidth=0.8)
+        label_axes(axes, "training tokens", unit, "differences")
+        add_legend(axes)
+    for axes in all_axes:
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    return save_png(path, figure)
+
+
+def entropy_floor_plot(
+    path: str | Path,
+    points: Mapping[str, tuple[float, float]],
+    line: tuple[float, float],
+    crossing: float,
+    interval: tuple[float, float],
+    known: float | None = None,
+) -> Path:
+    """What is left to predict against the embedding's size, the fitted line, and where it meets zero, as a PNG.
+
+    Args:
+        path: where the PNG goes.
+        points: run → (bits per byte of embedding, cross-entropy in bits per byte).
+        line: intercept and slope.
+        crossing, interval: of the line with zero.
+        known: the source's true entropy in bits per byte, where it is known.
+    """
+    figure = Figure(figsize=(7.5, 4.8), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for name, (embedding, cross_entropy) in points.items():
+        axes.plot(embedding, cross_entropy, "o", color=COLOURS[0])
+        axes.annotate(name, (embedding, cross_entropy), (6, 6), textcoords="offset points", fontsize=8, color=GREY)
+    ends = [0.0, max(crossing, *(embedding for embedding, _ in points.values()))]
+    axes.plot(ends, [line[0] + line[1] * x for x in ends], color=COLOURS[0], linewidth=1, linestyle=(0, (5, 4)))
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.plot(interval, [0, 0], color=COLOURS[1], linewidth=5, alpha=0.5, solid_capstyle="butt", label="its 95 %")
+    axes.plot(crossing, 0, "D", color=COLOURS[1], label=f"crossing {crossing:.3f}")
+    if known is not None:
+        axes.axvline(known, color=INK, linewidth=1, linestyle=":", label=f"true entropy {known:.3f}")
+    axes.set_xlim(left=0)
+    label_axes(axes, "bits per byte of embedding", "cross-entropy, bits per byte", "How small an embedding tells all")
+    add_legend(axes)
+    return save_png(path, figure)
