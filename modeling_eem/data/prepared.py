@@ -74,5 +74,5 @@ def finish(folder: Path, seconds: float | None = None, mb_per_second: float | No
     results = {"splits": splits, **{name: total[name] for name in COUNTED}}
     results |= {"seconds": seconds, "mb_per_second": mb_per_second}
     write_atomically(folder / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
-    finish_dataset(folder, list(splits), columns_of(made), json.dumps(made, sort_keys=True))
+    finish_dataset(folder, list(splits), columns_of(made).schema, json.dumps(made, sort_keys=True))
     return results

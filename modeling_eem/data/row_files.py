@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -88,23 +89,27 @@ def write_rows(path: Path, rows: Iterable[Row], columns: RowColumns) -> Counter[
     Returns:
         How many `rows`, real `tokens` (BOS included), and UTF-8 `bytes` that these hold.
     """
+    counts: Counter[str] = Counter()
+    with arrow_stream(path, columns.schema) as writer:
+        for batch in _batches(rows):
+            writer.write_batch(columns.batch(batch))
+            tokens, num_bytes = sum(len(row["input_ids"]) for row in batch), sum(row["num_bytes"] for row in batch)
+            counts.update(rows=len(batch), tokens=tokens, bytes=num_bytes)
+    return counts
+
+
+@contextmanager
+def arrow_stream(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatchStreamWriter]:
+    """An Arrow file being written under another name, which becomes `path` once it is whole."""
     # A process that outlives a killed start may still write the same file: each has a name of its own.
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.part")
-    counts: Counter[str] = Counter()
     path.parent.mkdir(exist_ok=True)
     try:
-        with (
-            pa.OSFile(str(temporary), "wb") as sink,
-            pa.ipc.new_stream(sink, columns.schema) as writer,
-        ):
-            for batch in _batches(rows):
-                writer.write_batch(columns.batch(batch))
-                tokens, num_bytes = sum(len(row["input_ids"]) for row in batch), sum(row["num_bytes"] for row in batch)
-                counts.update(rows=len(batch), tokens=tokens, bytes=num_bytes)
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+            yield writer
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    return counts
 
 
 def shard_file(folder: Path, split: str, rank: int, num_shards: int) -> Path:
@@ -112,16 +117,17 @@ def shard_file(folder: Path, split: str, rank: int, num_shards: int) -> Path:
     return folder / split / f"data-{rank:05d}-of-{num_shards:05d}.arrow"
 
 
-def finish_dataset(folder: Path, splits: Sequence[str], columns: RowColumns, identity: str) -> None:
+def finish_dataset(folder: Path, splits: Sequence[str], schema: pa.Schema, identity: str) -> None:
     """Make the Arrow files in `folder` what `load_from_disk` reads: a DatasetDict. Until then it does not load.
 
     Args:
         splits: folders of Arrow files.
+        schema: of the files.
         identity: what the rows follow from; `datasets` caches by a hash of it.
     """
     from datasets import DatasetInfo, Features  # slow to import, and needed only here
 
-    info = DatasetInfo(features=Features.from_arrow_schema(columns.schema))
+    info = DatasetInfo(features=Features.from_arrow_schema(schema))
     for split in splits:
         names = [file.name for file in (folder / split).glob("data-*.arrow")]
         files = sorted(names, key=lambda name: (len(name), name))  # past 99,999 shards the numbers grow

@@ -177,13 +177,15 @@ class TokenEntropies:
 
     def to_dataset(self) -> "Dataset":
         """Rows that a Trainer takes: `input_ids`, and `token_entropies` in `unit` (NaN at BOS); without padding."""
-        from datasets import Dataset, DatasetInfo  # slow to import, and needed only here
+        from datasets import Dataset, DatasetInfo, Features, List, Value  # slow to import, and needed only here
 
         columns = {
             "input_ids": [self._real(self.ids, row).numpy() for row in range(len(self))],
             TOKEN_ENTROPIES: [self._real(self.values, row).float().numpy() for row in range(len(self))],
         }
-        return Dataset.from_dict(columns, info=DatasetInfo(f"{TOKEN_ENTROPIES}: {self.unit}, method {self.method}"))
+        features = Features({"input_ids": List(Value("int64")), TOKEN_ENTROPIES: List(Value("float32"))})
+        description = f"{TOKEN_ENTROPIES}: {self.unit}, method {self.method}"
+        return Dataset.from_dict(columns, info=DatasetInfo(description, features=features))
 
     @property
     def value_column(self) -> str:
