@@ -175,18 +175,34 @@ def causal_lm_loss(
 def has_plain_head(model: PreTrainedModel) -> bool:
     """Whether a causal model's logits are its head's Linear, without bias, on the base model's last hidden state.
 
-    Seen on values, so that a scaled or soft-capped head is not taken for plain; only a plain one may run in chunks.
+    Seen on values, large ones in the head's place too: what scales or caps logits may leave small ones nearly as they
+    are. Only a plain head may run in chunks.
     """
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear or head.bias is not None:
         return False
+    read, written = [], []
+
+    def replace(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        read.append(inputs[0])
+        written.append(torch.linspace(-1e3, 1e3, output.numel(), device=output.device).view_as(output).to(output))
+        return written[-1]
+
     was_training = model.training
     model.eval()
-    input_ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
-    logits = model(input_ids=input_ids, labels=input_ids, use_cache=False).logits
+    input_ids = torch.arange(2, device=model.device)[None]
+    handle = head.register_forward_hook(replace)
+    try:
+        logits = model(input_ids=input_ids, labels=input_ids, use_cache=False).logits
+    finally:
+        handle.remove()
     hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
     model.train(was_training)
-    return torch.allclose(head(hidden), logits, rtol=1e-4, atol=1e-4)
+    return (
+        len(read) == 1
+        and torch.equal(written[0].float(), logits.float())
+        and torch.allclose(read[0], hidden, rtol=1e-4, atol=1e-4)
+    )
 
 
 def token_classification_loss(logits_BTC: Tensor, labels_BT: Tensor) -> Tensor:

@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from modeling_eem import EEMForCausalLM, MaskedMixerForCausalLM
 from modeling_eem.loss_eem import (
     CHUNK_SIZE,
     causal_lm_loss,
+    has_plain_head,
     linear_cross_entropy,
     linear_token_loss,
     next_token_targets,
@@ -254,3 +256,24 @@ def test_classification_loss() -> None:
     logits, labels = torch.randn(2, 5, 3), torch.tensor([[0, 1, 2, -100, 1], [-100, 1, 1, 0, 2]])
     expected = -logits.log_softmax(-1)[labels >= 0].gather(1, labels[labels >= 0][:, None]).mean()
     torch.testing.assert_close(token_classification_loss(logits, labels), expected)
+
+
+@pytest.mark.parametrize(
+    "model_type, changes, is_plain",
+    [
+        ("masked_mixer", {}, True),
+        ("llama", {}, True),
+        ("gemma2", {}, False),  # soft-capped at 30, far above the logits of a fresh model
+        ("granite", {"logits_scaling": 2.0}, False),
+        ("phi", {}, False),  # its head has a bias
+    ],
+)
+def test_plain_heads(model_type: str, changes: dict[str, Any], is_plain: bool) -> None:
+    """Small logits of a fresh model do not hide what is done to large ones; nothing stays behind in the model."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "max_position_embeddings": 16}
+    heads = {} if model_type == "masked_mixer" else {"num_attention_heads": 2, "num_key_value_heads": 2}
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(model_type, vocab_size=40, pad_token_id=0, **sizes, **heads, **changes)
+    ).train()
+    assert has_plain_head(model) is is_plain
+    assert model.training and not model.get_output_embeddings()._forward_hooks
