@@ -32,7 +32,9 @@ def make_causal(backbone_config: Callable[..., Any]) -> Callable[..., PreTrained
 @pytest.fixture(scope="session")
 def make_regression(backbone_config: Callable[..., Any]) -> Callable[..., PreTrainedModel]:
     def make(model_type: str, **changes: Any) -> PreTrainedModel:
-        return AutoModelForTokenClassification.from_config(backbone_config(model_type, num_labels=1, **changes)).eval()
+        return AutoModelForTokenClassification.from_config(
+            backbone_config(model_type, **{"num_labels": 1, **changes})
+        ).eval()
 
     return make
 

@@ -1,0 +1,127 @@
+"""Causal entropies against torch's cross-entropy and against minicons."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from minicons.scorer import IncrementalLMScorer
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from modeling_eem import EEMAutoencoder, EEMAutoencoderConfig
+from modeling_eem.data.tokenizer import train_tokenizer
+from modeling_eem.entropy import CausalEntropy
+
+CONTEXT = 16
+# A soft-capped head, and one with a bias: neither may be applied in chunks as a plain matrix.
+OTHERS = {
+    "gemma2": {"final_logit_softcapping": 1.0, "num_key_value_heads": 2, "head_dim": 16, "sliding_window": 64},
+    "phi": {},
+}
+
+
+@pytest.fixture(params=["masked_mixer", "llama", "gpt2", "gemma2", "phi"])
+def model(request: pytest.FixtureRequest, make_causal: Callable) -> PreTrainedModel:
+    if request.param not in OTHERS:
+        return make_causal(request.param)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tokens = {"vocab_size": 40, "max_position_embeddings": CONTEXT, "pad_token_id": 0, "bos_token_id": 1}
+    config = AutoConfig.for_model(
+        request.param, **sizes, **tokens, eos_token_id=None, initializer_range=0.2, **OTHERS[request.param]
+    )
+    causal = AutoModelForCausalLM.from_config(config).eval()
+    if request.param == "phi":
+        torch.nn.init.normal_(causal.lm_head.bias)
+    return causal
+
+
+@torch.no_grad()
+def cross_entropies(model: PreTrainedModel, row_T: Tensor) -> Tensor:
+    """At each token but the first, from the model's whole logits."""
+    logits = model(input_ids=row_T[None]).logits[0, :-1].double()
+    return F.cross_entropy(logits, row_T[1:], reduction="none")
+
+
+def test_equals_cross_entropy(model: PreTrainedModel, make_rows: Callable, pad_rows: Callable) -> None:
+    rows = make_rows(CONTEXT, 2, 9)
+    input_ids, mask = pad_rows(rows, "left", width=CONTEXT)
+    result = CausalEntropy(model)(input_ids=input_ids, attention_mask=mask)
+    for row, values in zip(rows, result.rows()):
+        assert values[0].isnan()
+        torch.testing.assert_close(values[1:], cross_entropies(model, row), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 4, CONTEXT - 1])
+def test_a_stride_scores_texts_of_any_length(stride: int, model: PreTrainedModel, make_rows: Callable) -> None:
+    """Behind the row's first token and as much of the text before as fits."""
+    (row,) = make_rows(37)
+    values = CausalEntropy(model, stride=stride)(input_ids=row[None]).values[0]
+    for j in range(1, len(row)):
+        blocks = max(0, -(-(j - (CONTEXT - 1)) // stride))
+        last = min(CONTEXT - 1 + blocks * stride, len(row) - 1)
+        window = torch.cat([row[:1], row[max(last - (CONTEXT - 2), 1) : j + 1]])
+        torch.testing.assert_close(values[j], cross_entropies(model, window)[-1], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stride", [None, 5])
+def test_boundaries_are_the_chance_of_a_word_to_begin(
+    stride: int | None, model: PreTrainedModel, make_rows: Callable
+) -> None:
+    """At every token, the first and the last too: -log of the summed probability of the tokens that begin a word."""
+    word_starts = torch.arange(40) % 3 == 0
+    rows = make_rows(CONTEXT, 6) if stride is None else make_rows(CONTEXT - 2, 6)
+    input_ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    mask = torch.arange(input_ids.shape[1]) < torch.tensor([[len(rows[0])], [6]])
+    estimator = CausalEntropy(model, stride=stride, word_starts=word_starts)
+    result = estimator(input_ids=input_ids, attention_mask=mask)
+    for row, boundary_T in zip(rows, result.boundary_nats):
+        probabilities = model(input_ids=row[None]).logits[0].double().softmax(-1)
+        expected = -probabilities[:, word_starts].sum(-1).log()
+        torch.testing.assert_close(boundary_T[: len(row)], expected, rtol=0, atol=1e-5)
+        assert boundary_T[len(row) :].isnan().all()
+    plain = CausalEntropy(model, stride=stride)(input_ids=input_ids, attention_mask=mask)
+    assert plain.boundary_nats is None
+    torch.testing.assert_close(result.values, plain.values, equal_nan=True)
+
+
+def test_agrees_with_minicons(tmp_path: Path, backbone_config: Callable) -> None:
+    texts = ["The whale swam, and the ship followed.", "Call me Ishmael!", "é"]
+    tokenizer = train_tokenizer(texts * 3, 270, model_max_length=64)
+    config = backbone_config("gpt2", vocab_size=270, max_position_embeddings=64, bos_token_id=0, pad_token_id=1)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    scorer = IncrementalLMScorer(str(tmp_path), "cpu")
+    theirs = scorer.token_score(texts, surprisal=True)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float32")
+    ours = CausalEntropy(loaded)(texts, AutoTokenizer.from_pretrained(tmp_path))
+    assert len(theirs) == 3
+    for values, pairs in zip(ours.rows(), theirs):
+        assert len(pairs) == len(values)  # theirs too begin with BOS, which they give 0
+        torch.testing.assert_close(
+            values[1:], torch.tensor([surprisal for _, surprisal in pairs[1:]]).double(), rtol=0, atol=1e-4
+        )
+
+
+def test_a_tokenizer_without_bos_leaves_the_first_token_unscored(make_causal: Callable) -> None:
+    tokenizer = train_tokenizer(["some text"], 260)
+    tokenizer.bos_token = None
+    result = CausalEntropy(make_causal("llama", vocab_size=260))(["text"], tokenizer)
+    assert tokenizer.decode(result.ids[0]) == "text"
+    assert result.values[0, 0].isnan() and result.values[0, 1:].isfinite().all()
+
+
+def test_models_that_see_what_they_score(make_eem: Callable, backbone_config: Callable) -> None:
+    with pytest.raises(ValueError, match="CausalEntropy needs a causal language model, not 'eem'.*ExactEntropy"):
+        CausalEntropy(make_eem())
+    config = EEMAutoencoderConfig(encoder_config=backbone_config(), decoder_config=backbone_config())
+    with pytest.raises(ValueError, match="not 'eem_autoencoder'"):
+        CausalEntropy(EEMAutoencoder(config))
+
+
+@pytest.mark.parametrize("stride", [0, CONTEXT])
+def test_strides_that_skip_text(stride: int, make_causal: Callable) -> None:
+    with pytest.raises(ValueError, match="stride must lie in 1 … 15"):
+        CausalEntropy(make_causal("llama"), stride=stride)
