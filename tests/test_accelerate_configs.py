@@ -79,23 +79,21 @@ def test_fsdp2_wraps_every_layer(encoder: str, decoder: str, monkeypatch: pytest
 
 
 @pytest.mark.slow
-def test_ddp_runs_in_two_processes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["ddp", "zero3"])
+def test_two_processes_train_on_a_cpu(name: str, tmp_path: Path) -> None:
+    if name == "zero3":
+        pytest.importorskip("deepspeed")
     accelerate = Path(sys.executable).with_name("accelerate")
-    launch = [str(accelerate), "launch", "--config_file", str(FILES["ddp"])]
+    launch = [str(accelerate), "launch", "--config_file", str(FILES[name])]
     launch += ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "29533"]
-    run = [
-        "train.py",
-        "--config",
-        "configs/cpu-small/causal-transformer.yaml",
-        "--use_cpu",
-        "true",
-        "--max_steps",
-        "2",
-    ]
-    run += ["--logging_steps", "1", "--save_steps", "2", "--output_dir", str(tmp_path), "--report_to", "none"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launch, *run], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+    run = ["train.py", "--config", "configs/cpu-small/eem-transformer.yaml", "--use_cpu", "true"]
+    run += ["--max_steps", "2", "--save_steps", "2", "--max_held_out_rows", "8"]
+    run += ["--output_dir", str(tmp_path), "--report_to", "none"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run([*launch, *run], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     checkpoint = tmp_path / "checkpoint-2"
     assert {path.name for path in checkpoint.glob("rng_state_*")} == {"rng_state_0.pth", "rng_state_1.pth"}
     assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] == 2
+    model = EEMForCausalLM.from_pretrained(tmp_path)  # whole, wherever its shards were
+    assert all(parameter.isfinite().all() and parameter.any() for parameter in model.parameters())

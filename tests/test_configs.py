@@ -1,16 +1,25 @@
 """Every run file: it parses, its model is built without memory, and configs/README.md lists it as it is."""
 
+import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from transformers import PreTrainedConfig, PreTrainedModel
+from datasets import load_from_disk
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from modeling_eem import EEMAutoencoderConfig, EEMConfig
 from modeling_eem.configuration_eem import EncoderDecoderConfig
+from modeling_eem.data.fingerprint import FINGERPRINT_FILE
+from modeling_eem.data.prepare import Launch, RowOptions, prepare_rows
+from modeling_eem.data.shards import plan_shards
 from modeling_eem.training import DataArguments, RunArguments, build_model, read_run_file
 
 ROOT = Path(__file__).parents[1]
@@ -145,3 +154,34 @@ def _key(values: dict[str, Any], path: Path) -> str:
 def test_no_two_run_files_are_one_experiment() -> None:
     keys = [_key(yaml.safe_load(path.read_text()), path) for path in FILES.values()]
     assert len(keys) == len(set(keys))
+
+
+@pytest.fixture(scope="module")
+def rows_with_entropies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows of 256 tokens, as `eem-data prepare` and then `eem-entropy` leave them."""
+    folder = tmp_path_factory.mktemp("rows")
+    text = ROOT / "modeling_eem" / "data" / "quickstart" / "validation.jsonl.gz"
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "tokenizer")
+    options = RowOptions(max_length=256, held_out=2)
+    prepare_rows(plan_shards([str(text)], "text", 10**7), tokenizer, folder / "plain", options, Launch(workers=1))
+    rows = load_from_disk(folder / "plain")
+    rows.map(lambda row: {"token_entropies": [float("nan"), *(i % 5 for i in row["input_ids"][1:])]}).save_to_disk(
+        folder / "entropies"
+    )
+    shutil.copy(folder / "plain" / FINGERPRINT_FILE, folder / "entropies")
+    return folder / "entropies"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.startswith("cpu-small/")])
+def test_small_experiments_run(name: str, rows_with_entropies: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "train.py", "--config", f"configs/{name}", "--output_dir", str(tmp_path)]
+    command += ["--max_steps", "2", "--max_held_out_rows", "8", "--report_to", "none"]
+    if "train_rows:" in EXPERIMENTS[name].read_text():
+        command += ["--train_rows", str(rows_with_entropies)]
+    run = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=500
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert json.loads((tmp_path / "trainer_state.json").read_text())["global_step"] == 2
+    assert (tmp_path / "model.safetensors").is_file() and "held out: " in run.stdout

@@ -6,12 +6,14 @@ PEFT), because that is where sharded weights are gathered. Shapes: B batch, T to
 
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import CausalLMOutput, ModelOutput
 from transformers.utils import logging
 
@@ -48,7 +50,8 @@ class TokenLossHead:
         self.options = options
         self.normalize = normalize
         self.own_forward = model.forward
-        self.is_chunked = has_plain_head(model)
+        with _whole_weights(model):
+            self.is_chunked = has_plain_head(model)
         if not self.is_chunked:
             logger.warning(
                 f"{type(model).__name__}: the head is more than a Linear without bias on the last hidden state, so "
@@ -171,6 +174,15 @@ def install_forward(model: PreTrainedModel, forward: Callable[..., ModelOutput],
 
 def _identity(losses: Tensor, _entropies: Tensor | None, _chunk: slice) -> Tensor:
     return losses
+
+
+def _whole_weights(model: PreTrainedModel) -> AbstractContextManager:
+    """Under ZeRO-3 a model is born in shards, and nothing gathers them before DeepSpeed's engine has it."""
+    if not is_deepspeed_zero3_enabled():
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(list(model.parameters()))
 
 
 def _segments(is_scored_BT: Tensor, position_ids: Tensor | None, document_ids: Tensor | None) -> Tensor:
