@@ -121,6 +121,19 @@ def _product_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
+def continued_token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor, new_length: int) -> Tensor:
+    """The last `new_length` rows of a causal `token_mixing` of `x [H, T, B, E]`, as `[H, Q, B, E]`: for generation."""
+    length, batch_size, width = x_HTBE.shape[1:]
+    kernel_size = weight_HTTK.shape[-1]
+    past_length = length - new_length
+    padded_HTBF = _pad_features(x_HTBE, kernel_size).to(_product_dtype(x_HTBE))
+    y_HQF = bias_HT[:, past_length:length, None].to(padded_HTBF.dtype)
+    for tap in range(kernel_size):
+        weight_HQT = weight_HTTK[:, past_length:length, :length, tap].tril(past_length).to(padded_HTBF.dtype)
+        y_HQF = torch.baddbmm(y_HQF, weight_HQT, padded_HTBF[..., tap : tap + width].flatten(2))
+    return y_HQF.unflatten(2, (batch_size, width))
+
+
 def gathered_token_mixing(
     weight_HTTK: Tensor, bias_HT: Tensor, x_BTHE: Tensor, rows_BQ: Tensor, columns_BT: Tensor, visible_BQT: Tensor
 ) -> Tensor:
@@ -186,6 +199,13 @@ class AlignedLayout:
 
 
 @dataclass
+class ContinuedLayout:
+    """`new_length` tokens behind those of a cache, all rows on consecutive rows of W and without padding."""
+
+    new_length: int
+
+
+@dataclass
 class GatheredLayout:
     """Tokens at any rows of W: `rows [1 or B, Q]` of the new tokens, `columns [1 or B, T]` of all, who sees whom."""
 
@@ -233,4 +253,12 @@ class GatheredLayout:
         return cls(columns_BT[:, past_length:], columns_BT, visible_BQT)
 
 
-__all__ = ["AlignedLayout", "GatheredLayout", "gathered_token_mixing", "reference_token_mixing", "token_mixing"]
+__all__ = [
+    "AlignedLayout",
+    "ContinuedLayout",
+    "GatheredLayout",
+    "continued_token_mixing",
+    "gathered_token_mixing",
+    "reference_token_mixing",
+    "token_mixing",
+]

@@ -21,10 +21,20 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .cache_masked_mixer import grow_in_place
 from .configuration_masked_mixer import MaskedMixerConfig
 from .hub_eem import RemoteCodeMixin
 from .loss_eem import causal_lm_loss, next_token_targets, token_classification_loss
-from .mixing_masked_mixer import AlignedLayout, GatheredLayout, gathered_token_mixing, token_mixing
+from .mixing_masked_mixer import (
+    AlignedLayout,
+    ContinuedLayout,
+    GatheredLayout,
+    continued_token_mixing,
+    gathered_token_mixing,
+    token_mixing,
+)
+
+Layout = AlignedLayout | ContinuedLayout | GatheredLayout
 
 
 class MaskedMixerMixing(nn.Module):
@@ -67,22 +77,23 @@ class MaskedMixerMixing(nn.Module):
             return weight.tril()
         return weight.movedim(-1, 0).tril().movedim(0, -1).contiguous()
 
-    def forward(
-        self, x_BTD: Tensor, layout: AlignedLayout | GatheredLayout, past_key_values: Cache | None = None
-    ) -> Tensor:
+    def forward(self, x_BTD: Tensor, layout: Layout, past_key_values: Cache | None = None) -> Tensor:
         if self.in_proj is not None:
             x_BTD = self.in_proj(x_BTD)
+        held_BTD = x_BTD  # the new tokens, behind those of the cache
+        if past_key_values is not None:
+            held_BTD = past_key_values.update(x_BTD[:, None], x_BTD[:, None, :, :0], self.layer_idx)[0].squeeze(1)
         n = self.bias.shape[-1]
         weight_HTTK = self.weight.view(self.num_heads, n, n, self.kernel_size)
         bias_HT = self.bias.view(self.num_heads, n)
         if isinstance(layout, AlignedLayout):
-            if past_key_values is not None:
-                past_key_values.update(x_BTD[:, None], x_BTD[:, None, :, :0], self.layer_idx)
             y_BTD = self._mix_aligned(weight_HTTK, bias_HT, x_BTD.transpose(0, 1), layout).transpose(0, 1)
+        elif isinstance(layout, ContinuedLayout):
+            x_HTBE = held_BTD.transpose(0, 1).unflatten(-1, (self.num_heads, -1)).movedim(2, 0)
+            y_HQBE = continued_token_mixing(weight_HTTK, bias_HT, x_HTBE, layout.new_length)
+            y_BTD = y_HQBE.movedim(0, 2).flatten(2).transpose(0, 1)
         else:
-            if past_key_values is not None:
-                x_BTD = past_key_values.update(x_BTD[:, None], x_BTD[:, None, :, :0], self.layer_idx)[0].squeeze(1)
-            x_BTHE = x_BTD.unflatten(-1, (self.num_heads, -1))
+            x_BTHE = held_BTD.unflatten(-1, (self.num_heads, -1))
             y_BTD = gathered_token_mixing(
                 weight_HTTK, bias_HT, x_BTHE, layout.rows_BQ, layout.columns_BT, layout.visible_BQT
             ).flatten(2)
@@ -123,7 +134,7 @@ class MaskedMixerBlock(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: Tensor,
-        layout: AlignedLayout | GatheredLayout | None = None,
+        layout: Layout | None = None,
         past_key_values: Cache | None = None,
     ) -> Tensor:
         # The tensors that pass between blocks look like [B, T, D] and lie in memory as [T, B, D]: no copies here.
@@ -229,7 +240,10 @@ class MaskedMixerModel(MaskedMixerPreTrainedModel):
             )
         if use_cache and is_cacheable and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
+        past_length = 0
+        if past_key_values is not None:
+            grow_in_place(past_key_values)
+            past_length = past_key_values.get_seq_length()
 
         layout = self._layout(inputs_embeds, attention_mask, position_ids, past_length)
         hidden_states = inputs_embeds
@@ -239,7 +253,7 @@ class MaskedMixerModel(MaskedMixerPreTrainedModel):
 
     def _layout(
         self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, past_length: int
-    ) -> AlignedLayout | GatheredLayout:
+    ) -> Layout:
         """Which row of the mixing matrices each token stands on, checked by shape."""
         config = self.config
         new_length = inputs_embeds.shape[1]
@@ -255,6 +269,8 @@ class MaskedMixerModel(MaskedMixerPreTrainedModel):
             )
         if position_ids is None and past_length == 0:
             return AlignedLayout.from_mask(attention_mask, config.position_alignment)
+        if self._is_consecutive(attention_mask, position_ids, past_length, new_length):
+            return ContinuedLayout(new_length) if past_length else AlignedLayout()
         is_checked = config.position_alignment == "right" and not torch.compiler.is_compiling()
         if is_checked and (position_ids.diff(dim=-1) < 0).any():
             raise ValueError(
@@ -264,6 +280,19 @@ class MaskedMixerModel(MaskedMixerPreTrainedModel):
         return GatheredLayout.from_positions(
             position_ids, attention_mask, past_length, new_length, config.is_causal, inputs_embeds.device
         )
+
+    def _is_consecutive(
+        self, attention_mask: Tensor | None, position_ids: Tensor | None, past_length: int, new_length: int
+    ) -> bool:
+        """Whether all rows hold the same positions, one after the other, without padding: as in most generation."""
+        if torch.compiler.is_compiling() or self.config.position_alignment == "right" or not self.config.is_causal:
+            return False
+        if attention_mask is not None and not attention_mask.all():
+            return False
+        if position_ids is None:
+            return True
+        expected_Q = torch.arange(past_length, past_length + new_length, device=position_ids.device)
+        return bool((position_ids[:, -new_length:] == expected_Q).all())
 
 
 class MaskedMixerForCausalLM(MaskedMixerPreTrainedModel, GenerationMixin):

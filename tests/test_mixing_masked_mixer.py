@@ -13,6 +13,7 @@ from modeling_eem import MaskedMixerForCausalLM, MaskedMixerModel
 from modeling_eem.mixing_masked_mixer import (
     AlignedLayout,
     GatheredLayout,
+    continued_token_mixing,
     gathered_token_mixing,
     reference_token_mixing,
     token_mixing,
@@ -57,6 +58,17 @@ def test_the_reference_is_the_equation(heads: int, kernel: int, is_causal: bool)
                     if 0 <= source < width:
                         expected[:, i, f] += weight[head, i, j, p] * x[:, j, head * width + source]
     torch.testing.assert_close(reference_token_mixing(weight, bias, x, is_causal), expected)
+
+
+@pytest.mark.parametrize("new_length", [1, 3, 7])
+@pytest.mark.parametrize("kernel", [1, 4])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_the_last_rows_alone_are_those_of_the_whole(heads: int, kernel: int, new_length: int) -> None:
+    weight, bias, x = _mixing_inputs(heads, length=9, kernel=kernel)
+    expected = reference_token_mixing(weight[:, :7, :7], bias[:, :7], x[:, :7], is_causal=True)[:, -new_length:]
+    x_HTBE = x[:, :7].transpose(0, 1).unflatten(-1, (heads, -1)).movedim(2, 0)
+    actual = continued_token_mixing(weight, bias, x_HTBE, new_length)
+    torch.testing.assert_close(actual.movedim(0, 2).flatten(2).transpose(0, 1), expected)
 
 
 @pytest.mark.parametrize("length", BLOCK_LENGTHS)

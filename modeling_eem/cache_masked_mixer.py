@@ -1,0 +1,51 @@
+"""A cache of mixing inputs that grows in place."""
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+_LEAST_ROOM = 64  # tokens that a layer has room for from the start
+
+
+class MixingLayer(DynamicLayer):
+    """What a mixer's layer has mixed, as `keys [B, 1, T, D]`; the `values` are empty.
+
+    They are a view of a buffer `[room, B, D]` that doubles when it is full. A new token so costs its own row, where a
+    cache that concatenates copies all rows before it, and a mixing reads the buffer as one matrix `[T, B * D]`.
+    Whatever replaces `keys` (beam search, cropping) is taken over into a new buffer at the next update.
+    """
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
+        self.buffer_TBD: Tensor | None = None
+        self.view: Tensor | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        """Append `[B, 1, Q, D]`, and give all that is held."""
+        if torch.is_grad_enabled() and key_states.requires_grad:
+            return super().update(key_states, value_states, *args, **kwargs)  # what autograd holds is not overwritten
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        past_length = self.get_seq_length()
+        length = past_length + key_states.shape[-2]
+        if self.buffer_TBD is None or self.keys is not self.view or length > len(self.buffer_TBD):
+            batch_size, _, _, width = key_states.shape
+            self.buffer_TBD = key_states.new_empty(max(2 * length, _LEAST_ROOM), batch_size, width)
+            if past_length:
+                self.buffer_TBD[:past_length] = self.keys[:, 0].transpose(0, 1)
+        self.buffer_TBD[past_length:length] = key_states[:, 0].transpose(0, 1)
+        self.view = self.keys = self.buffer_TBD[:length].transpose(0, 1)[:, None]
+        self.values = self.keys[..., :0]
+        return self.keys, self.values
+
+
+def grow_in_place(cache: Cache) -> None:
+    """Give a cache that holds nothing yet `MixingLayer`s where it has, or would make, layers that concatenate."""
+    if cache.layer_class_to_replicate is DynamicLayer:
+        cache.layer_class_to_replicate = MixingLayer
+    for index, layer in enumerate(cache.layers):
+        if type(layer) is DynamicLayer and not layer.is_initialized:
+            cache.layers[index] = MixingLayer()
+
+
+__all__ = ["MixingLayer", "grow_in_place"]
