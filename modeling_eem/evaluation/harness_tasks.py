@@ -1,7 +1,7 @@
 """lm-eval's tasks as they are: which ones the benchmark table has, and where their data comes from.
 
-A stock YAML is never rewritten. What is loaded is a YAML of three lines, made on the spot: it includes the stock one,
-and offline it points `dataset_path` from `ORG/NAME` on the Hub to `DATA_DIR/ORG/NAME` on disk.
+A stock YAML is never rewritten. What is loaded is a short YAML made on the spot: it includes the stock one, and
+offline it names the files of `DATA_DIR/ORG/NAME` where the stock one names the data set `ORG/NAME` of the Hub.
 """
 
 import difflib
@@ -9,22 +9,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import nltk
 import yaml
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub import DatasetCard
 from huggingface_hub.errors import OfflineModeIsEnabled
+from jinja2 import UndefinedError
 from lm_eval import tasks as stock_tasks
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
-from lm_eval.tasks._index import Kind
-from lm_eval.tasks._yaml_loader import load_yaml
 
 TABLE = "table"
-_LOADING = (DatasetGenerationError, DatasetNotFoundError, OfflineModeIsEnabled, OSError, KeyError, ValueError)
+# What loading a task's data, or asking its first question, may raise.
+_LOADING = (
+    DatasetGenerationError,
+    DatasetNotFoundError,
+    OfflineModeIsEnabled,
+    UndefinedError,
+    OSError,
+    KeyError,
+    ValueError,
+)
 _STOCK = Path(stock_tasks.__file__).parent
 _PUNKT = "tokenizers/punkt_tab"
+_READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
 
 
 @dataclass(frozen=True)
@@ -86,66 +96,72 @@ def load_tasks(names: Sequence[str], data_dir: Path | None = None) -> dict[str, 
         ValueError: a task that does not exist (with the nearest names), a group, data that is missing, empty or
             broken.
     """
-    yamls = _stock_yamls(names, is_offline=data_dir is not None)
     if data_dir is not None:
         if not data_dir.is_dir():
             raise ValueError(f"{data_dir} is not a folder: name one that holds ORG/NAME folders for --data-dir.")
         nltk.data.path.insert(0, str(data_dir.resolve().parent / "nltk_data"))
-    for task, path in yamls.items():
-        _check_data(task, path, data_dir)
     with TemporaryDirectory() as folder:
-        for task, path in yamls.items():
-            include = {"include": str(path), "task": task}
-            dataset = load_yaml(path, resolve_func=False)["dataset_path"]
-            if data_dir is not None and "/" in dataset:
-                include["dataset_path"] = str((data_dir / dataset).resolve())
-            (Path(folder) / f"{task}.yaml").write_text(yaml.safe_dump(include))
+        paths = _stock_yamls(names, is_offline=data_dir is not None)
+        for number, path in enumerate(paths):
+            (Path(folder) / f"{number}.yaml").write_text(yaml.safe_dump({"include": str(path)}))
         manager = TaskManager(include_path=folder, include_defaults=False)
-        return {task: _load(manager, task) for task in yamls}
+        understood = {int(manager.task_index[task].yaml_path.stem) for task in manager.all_subtasks}
+        for number, path in enumerate(paths):
+            if number not in understood:
+                raise ValueError(f"{path} is not the YAML of a task, or another of these tasks has the same name.")
+        if data_dir is not None:
+            for task in manager.all_subtasks:
+                entry = manager.task_index[task]
+                _take_from(data_dir, task, entry.cfg, entry.yaml_path)
+            manager = TaskManager(include_path=folder, include_defaults=False)
+        return {task: _load(manager, task) for task in _in_order(manager)}
 
 
-def _stock_yamls(names: Sequence[str], is_offline: bool) -> dict[str, Path]:
-    """Task → its YAML, without repetition. lm-eval's whole index takes many seconds, so it is read only if needed."""
-    yamls: dict[str, Path] = {}
+def _stock_yamls(names: Sequence[str], is_offline: bool) -> list[Path]:
+    """The tasks' YAMLs, each once. lm-eval's whole index takes many seconds, so it is read only if needed."""
+    paths: list[Path] = []
     index = None
     for name in names:
         if name == TABLE:
-            for column in COLUMNS:
-                yamls.update({task: _STOCK / column.yamls[task] for task in column.tasks(is_offline)})
+            paths += [_STOCK / column.yamls[task] for column in COLUMNS for task in column.tasks(is_offline)]
         elif name.endswith(".yaml"):
             if not Path(name).is_file():
                 raise ValueError(f"{name} does not exist: name a task's YAML file, or one of lm-eval's tasks.")
-            yamls[load_yaml(name, resolve_func=False)["task"]] = Path(name).resolve()
-        elif known := {task: path for column in COLUMNS for task, path in column.yamls.items() if task == name}:
-            yamls[name] = _STOCK / known[name]
+            paths.append(Path(name).resolve())
+        elif known := [column.yamls[name] for column in COLUMNS if name in column.yamls]:
+            paths.append(_STOCK / known[0])
         else:
             index = index or TaskManager().task_index
             if name not in index:
                 nearest = difflib.get_close_matches(name, [TABLE, *index], n=3)
                 hint = f"; the nearest are {', '.join(nearest)}." if nearest else "."
                 raise ValueError(f"lm-eval has no task {name!r}{hint}")
-            if index[name].kind is Kind.GROUP:
+            if index[name].kind.name == "GROUP":
                 raise ValueError(f"{name!r} is a group of lm-eval's tasks: name its tasks one by one.")
-            members = sorted(index[name].tags) if index[name].kind is Kind.TAG else [name]
-            yamls.update({member: index[member].yaml_path for member in members})
-    return yamls
+            members = sorted(index[name].tags) if index[name].kind.name == "TAG" else [name]
+            paths += [index[member].yaml_path for member in members]
+    return list(dict.fromkeys(paths))
 
 
-def _check_data(task: str, path: Path, data_dir: Path | None) -> None:
-    """Every file that the data set's README lists is there and holds something."""
-    if data_dir is None:
-        return
-    dataset = load_yaml(path, resolve_func=False)["dataset_path"]
-    if "/" in dataset:
-        folder = data_dir / dataset
-        if not (folder / "README.md").is_file():
-            raise ValueError(f"task {task} needs {folder / 'README.md'}, which is not there.")
-        for config in DatasetCard.load(folder / "README.md").data.to_dict().get("configs", []):
-            for file in config["data_files"]:
-                if not (folder / file["path"]).is_file():
-                    raise ValueError(f"task {task} needs {folder / file['path']}, which is not there.")
-                if not (folder / file["path"]).stat().st_size:
-                    raise ValueError(f"task {task} needs {folder / file['path']}, which is an empty file.")
+def _in_order(manager: TaskManager) -> list[str]:
+    """Tasks in the order in which they were asked for, which numbers their files."""
+    return sorted(manager.all_subtasks, key=lambda task: int(manager.task_index[task].yaml_path.stem))
+
+
+def _take_from(data_dir: Path, task: str, config: dict[str, Any], path: Path) -> None:
+    """Add to a task's include where its data are on disk, if it has any on the Hub.
+
+    The files are named one by one: `datasets` tells local Hub folders apart by their README alone, and would give
+    what it once read of another folder.
+    """
+    if "/" in (dataset := config.get("dataset_path") or ""):
+        files = _data_files(task, data_dir / dataset, config.get("dataset_name") or "default")
+        include = yaml.safe_load(path.read_text()) | {
+            "dataset_path": _READERS[Path(next(iter(files.values()))).suffix],
+            "dataset_name": None,
+            "dataset_kwargs": {"data_files": files},
+        }
+        path.write_text(yaml.safe_dump(include))
     if task == "ifeval":
         try:
             nltk.data.find(_PUNKT)
@@ -154,18 +170,36 @@ def _check_data(task: str, path: Path, data_dir: Path | None) -> None:
             raise ValueError(f"task ifeval needs {wanted}, which is not there.") from None
 
 
+def _data_files(task: str, folder: Path, config_name: str) -> dict[str, str]:
+    """Split → file, as the data set's README has it; each is there and holds something."""
+    if not (folder / "README.md").is_file():
+        raise ValueError(f"task {task} needs {folder / 'README.md'}, which is not there.")
+    configs = DatasetCard.load(folder / "README.md").data.to_dict().get("configs", [])
+    listed = {config["config_name"]: config["data_files"] for config in configs}
+    if config_name not in listed:
+        raise ValueError(
+            f"task {task} needs the config {config_name} of {folder}: its README lists {', '.join(listed) or 'none'}."
+        )
+    files = {}
+    for split in listed[config_name]:
+        file = (folder / split["path"]).resolve()
+        if not file.is_file():
+            raise ValueError(f"task {task} needs {file}, which is not there.")
+        if not file.stat().st_size:
+            raise ValueError(f"task {task} needs {file}, which is an empty file.")
+        if file.suffix not in _READERS:
+            raise ValueError(f"task {task} needs {file}, which is none of {', '.join(_READERS)}.")
+        files[split["split"]] = str(file)
+    return files
+
+
 def _load(manager: TaskManager, name: str) -> Task:
     try:
         task = manager.load([name])["tasks"][name]
         num_rows = len(task.eval_docs)
-    except (
-        DatasetGenerationError,
-        DatasetNotFoundError,
-        OfflineModeIsEnabled,
-        OSError,
-        KeyError,
-        ValueError,
-    ) as error:
+        if num_rows:
+            task.build_all_requests(limit=1)
+    except _LOADING as error:
         reason = error.__cause__ or error
         raise ValueError(f"the data of task {name} cannot be loaded: {reason}") from error
     if not num_rows:
