@@ -12,7 +12,7 @@ SDIST := $(subst ==,-,$(TRANSFORMERS))
 # The fast tests run in two processes; one thread each keeps them from fighting over two cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
 
-.PHONY: help install quickstart test test-slow lint format clean
+.PHONY: help install quickstart test test-slow bench lint format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,6 +28,9 @@ test: lint .venv/transformers-tests ## lint, import contracts and the fast tests
 
 test-slow: install .venv/transformers-tests ## the tests that take more than a few seconds
 	$(PYTEST) -m slow
+
+bench: install ## speed and memory against their floors; exits with 1 if one is missed
+	$(BIN)/python benchmarks/speed.py --output records/speed
 
 lint: install ## ruff and the import contracts
 	$(BIN)/ruff check .

@@ -1,0 +1,122 @@
+"""Timing that a drifting machine does not spoil: ratios of two things run in turn, the machine's own peak beside."""
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+PEAK_SIZE = 2048
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Wall-clock time of one call; work queued on a GPU is waited for."""
+    began = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def paired_ratios(ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> list[float]:
+    """How many times longer theirs takes than ours, once for each repeat; who goes first alternates.
+
+    Both are run once before, so that neither pays for first allocations.
+    """
+    ours()
+    theirs()
+    ratios = []
+    for repeat in range(repeats):
+        if repeat % 2:
+            slow, fast = seconds(theirs), seconds(ours)
+        else:
+            fast, slow = seconds(ours), seconds(theirs)
+        ratios.append(slow / fast)
+    return ratios
+
+
+def matmul_peak() -> float:
+    """FLOPs a second of the machine's own float32 matrix product, now: the best of three squares of 2,048."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a, b = torch.randn(2, PEAK_SIZE, PEAK_SIZE, device=device)
+    torch.mm(a, b)
+    return 2 * PEAK_SIZE**3 / min(seconds(lambda: torch.mm(a, b)) for _ in range(3))
+
+
+def shares_of_peak(run: Callable[[], object], flops: float, repeats: int) -> list[float]:
+    """FLOPs a second of `run` over the peak, which is measured right before and after each repeat."""
+    run()
+    shares = []
+    for _ in range(repeats):
+        before = matmul_peak()
+        speed = flops / seconds(run)
+        shares.append(speed / statistics.mean((before, matmul_peak())))
+    return shares
+
+
+def peak_megabytes(statement: str, setup: str) -> float:
+    """Memory that `statement` adds at its highest to what the process holds after `setup`, in a process of its own.
+
+    Linux only: the highest resident size is reset by writing 5 to /proc/self/clear_refs.
+    """
+    program = f"""
+import re
+from pathlib import Path
+
+def resident(name):
+    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+{setup}
+Path("/proc/self/clear_refs").write_text("5")
+before = resident("VmRSS")
+{statement}
+print(resident("VmHWM") - before)
+"""
+    folder = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=folder, timeout=600
+    )
+    return float(done.stdout.split()[-1])
+
+
+@dataclass
+class Figure:
+    """One row of the table: what was measured, several times, and what it must not fall behind.
+
+    Attributes:
+        what: names the measurement.
+        values: one a repeat.
+        floor: the least, or with `is_ceiling` the most, that the median may be; None where nothing was promised.
+        unit: "×" for ratios.
+    """
+
+    what: str
+    values: list[float]
+    floor: float | None = None
+    is_ceiling: bool = False
+    unit: str = "×"
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % of the medians of resampled repeats lie here: the measurement's own noise."""
+        draws = np.random.default_rng(0).choice(self.values, size=(2000, len(self.values)))
+        low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
+        return float(low), float(high)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the floor is missed by more than the noise."""
+        if self.floor is None:
+            return False
+        low, high = self.interval
+        return low > self.floor if self.is_ceiling else high < self.floor
