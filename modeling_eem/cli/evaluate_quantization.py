@@ -23,7 +23,7 @@ from modeling_eem.evaluation.quantization import (
     swept_layers,
     unrounded_codes,
 )
-from modeling_eem.evaluation.quantization_report import draw, formats_table, sweep_table, to_json
+from modeling_eem.evaluation.quantization_report import comparison_table, draw, formats_table, sweep_table, to_json
 from modeling_eem.report import write_results
 
 _HISTOGRAM_WINDOWS = 10
@@ -70,7 +70,9 @@ def quantization(
             codes_NP = row_codes(loaded, full[:_HISTOGRAM_WINDOWS], collator)
         histograms[checkpoint.name] = code_histogram(codes_NP)
 
-    tables = [formats_table(formats), sweep_table(sweeps)]
+    tables = [formats_table(formats)]
+    tables += [comparison_table(formats)] if len(formats) > 1 else []
+    tables += [sweep_table(sweeps)]
     console.print(*tables)
     figures = draw(output, formats, sweeps, histograms)
     content = {

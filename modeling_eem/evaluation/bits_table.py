@@ -9,27 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import bootstrap
 
 from modeling_eem.bits import CodeLength, normalized_loss, published_bits_per_byte
 from modeling_eem.data.rows import Row
 from modeling_eem.evaluation.checkpoints import Checkpoint
 from modeling_eem.evaluation.code_length import Advance, window_code_lengths
 from modeling_eem.evaluation.compressors import compressed_bits
+from modeling_eem.evaluation.intervals import Interval, ratio_difference, ratio_interval
 from modeling_eem.report import Table
-
-_RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Interval:
-    """The middle 95 % of the bootstrap's values; NaN where there is only one document."""
-
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return "–" if math.isnan(self.low) else f"{self.low:.3f} … {self.high:.3f}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,19 +62,13 @@ class ModelBits:
 
     def interval(self) -> Interval:
         """Of the bits per byte, documents drawn with replacement."""
-        bits_D, bytes_D = self._documents()
-        return _interval(_ratio, bits_D, bytes_D)
+        return ratio_interval(*self._documents())
 
     def difference(self, other: "ModelBits") -> tuple[float, Interval]:
         """This model's bits per byte less another's, the same documents drawn for both; NaN if they differ."""
         if self.by_document.keys() != other.by_document.keys():
             return math.nan, Interval(math.nan, math.nan)
-
-        def statistic(*columns_D: NDArray, axis: int = -1) -> NDArray:
-            return _ratio(*columns_D[:2], axis=axis) - _ratio(*columns_D[2:], axis=axis)
-
-        columns_D = *self._documents(), *other._documents()
-        return float(statistic(*columns_D)), _interval(statistic, *columns_D)
+        return ratio_difference(*self._documents(), *other._documents())
 
     def to_json(self, first: "ModelBits") -> dict[str, Any]:
         """All numbers by name, the difference to `first` among them."""
@@ -174,7 +155,7 @@ def bits_table(models: Sequence[ModelBits], what: str) -> Table:
                 bits.windows[0].code_bits,
                 bits.normalized_loss,
                 bits.total.bits_per_byte,
-                str(bits.interval()),
+                bits.interval().text(),
                 bits.total.code_bits / bits.total.num_bytes,
                 bits.published_bits_per_byte,
             )
@@ -199,7 +180,7 @@ def differences_table(models: Sequence[ModelBits]) -> Table:
     rows = []
     for bits in others:
         difference, spread = bits.difference(first)
-        rows.append((bits.name, difference, str(spread)))
+        rows.append((bits.name, difference, spread.text()))
     return Table(
         columns=("model", f"bits a byte more than {first.name}", "its 95 %"),
         rows=rows,
@@ -227,24 +208,3 @@ def documents_csv(models: Sequence[ModelBits]) -> str:
         for document, length in bits.by_document.items()
     ]
     return pd.DataFrame(records).to_csv(index=False)
-
-
-def _ratio(bits_D: NDArray, bytes_D: NDArray, axis: int = -1) -> NDArray:
-    return bits_D.sum(axis) / bytes_D.sum(axis)
-
-
-def _interval(statistic: Any, *columns_D: NDArray) -> Interval:
-    if len(columns_D[0]) < 2:
-        return Interval(math.nan, math.nan)
-    # Percentiles: what corrects their bias needs the square of the documents.
-    result = bootstrap(
-        columns_D,
-        statistic,
-        n_resamples=_RESAMPLES,
-        batch=64,
-        vectorized=True,
-        paired=True,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    )
-    return Interval(float(result.confidence_interval.low), float(result.confidence_interval.high))

@@ -4,7 +4,7 @@ Every number called a bit count is the size of bytes: codes are packed, unpacked
 Source: Badger & Neligeorge 2025, quantization of the embedding.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -115,11 +115,13 @@ class FormatCost:
         code_format: a name of `CODE_FORMATS`, or one of the three constants above.
         bits_a_code: of one row, the scale included, as measured from bytes.
         length: of all rows.
+        by_document: document → its cross-entropy in nats, and its scored tokens.
     """
 
     code_format: str
     bits_a_code: float
     length: CodeLength
+    by_document: Mapping[int, tuple[float, int]]
 
 
 def measure_formats(
@@ -142,7 +144,11 @@ def measure_formats(
         nats = row_nats(model, rows, collator, batch_size, codes_NP, advance)
         text = {"num_bytes": sum(row["num_bytes"] for row in rows), "num_tokens": sum(lengths) - len(rows)}
         length = CodeLength(nll_nats=sum(nats), code_bits=num_bits, side_bits=side_bits, **text)
-        costs.append(FormatCost(name, num_bits / len(rows), length))
+        by_document: dict[int, tuple[float, int]] = {}
+        for row, value in zip(rows, nats):
+            before, tokens = by_document.get(row["document_ids"][0], (0.0, 0))
+            by_document[row["document_ids"][0]] = before + value, tokens + len(row["input_ids"]) - 1
+        costs.append(FormatCost(name, num_bits / len(rows), length, by_document))
 
     with unrounded_codes(model):
         codes_NP = row_codes(model, rows, collator, batch_size)

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from modeling_eem.evaluation.intervals import ratio_difference, ratio_interval
 from modeling_eem.evaluation.quantization import (
     SWEEP_FORMATS,
     SWEEP_PARTS,
@@ -25,21 +27,25 @@ Sweeps = Mapping[str, Sequence[LayerEffect]]
 def formats_table(formats: Formats) -> Table:
     """A row a model and format."""
     rows = []
-    for model, costs in formats.items():
-        plain = costs[0].length.cross_entropy
-        rows += [
-            (
-                model,
-                cost.code_format,
-                cost.bits_a_code,
-                cost.length.cross_entropy,
-                None if cost.code_format == UNROUNDED else cost.length.cross_entropy - plain,
-                cost.length.bits_per_byte,
+    for model, (plain, *others) in formats.items():
+        rows.append(
+            (model, UNROUNDED, plain.bits_a_code, plain.length.cross_entropy, None, "", plain.length.bits_per_byte)
+        )
+        for cost in others:
+            more_D, tokens_D = _more(cost, plain)
+            rows.append(
+                (
+                    model,
+                    cost.code_format,
+                    cost.bits_a_code,
+                    cost.length.cross_entropy,
+                    more_D.sum() / tokens_D.sum(),
+                    ratio_interval(more_D, tokens_D).text("+.4f"),
+                    cost.length.bits_per_byte,
+                )
             )
-            for cost in costs
-        ]
     return Table(
-        columns=("model", "code in", "bits a code", "nats a token", "more than float32", "bits a byte"),
+        columns=("model", "code in", "bits a code", "nats a token", "more than float32", "its 95 %", "bits a byte"),
         rows=rows,
         title="The code in each format",
         notes=(
@@ -47,9 +53,35 @@ def formats_table(formats: Formats) -> Table:
             "those bytes, a format's scale included.",
             "Nats a token leave the code's bits out, bits a byte hold them. float32 is the code unrounded.",
             "int8 probe: an identity Linear behind the code under LLM.int8(), and the same with W_up under it too.",
+            "95 %: bootstrap over documents.",
         ),
         formats={"nats a token": ".4f", "more than float32": "+.4f", "bits a code": ",.1f"},
     )
+
+
+def comparison_table(formats: Formats) -> Table:
+    """How much less a format costs a model than it costs the first one; a row a further model and format."""
+    (first_name, (first_plain, *first_others)), *others = formats.items()
+    rows = []
+    for model, (plain, *costs) in others:
+        for cost, first in zip(costs, first_others):
+            if cost.code_format == first.code_format and cost.by_document.keys() == first.by_document.keys():
+                less, spread = ratio_difference(*_more(cost, plain), *_more(first, first_plain))
+                rows.append((model, cost.code_format, less, spread.text("+.4f")))
+    return Table(
+        columns=("model", "code in", f"costs more than it costs {first_name}", "its 95 %"),
+        rows=rows,
+        title="The same format, two models",
+        notes=("Nats a token; below zero, rounding costs this model less. The same documents are drawn for both.",),
+        formats={f"costs more than it costs {first_name}": "+.4f"},
+    )
+
+
+def _more(cost: FormatCost, plain: FormatCost) -> tuple[NDArray, NDArray]:
+    """Nats more than unrounded, and tokens, of each document, `[D]` each."""
+    documents = sorted(cost.by_document)
+    more = [cost.by_document[document][0] - plain.by_document[document][0] for document in documents]
+    return np.array(more), np.array([cost.by_document[document][1] for document in documents])
 
 
 def sweep_table(sweeps: Sweeps) -> Table:
@@ -106,6 +138,7 @@ def to_json(formats: Formats, sweeps: Sweeps, histograms: Mapping[str, CodeHisto
                     "format": cost.code_format,
                     "bits_a_code": cost.bits_a_code,
                     "cross_entropy": cost.length.cross_entropy,
+                    "more_than_float32_95": asdict(ratio_interval(*_more(cost, formats[model][0]))),
                     "bits_per_byte": cost.length.bits_per_byte,
                 }
                 for cost in formats[model]

@@ -100,6 +100,8 @@ def test_every_format_is_measured(model: PreTrainedModel, rows: list[Row], colla
         expected, actual = held_out_code_length(model, rows, collator), costs[name].length
         assert actual.nll_nats == pytest.approx(expected.nll_nats, rel=1e-12)
         assert 0 <= actual.code_bits - expected.code_bits < 8 and actual.side_bits == expected.side_bits
+        nats, tokens = zip(*costs[name].by_document.values())
+        assert (sum(nats), sum(tokens)) == (pytest.approx(actual.nll_nats), actual.num_tokens) and len(nats) == 3
         assert (actual.num_bytes, actual.num_tokens) == (expected.num_bytes, expected.num_tokens)
     assert costs["int2"].length.nll_nats != costs[UNROUNDED].length.nll_nats
     assert costs[PROBE].length.nll_nats == pytest.approx(costs["int8"].length.nll_nats, rel=1e-7)

@@ -1,0 +1,64 @@
+"""Bootstrap intervals of ratios, such as bits per byte, over documents drawn with replacement.
+
+Arrays are `[D]`, a number a document. Tokens of one document are not independent, which is why documents are drawn.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import bootstrap
+
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The middle 95 % of the bootstrap's values; NaN where there is only one document."""
+
+    low: float
+    high: float
+
+    def text(self, spec: str = ".3f") -> str:
+        """For a table's cell."""
+        return "–" if math.isnan(self.low) else f"{self.low:{spec}} … {self.high:{spec}}"
+
+
+def ratio_interval(numerators_D: NDArray, denominators_D: NDArray) -> Interval:
+    """Of Σ numerators / Σ denominators."""
+    return _interval(_ratio, numerators_D, denominators_D)
+
+
+def ratio_difference(
+    numerators_D: NDArray, denominators_D: NDArray, other_numerators_D: NDArray, other_denominators_D: NDArray
+) -> tuple[float, Interval]:
+    """Σ numerators / Σ denominators less the other's, and its interval: the same documents are drawn for both."""
+
+    def statistic(*columns_D: NDArray, axis: int = -1) -> NDArray:
+        return _ratio(*columns_D[:2], axis=axis) - _ratio(*columns_D[2:], axis=axis)
+
+    columns_D = numerators_D, denominators_D, other_numerators_D, other_denominators_D
+    return float(statistic(*columns_D)), _interval(statistic, *columns_D)
+
+
+def _ratio(numerators_D: NDArray, denominators_D: NDArray, axis: int = -1) -> NDArray:
+    return numerators_D.sum(axis) / denominators_D.sum(axis)
+
+
+def _interval(statistic: Callable[..., NDArray], *columns_D: NDArray) -> Interval:
+    if len(columns_D[0]) < 2:
+        return Interval(math.nan, math.nan)
+    # Percentiles: what corrects their bias needs the square of the documents.
+    result = bootstrap(
+        columns_D,
+        statistic,
+        n_resamples=_RESAMPLES,
+        batch=64,
+        vectorized=True,
+        paired=True,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
+    return Interval(float(result.confidence_interval.low), float(result.confidence_interval.high))
