@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -79,7 +80,7 @@ def rows_of_ids(
     mask_BT = mask_BT.bool().cpu()
     if (empty := (mask_BT.sum(-1) == 0).nonzero()).numel():
         raise ValueError(f"row {empty[0].item()} is all padding: leave it out of the batch.")
-    if (mask_BT.int().diff(dim=-1) != 0).sum(-1).max() > 2 or (mask_BT.int().diff(dim=-1) == 1).sum(-1).max() > 1:
+    if (F.pad(mask_BT, (1, 0)).int().diff(dim=-1) == 1).sum(-1).max() > 1:
         raise ValueError("attention_mask has holes: mask only the tokens at either end of a row.")
     rows = Rows(input_ids.cpu(), mask_BT)
     return rows if tokenizer is None else _with_bytes(rows, tokenizer)
