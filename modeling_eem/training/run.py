@@ -30,7 +30,8 @@ class RunArguments(TokenWeightedTrainingArguments):
     bar of our own shows the steps, and the Hub gets the trained model only.
 
     Raises:
-        ValueError: for what runs do not do: let NaN pass, push optimizer states, report to what is not installed.
+        ValueError: for what runs do not do: let NaN pass, push optimizer states, report to what is not installed, or
+            end with another model than the last.
     """
 
     eval_strategy: str = "steps"
@@ -47,6 +48,10 @@ class RunArguments(TokenWeightedTrainingArguments):
         for name in self.report_to:
             if name not in (known := get_available_reporting_integrations()):
                 raise ValueError(f"report_to: {name} is not installed here, only {', '.join(known)}.")
+        if self.load_best_model_at_end:
+            raise ValueError(
+                "load_best_model_at_end is not for run files: take the best checkpoint-N by its results.json."
+            )
         if self.hub_strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
             raise ValueError("hub_strategy must be end or every_save: optimizer states are not pushed.")
 

@@ -219,6 +219,10 @@ def test_a_language_model_becomes_a_regression(
         ({"max_held_out_rows": 0}, "max_held_out_rows must be at least 1"),
         ({"max_length": 25}, "max_length is 25, and the model takes 24 tokens"),
         ({"rows": "pack"}, "rows: pack is for causal models"),
+        (
+            {"load_best_model_at_end": True, "save_steps": 1, "eval_steps": 1},
+            "load_best_model_at_end is not for run files",
+        ),
         ({"hub_strategy": "checkpoint"}, "hub_strategy must be end or every_save"),
         ({"random_prefix_probability": 1.5}, "random_prefix_probability must be within 0 and 1"),
         ({"num_labels": 1}, "num_labels: 1 needs"),

@@ -90,6 +90,19 @@ def test_values_of_sub_configs_are_cast_too(read: Reader, number: str) -> None:
     assert config.encoder_config.position_alignment == "right", "the default of an encoder"
 
 
+@pytest.mark.parametrize("number", ["1e4", "1.5E+4", "10000"])
+def test_numbers_inside_mappings_are_numbers(read: Reader, number: str) -> None:
+    """YAML 1.1 takes `1e4` for text."""
+    llama = {**DATA, "model_type": "llama", "vocab_size": 8000}
+    theta = f"rope_parameters: {{rope_type: default, rope_theta: {number}}}\n"
+    for config in (
+        read(yaml.safe_dump(llama) + theta)[0],
+        read(llama, "--rope_parameters.rope_type", "default", "--rope_parameters.rope_theta", number)[0],
+    ):
+        assert config.rope_parameters["rope_theta"] == float(number)
+    assert read({"hidden_act": "relu", "run_name": "1e4x"})[2].run_name == "1e4x"
+
+
 def test_base_files_merge(tmp_path: Path, read: Reader) -> None:
     """Key by key, sub-configs too; lists are replaced; the nearest file wins."""
     grandparent = {**DATA, "learning_rate": "1e-3", "max_steps": 5, "train_files": ["x.txt", "y.txt"], "seed": 1}
