@@ -55,11 +55,13 @@ class _LinearTokenLoss(torch.autograd.Function):
                 logits = (hidden_low @ weight_low_VD.T).float()
                 log_z = logits.logsumexp(-1, keepdim=True)
                 losses = (log_z - logits.gather(1, targets)).squeeze(1).masked_fill(~is_scored, 0.0)
-                probabilities = (logits - log_z).exp_() if with_entropy or needs_hidden or needs_weight else None
-                entropies = None
+                entropies = probabilities = None
                 if with_entropy:
+                    probabilities = (logits - log_z).exp_()
                     entropies = log_z.squeeze(1) - torch.einsum("nv,nv->n", probabilities, logits)
                     entropies_N[chunk] = entropies
+                elif needs_hidden or needs_weight:
+                    probabilities = logits.sub_(log_z).exp_()
                 losses_N[chunk] = losses
                 if token_loss is None:
                     weights = 1.0 if loss_weights_N is None else loss_weights_N[chunk].float()
