@@ -14,8 +14,8 @@ from modeling_eem.configuration_eem import EncoderDecoderConfig
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.data.rows import IGNORED_LABEL, Row
 from modeling_eem.modeling_eem_autoencoder import EEMAutoencoder
-from modeling_eem.quantization_eem import CODE_FORMATS
 from modeling_eem.training import Run
+from modeling_eem.training.token_metrics import code_bits_a_row
 
 # Told how many rows were read, after each batch of them.
 Advance = Callable[[int], None]
@@ -34,14 +34,12 @@ def code_bits_of(config: PreTrainedConfig) -> float:
     Raises:
         ValueError: a model with a code but without `code_dtype`: how many bits a number takes is then not settled.
     """
-    if not isinstance(config, EncoderDecoderConfig):
-        return 0.0
-    if config.code_dtype is None:
+    if (bits := code_bits_a_row(config)) is None:
         raise ValueError(
             "the model's code has no storage format, so its bits cannot be counted: set config.code_dtype, for "
             "example to 'float8_e4m3fn'."
         )
-    return CODE_FORMATS[config.code_dtype].code_bits(config.code_size)
+    return bits
 
 
 def window_code_lengths(
