@@ -139,6 +139,7 @@ def entropy(
             )
         if state.is_main_process:
             run.begin(identity, {"data": data, "models": model, "provenance": provenance()})
+        state.wait_for_everyone()  # no part stands in a folder that does not say what it was begun with
         with _bar(run.rows_left(), state.is_main_process) as report:
             run.work(state.process_index, state.num_processes, report)
         if state.is_main_process:

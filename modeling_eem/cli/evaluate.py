@@ -8,6 +8,7 @@ from transformers.utils import logging
 
 from modeling_eem.cli.console import ListOptionsCommand
 from modeling_eem.cli.evaluate_bits import bits
+from modeling_eem.cli.evaluate_correlation import correlation
 from modeling_eem.cli.evaluate_curves import curves
 from modeling_eem.cli.evaluate_entropy_floor import entropy_floor
 from modeling_eem.cli.evaluate_harness import harness
@@ -16,6 +17,7 @@ from modeling_eem.cli.evaluate_quantization import quantization
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
 
 app.command("bits", cls=ListOptionsCommand)(bits)
+app.command("correlation", cls=ListOptionsCommand)(correlation)
 app.command("curves", cls=ListOptionsCommand)(curves)
 app.command("entropy-floor", cls=ListOptionsCommand)(entropy_floor)
 app.command("harness", cls=ListOptionsCommand)(harness)

@@ -58,6 +58,11 @@ class Segments:
         offsets = pa.array(np.append(0, lengths_B.cumsum()), pa.int32())
         return cls(ids if len(starts) else [], rows_N[places][starts].tolist(), offsets, places)
 
+    def values(self, table: pa.Table, name: str) -> list[np.ndarray]:
+        """Another column of the same rows, cut into the segments."""
+        ends = np.cumsum([len(ids_T) for ids_T in self.ids])
+        return np.split(_flat(table, name)[self.places_N], ends[:-1]) if self.ids else []
+
     def column(self, values: Sequence[Tensor]) -> pa.Array:
         """Values of each segment's tokens as a column of the rows; NaN in padding."""
         flat_N = np.full(self.offsets[-1].as_py(), np.nan, np.float32)

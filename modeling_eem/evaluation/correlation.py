@@ -1,0 +1,180 @@
+"""Estimates of the same rows, compared: folders of `eem-entropy` in; regressions, curves and words out."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset, concatenate_datasets, load_from_disk
+from transformers import AutoTokenizer
+
+from modeling_eem.data.prepared import TOKENIZER_FOLDER
+from modeling_eem.entropy.estimator import pad_right
+from modeling_eem.entropy.result import TOKEN_ENTROPIES, TokenEntropies
+from modeling_eem.entropy.row_folders import Segments
+from modeling_eem.entropy.runs import ENTROPIES_FILE
+from modeling_eem.entropy.statistics import (
+    Estimate,
+    IndexCurve,
+    Regression,
+    SplitWords,
+    index_curve,
+    regression,
+    split_words,
+)
+from modeling_eem.entropy.texts import rows_of_ids
+from modeling_eem.report import Table
+
+POINTS = 100_000
+WORD_ROWS = 2000
+_ROWS_A_BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class EntropyFolder:
+    """What `eem-entropy` made, row by row from disk; a row of several packed windows counts as several.
+
+    Attributes:
+        path: the folder.
+        name: of the estimate, for tables and plots.
+        method, unit: how, and in what, the values were measured.
+        rows: of all splits.
+        rows_sha256: of the ids of all rows.
+    """
+
+    path: Path
+    name: str
+    method: str
+    unit: str
+    rows: Dataset
+    rows_sha256: str
+
+    @classmethod
+    def open(cls, path: Path, name: str) -> "EntropyFolder":
+        """Raises a ValueError for a folder that eem-entropy did not make, or did not finish."""
+        try:
+            made = json.loads((path / ENTROPIES_FILE).read_text())
+            splits = load_from_disk(str(path))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ValueError(f"{path} holds no finished entropies: make it with `eem-entropy`.") from error
+        rows = concatenate_datasets(list(splits.values()))
+        return cls(path, name, made["method"], made["unit"], rows, made["rows_sha256"])
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether words can be told."""
+        return (self.path / TOKENIZER_FOLDER).exists()
+
+    @property
+    def label(self) -> str:
+        """For a plot's axis."""
+        return f"{self.name}, {self.unit}"
+
+    def values(self) -> Iterator[np.ndarray]:
+        """The values of each row's real tokens."""
+        for table in self._tables(range(0, len(self.rows), _ROWS_A_BATCH), _ROWS_A_BATCH):
+            yield from Segments.of(table).values(table, TOKEN_ENTROPIES)
+
+    def points(self) -> np.ndarray:
+        """The values of the tokens of some rows, spread evenly over the data: about `POINTS`, NaN among them."""
+        wanted = max(1, POINTS // len(self.rows[0]["input_ids"]))
+        tables = self._tables(range(0, len(self.rows), max(1, len(self.rows) // wanted)), 1)
+        return np.concatenate([row for table in tables for row in Segments.of(table).values(table, TOKEN_ENTROPIES)])
+
+    def words(self) -> SplitWords:
+        """First and later pieces of words, in at most `WORD_ROWS` rows spread evenly over the data."""
+        return split_words(self._entropies())
+
+    def _entropies(self) -> Iterator[TokenEntropies]:
+        tokenizer = AutoTokenizer.from_pretrained(self.path / TOKENIZER_FOLDER)
+        for table in self._tables(range(0, len(self.rows), -(-len(self.rows) // WORD_ROWS)), 1):
+            segments = Segments.of(table)
+            rows = rows_of_ids(*pad_right(segments.ids), tokenizer)
+            values = rows.place([torch.from_numpy(row) for row in segments.values(table, TOKEN_ENTROPIES)])
+            texts, offsets = rows.texts, rows.offsets
+            yield TokenEntropies(
+                rows.ids, values, rows.attention_mask, self.method, self.unit, texts=texts, offsets=offsets
+            )
+
+    def _tables(self, starts: range, count: int) -> Iterator[pa.Table]:
+        rows = self.rows.with_format("arrow")
+        for start in starts:
+            yield rows[start : start + count]
+
+
+def open_folders(paths: list[Path]) -> list[EntropyFolder]:
+    """Open estimates of the same rows.
+
+    Raises:
+        ValueError: for fewer than two, the same one twice, or estimates of different rows.
+    """
+    if len({path.resolve() for path in paths}) < max(2, len(paths)):
+        raise ValueError("--entropies needs at least two different folders of eem-entropy.")
+    names = [path.resolve().name for path in paths]
+    folders = [
+        EntropyFolder.open(path, name if names.count(name) == 1 else str(path)) for path, name in zip(paths, names)
+    ]
+    for folder in folders[1:]:
+        if folder.rows_sha256 != folders[0].rows_sha256:
+            raise ValueError(
+                f"{folder.path} and {folders[0].path} hold different token ids: measure the same rows with both."
+            )
+    return folders
+
+
+def regress_folders(x: EntropyFolder, y: EntropyFolder) -> Regression:
+    """Regress y's values on x's, over all rows."""
+    return regression(zip(x.values(), y.values()))
+
+
+def scatter_points(x: EntropyFolder, y: EntropyFolder) -> tuple[np.ndarray, np.ndarray]:
+    """Both values of some tokens that both score."""
+    points = np.stack([x.points(), y.points()])
+    return tuple(points[:, ~np.isnan(points).any(0)])
+
+
+def folder_curve(folder: EntropyFolder) -> IndexCurve:
+    """The folder's mean normalised entropy at each index."""
+    return index_curve(folder.values())
+
+
+def regressions_table(regressions: dict[tuple[str, str], Regression]) -> Table:
+    """A line a pair of estimates."""
+    rows = []
+    for (x, y), fit in regressions.items():
+        values = fit.slope, fit.intercept, fit.r_squared, fit.pearson
+        rows.append((x, y, *(cell for value in values for cell in (value.value, _interval(value))), fit.tokens))
+    names = [cell for name in ("m", "b", "R²", "Pearson") for cell in (name, f"{name}, 95 %")]
+    return Table(
+        columns=("x", "y", *names, "tokens"),
+        rows=rows,
+        title="y = m x + b between per-token entropies",
+        notes=["Intervals: 1,000 times as many rows drawn with replacement. Tokens that either leaves out are out."],
+    )
+
+
+def words_table(words: dict[str, SplitWords]) -> Table:
+    """A line an estimate."""
+    return Table(
+        columns=("estimate", "words", "first piece", "later pieces", "difference", "difference, 95 %"),
+        rows=[
+            (
+                name,
+                split.words,
+                split.first.value,
+                split.later.value,
+                split.difference.value,
+                _interval(split.difference),
+            )
+            for name, split in words.items()
+        ],
+        title="Words of several tokens",
+        notes=[f"Words are delimited by whitespace; at most {WORD_ROWS:,} rows, spread evenly over the data."],
+    )
+
+
+def _interval(estimate: Estimate) -> str:
+    return "–" if np.isnan(estimate.low) else f"{estimate.low:.3f} … {estimate.high:.3f}"
