@@ -17,7 +17,6 @@ be compared with a compressor's.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import NotRequired, TypeAlias, TypedDict
 
 import numpy as np
@@ -81,13 +80,8 @@ class RowFormat:
         eos_token_id = tokenizer.eos_token_id if add_eos else None
         return cls(max_length, tokenizer.bos_token_id, token_byte_lengths(tokenizer), eos_token_id)
 
-    def row(self, input_ids: list[int], document_ids: list[int]) -> Row:
-        """A row of these tokens, its bytes counted."""
-        num_bytes = int(self.byte_lengths.numpy()[input_ids].sum())
-        return Row(input_ids=input_ids, document_ids=document_ids, num_bytes=num_bytes)
-
-    def check(self, documents: Documents) -> Iterator[tuple[int, list[int]]]:
-        """The documents that hold tokens, EOS added where the format has one.
+    def check(self, documents: Documents) -> Iterator[tuple[int, list[int], np.ndarray]]:
+        """The documents that hold tokens, EOS added where the format has one; and the bytes of each token before it.
 
         Raises:
             ValueError: for an id outside the vocabulary, a special token in a document, or no token at all.
@@ -104,12 +98,14 @@ class RowFormat:
                     f"document {index} holds ids from {int(ids_T.min())} to {int(ids_T.max())}, outside the "
                     f"vocabulary of {len(byte_lengths_V)}: encode it with the tokenizer that this format is for."
                 )
-            if byte_lengths_V[ids_T].min() == 0:
+            byte_lengths_T = byte_lengths_V[ids_T]
+            if byte_lengths_T.min() == 0:
                 raise ValueError(
                     f"document {index} holds a special token: encode it with add_special_tokens=False and "
                     "split_special_tokens=True."
                 )
-            yield index, ids_T.tolist() + ([] if self.eos_token_id is None else [self.eos_token_id])
+            end = [] if self.eos_token_id is None else [self.eos_token_id]
+            yield index, [*ids, *end], byte_lengths_T
         if empty:
             raise ValueError("the corpus holds no tokens: give at least one document that is not empty.")
 
@@ -117,17 +113,17 @@ class RowFormat:
 def windows(documents: Documents, row_format: RowFormat) -> Iterator[Row]:
     """Cut every document into rows of BOS and at most n - 1 tokens; each text token is in exactly one row."""
     step = row_format.max_length - 1
-    for index, ids in row_format.check(documents):
+    for index, ids, byte_lengths_T in row_format.check(documents):
         for start in range(0, len(ids), step):
-            input_ids = [row_format.bos_token_id, *ids[start : start + step]]
-            yield row_format.row(input_ids, [index] * len(input_ids))
+            part = slice(start, start + step)
+            yield _row(row_format, index, ids[part], byte_lengths_T[part])
 
 
 def pad(documents: Documents, row_format: RowFormat) -> Iterator[Row]:
     """One row a document: BOS and its first n - 1 tokens. EOS stands only where the document really ends."""
-    for index, ids in row_format.check(documents):
-        input_ids = [row_format.bos_token_id, *ids[: row_format.max_length - 1]]
-        yield row_format.row(input_ids, [index] * len(input_ids))
+    part = slice(row_format.max_length - 1)
+    for index, ids, byte_lengths_T in row_format.check(documents):
+        yield _row(row_format, index, ids[part], byte_lengths_T[part])
 
 
 def stream(documents: Documents, row_format: RowFormat) -> Iterator[Row]:
@@ -136,21 +132,22 @@ def stream(documents: Documents, row_format: RowFormat) -> Iterator[Row]:
     Every row begins with BOS. A BOS between two documents is a token like any other, predicted from the document
     before it, except where a row begins there: the row's own BOS serves.
     """
-    input_ids: list[int] = []
-    document_ids: list[int] = []
-    for index, ids in row_format.check(documents):
-        rest = [row_format.bos_token_id, *ids]
-        while rest:
-            room = row_format.max_length - len(input_ids)
-            input_ids += rest[:room]
-            document_ids += [index] * len(rest[:room])
-            rest = rest[room:]
-            if len(input_ids) == row_format.max_length:
-                yield row_format.row(input_ids, document_ids)
-                input_ids, document_ids = [], []
-                rest = rest and [row_format.bos_token_id, *rest]
-    if input_ids:
-        yield row_format.row(input_ids, document_ids)
+    max_length, bos = row_format.max_length, row_format.bos_token_id
+    row = Row(input_ids=[], document_ids=[], num_bytes=0)
+    for index, ids, byte_lengths_T in row_format.check(documents):
+        start = 0
+        row["input_ids"].append(bos)
+        while start < len(ids):
+            part = slice(start, start + max_length - len(row["input_ids"]))  # empty if BOS fills the row
+            row["input_ids"] += ids[part]
+            row["document_ids"] += [index] * (len(row["input_ids"]) - len(row["document_ids"]))
+            row["num_bytes"] += int(byte_lengths_T[part].sum())
+            start = part.stop
+            if len(row["input_ids"]) == max_length:
+                yield row
+                row = Row(input_ids=[bos] if start < len(ids) else [], document_ids=[], num_bytes=0)
+    if row["input_ids"]:
+        yield row
 
 
 def pack(documents: Documents, row_format: RowFormat) -> Iterator[Row]:
@@ -159,32 +156,37 @@ def pack(documents: Documents, row_format: RowFormat) -> Iterator[Row]:
     Positions restart at every window, and its BOS has the label -100, so that a causal model given the positions and
     no attention mask computes what it would for each window alone.
     """
-    open_rows: list[list[Row]] = []
+    positions = list(range(row_format.max_length))
+    open_rows: list[Row] = []
     lengths: list[int] = []  # of the open rows
     for window in windows(documents, row_format):
-        room = row_format.max_length - len(window["input_ids"])
+        ids = window["input_ids"]
+        room = row_format.max_length - len(ids)
         fits = [place for place, length in enumerate(lengths) if length <= room]
         place = max(fits, key=lengths.__getitem__, default=len(lengths))
         if not fits:
-            open_rows.append([])
+            open_rows.append(Row(input_ids=[], document_ids=[], num_bytes=0, position_ids=[], labels=[]))
             lengths.append(0)
-        open_rows[place].append(window)
-        lengths[place] += len(window["input_ids"])
+        row = open_rows[place]
+        row["input_ids"] += ids
+        row["document_ids"] += window["document_ids"]
+        row["num_bytes"] += window["num_bytes"]
+        row["position_ids"] += positions[: len(ids)]
+        row["labels"] += [IGNORED_LABEL, *ids[1:]]
+        lengths[place] += len(ids)
         if lengths[place] == row_format.max_length or len(open_rows) > _OPEN_ROWS:
             fullest = lengths.index(max(lengths))
             del lengths[fullest]
-            yield _join(open_rows.pop(fullest))
-    yield from map(_join, open_rows)
+            yield open_rows.pop(fullest)
+    yield from open_rows
 
 
-def _join(row: list[Row]) -> Row:
-    ids = [window["input_ids"] for window in row]
+def _row(row_format: RowFormat, index: int, ids: list[int], byte_lengths_T: np.ndarray) -> Row:
+    """A part of one document behind BOS."""
     return Row(
-        input_ids=list(chain.from_iterable(ids)),
-        document_ids=list(chain.from_iterable(window["document_ids"] for window in row)),
-        num_bytes=sum(window["num_bytes"] for window in row),
-        position_ids=list(chain.from_iterable(range(len(window)) for window in ids)),
-        labels=list(chain.from_iterable((IGNORED_LABEL, *window[1:]) for window in ids)),
+        input_ids=[row_format.bos_token_id, *ids],
+        document_ids=[index] * (1 + len(ids)),
+        num_bytes=int(byte_lengths_T.sum()),
     )
 
 
