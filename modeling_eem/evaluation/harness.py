@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.task import Task
+from lm_eval.models.utils import resolve_max_length
 from lm_eval.tasks import TaskManager
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer, PreTrainedConfig
 
@@ -22,7 +23,6 @@ from modeling_eem.evaluation.harness_tasks import COLUMNS
 from modeling_eem.report import Cell, Table
 
 _LIBRARIES = ("modeling-eem", "lm-eval", "torch", "transformers", "datasets", "accelerate", "tokenizers")
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,7 @@ class TaskScores:
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A checkpoint that can be scored.
-
-    Raises:
-        ValueError: see `open_models`.
-    """
+    """A checkpoint that `open_models` found fit to be scored."""
 
     name: str
     path: Path
@@ -144,7 +140,7 @@ def open_models(paths: Sequence[Path], max_length: int | None = None) -> list[Mo
         ModelFolder(path.name if names.count(path.name) == 1 else str(path), path, _checked_config(path))
         for path in dict.fromkeys(paths)
     ]
-    lengths = {model.name: model.config.max_position_embeddings for model in models}
+    lengths = {model.name: resolve_max_length(model.config) for model in models}
     told = ", ".join(f"{name} {length}" for name, length in lengths.items())
     if max_length is None and len(set(lengths.values())) > 1:
         raise ValueError(
@@ -164,7 +160,7 @@ def _checked_config(path: Path) -> PreTrainedConfig:
         raise ValueError(f"{path} holds a {config.model_type!r}, which is no causal language model.")
     if not [*path.glob("*.safetensors"), *path.glob("*.bin")]:
         raise ValueError(f"{path} holds no weights: no file *.safetensors or *.bin.")
-    if not all((path / name).is_file() for name in _TOKENIZER_FILES):
+    if not (path / "tokenizer_config.json").is_file():
         raise ValueError(f"{path} holds no tokenizer: put it there with tokenizer.save_pretrained({str(path)!r}).")
     tokenizer = AutoTokenizer.from_pretrained(path)
     if len(tokenizer) > config.vocab_size:
