@@ -68,9 +68,9 @@ def run(source: Source, key: Key, schedule: Schedule) -> tuple[Curves, float]:
         CausalCollator(PAD, SYMBOLS + 2, LENGTH + 1),
         schedule,
         {
-            "train": _excess_loss(source, train_BT[:HELD_OUT_ROWS]),
-            "validation": _excess_loss(source, validation_BT),
-            "test": _divergence(source, test_BT),
+            "train": excess_loss(source, train_BT[:HELD_OUT_ROWS]),
+            "validation": excess_loss(source, validation_BT),
+            "test": divergence(source, test_BT),
         },
     )
 
@@ -85,7 +85,7 @@ def _log_probs(model: PreTrainedModel, ids_BT: Tensor) -> Tensor:
     return model(input_ids=_with_bos(ids_BT, BOS)[:, :-1], use_cache=False).logits.double().log_softmax(-1)
 
 
-def _excess_loss(source: Source, ids_BT: Tensor) -> Measure:
+def excess_loss(source: Source, ids_BT: Tensor) -> Measure:
     truth = -source.log_probs(ids_BT).mean()
 
     def measure(model: PreTrainedModel) -> float:
@@ -95,7 +95,7 @@ def _excess_loss(source: Source, ids_BT: Tensor) -> Measure:
     return measure
 
 
-def _divergence(source: Source, ids_BT: Tensor) -> Measure:
+def divergence(source: Source, ids_BT: Tensor) -> Measure:
     probs_BTS = source.next_probs(ids_BT)
     truth = source.conditional_entropies(ids_BT).mean()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from scipy import stats
 from theorem1_runs import CONTROL, Curves, Key, Method
 
@@ -33,6 +34,7 @@ class Experiment:
         unit: of all values; less is better.
         settings: the numbers that all runs share.
         results: the runs; every source and size has every method, each with the same seeds.
+        size_of: what a training set's size counts.
         log_scale: whether the figures' vertical axis is logarithmic; all values are then positive.
     """
 
@@ -41,6 +43,7 @@ class Experiment:
     unit: str
     settings: Mapping[str, float]
     results: Mapping[Key, Curves]
+    size_of: str = "training rows"
     log_scale: bool = False
 
     @property
@@ -122,7 +125,7 @@ def summary_table(experiment: Experiment, source: str, size: int) -> Table:
             (method.loss, method.target or "–", *(str(estimates[name]) for name in names))
             for method, estimates in summary.items()
         ],
-        title=f"{source}, {size} training rows: {experiment.unit}",
+        title=f"{source}, {size} {experiment.size_of}: {experiment.unit}",
         notes=notes,
     )
 
@@ -138,7 +141,7 @@ def write_record(folder: Path, experiment: Experiment) -> list[Table]:
     for size in sizes:
         file = f"{experiment.name}.png" if size == sizes[0] else f"{experiment.name}-{size}.png"
         write_atomically(folder / file, draw(experiment, size))
-        figures[f"{experiment.title}, {size} training rows"] = file
+        figures[f"{experiment.title}, {size} {experiment.size_of}"] = file
     tables = [summary_table(experiment, source, size) for source, size in experiment.cells]
     first_cell = experiment.cells[0]
     overview = Table(
@@ -197,6 +200,9 @@ def draw(experiment: Experiment, size: int) -> bytes:
             axes.grid(axis="y", color="#ececec", linewidth=0.8)
             if experiment.log_scale:
                 axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_major_formatter("{x:g}")
+                axes.yaxis.set_minor_formatter(NullFormatter())
         row[0].set_ylabel(source, color=_INK, fontsize=9)
     for axes, loss in zip(panels[0], losses):
         axes.set_title(loss, color=_INK, fontsize=9, fontweight="bold")
@@ -206,9 +212,12 @@ def draw(experiment: Experiment, size: int) -> bytes:
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8
     )
-    figure.supxlabel("training steps", color=_INK, fontsize=9)
+    for axes in panels[-1]:
+        axes.set_xlabel("training steps", color=_INK, fontsize=8)
     figure.supylabel(experiment.unit, color=_INK, fontsize=9)
-    figure.suptitle(f"{experiment.title}: held out, {size} training rows", color=_INK, fontsize=11, x=0.01, ha="left")
+    figure.suptitle(
+        f"{experiment.title}: held out, {size} {experiment.size_of}", color=_INK, fontsize=11, x=0.01, ha="left"
+    )
     image = io.BytesIO()
     figure.savefig(image, format="png")
     return image.getvalue()
