@@ -141,7 +141,7 @@ def test_every_run_file_is_in_the_table_or_a_base() -> None:
 
 def test_text_that_ships_is_there() -> None:
     values = [yaml.safe_load(path.read_text()) for path in FILES.values()]
-    files = [name for value in values for key in ("train_files", "validation_files") for name in value.get(key, [])]
+    files = [name for value in values for key in ("train_files", "validation_files") for name in value.get(key) or []]
     assert files and all((ROOT / name).is_file() for name in files)
 
 
