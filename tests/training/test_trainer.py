@@ -1,5 +1,7 @@
 """The same optimizer step, cut up in every way, has the same loss and the same gradients, for every token loss."""
 
+import copy
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,8 +9,16 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification, PreTrainedModel
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForTokenClassification,
+    PreTrainedModel,
+)
 
 from modeling_eem import MaskedMixerConfig, MaskedMixerForCausalLM, MaskedMixerForTokenClassification
 from modeling_eem.data import CausalCollator
@@ -186,3 +196,86 @@ def test_evaluation_is_the_models_own_forward(rows: Dataset, step: Callable) -> 
     summed = model(**batch, num_items_in_batch=1).loss
     torch.testing.assert_close(summed, own(**plain, num_items_in_batch=1).loss)
     assert summed > 10 * expected.loss
+
+
+def with_entropies(rows: Dataset, entropy: Callable[[int, int], float]) -> Dataset:
+    """`rows` whose entropies are `entropy(place, id)`."""
+    return rows.map(
+        lambda row: {"token_entropies": [entropy(place, token) for place, token in enumerate(row["input_ids"])]}
+    )
+
+
+@pytest.mark.parametrize("build", [mixer, llama])
+@pytest.mark.parametrize("token_loss", ["complement", "distance", "hinge", "threshold", "selective"])
+def test_weights_of_one_are_cross_entropy_bit_for_bit(
+    token_loss: str, build: Callable[[], PreTrainedModel], rows: Dataset, step: Callable
+) -> None:
+    """ê of a constant row is 0; and no cross-entropy lies below e = 0."""
+    constant = with_entropies(rows, lambda place, token: 0.0)
+    loss, gradient = step(build(), constant, token_loss=token_loss, selected_fraction=1.0)
+    expected_loss, expected_gradient = step(build(), constant)
+    assert loss == expected_loss
+    for name, expected in expected_gradient.items():
+        assert torch.equal(gradient[name], expected), name
+
+
+@pytest.mark.parametrize("build", [mixer, llama])
+def test_a_weight_of_zero_is_no_label_but_stays_in_the_denominator(
+    build: Callable[[], PreTrainedModel], rows: Dataset, step: Callable
+) -> None:
+    odd_dropped = with_entropies(rows, lambda place, token: 9.0 if place % 2 else 0.0)
+    loss, gradient = step(build(), odd_dropped, token_loss="threshold", entropy_threshold=5.0)
+    unlabelled = rows.map(
+        lambda row: {"labels": [-100 if place % 2 or place == 0 else t for place, t in enumerate(row["input_ids"])]}
+    )
+    expected_loss, expected_gradient = step(build(), unlabelled)
+    share = sum(label != -100 for row in unlabelled["labels"] for label in row) / sum(
+        len(ids) - 1 for ids in rows["input_ids"]
+    )
+    assert 0.2 < share < 0.8
+    assert loss == pytest.approx(expected_loss * share, rel=1e-4)
+    for name, expected in expected_gradient.items():
+        torch.testing.assert_close(gradient[name], expected * share, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("token_loss", ["cross_entropy", "hinge", "mile"])
+def test_the_loss_is_float32_under_bf16_autocast(token_loss: str, rows: Dataset, step: Callable) -> None:
+    """Sums of bf16 losses would be multiples of 2^-5 at this size; the products' own rounding stays."""
+    expected, _ = step(llama(), rows, token_loss=token_loss)
+    loss, gradient = step(llama(), rows, token_loss=token_loss, bf16=True)
+    assert loss == pytest.approx(expected, rel=2e-2)
+    assert loss != torch.tensor(loss).bfloat16().item()
+    assert all(values.dtype == torch.float32 for values in gradient.values())
+
+
+def test_a_head_that_is_not_plain_is_called_whole_with_a_warning(
+    rows: Dataset, step: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(1)
+    config = Gemma2Config(
+        **SIZES, **SPECIAL, num_attention_heads=2, num_key_value_heads=2, head_dim=8, intermediate_size=32
+    )
+    config.final_logit_softcapping = 2.0
+    model = Gemma2ForCausalLM(config)
+    own = copy.deepcopy(model)
+    logging.getLogger("transformers").propagate = True
+    loss, _ = step(model, rows, token_loss="hinge")
+    assert "logits are computed whole" in caplog.text
+    expected, count = 0.0, 0
+    for row in rows:
+        ids = torch.tensor([row["input_ids"]])
+        losses = torch.nn.functional.cross_entropy(own(ids).logits[0, :-1], ids[0, 1:], reduction="none")
+        expected += (losses - torch.tensor(row["token_entropies"][1:])).relu().sum().item()
+        count += len(losses)
+    assert loss == pytest.approx(expected / count, rel=1e-4)
+
+
+def test_adapters_are_trained_with_token_losses(rows: Dataset, step: Callable) -> None:
+    model = get_peft_model(llama(), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    loss, gradient = step(model, rows, token_loss="hinge")
+    moved = {name for name, values in gradient.items() if values.any()}
+    assert moved and all("lora_" in name for name in moved)
+    accumulated = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": ROWS}
+    torch.manual_seed(1)
+    again = get_peft_model(llama(), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    assert_same((loss, gradient), step(again, rows, token_loss="hinge", **accumulated))
