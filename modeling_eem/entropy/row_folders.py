@@ -96,14 +96,12 @@ class RowFolder:
         """
         try:
             loaded = load_from_disk(str(path))
-        except (FileNotFoundError, ValueError) as error:
+        except (FileNotFoundError, ValueError, IndexError) as error:  # IndexError: one without a row
             raise ValueError(
-                f"{path} is no finished data set: name text files, or a folder of `eem-data prepare`."
+                f"{path} is no finished data set with rows: name text files, or a folder of `eem-data prepare`."
             ) from error
         splits = dict(loaded) if isinstance(loaded, DatasetDict) else {TRAIN: loaded}
         splits = {name: rows for name, rows in splits.items() if len(rows)}
-        if not splits:
-            raise ValueError(f"{path} holds no rows.")
         for name, rows in splits.items():
             if "input_ids" not in rows.column_names:
                 raise ValueError(f"{path}: the split {name} has no column input_ids, only {rows.column_names}.")

@@ -78,7 +78,7 @@ def index_plot(path: str | Path, curves: Mapping[str, Band]) -> Path:
     for (name, band), colour in zip(curves.items(), COLOURS):
         axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(band.x, band.mean, color=colour, linewidth=1.4, label=name)
-    axes.set_ylim(0, min(1.0, 1.1 * max(max(band.mean) for band in curves.values())))
+    axes.set_ylim(0, 1.05 * max(max(band.mean) for band in curves.values()))
     label_axes(axes, "token's index in its row", "entropy, each row mapped to [0, 1]", "Mean over rows, and its 95 %")
     add_legend(axes)
     return save_png(path, figure)
