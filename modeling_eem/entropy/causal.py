@@ -43,7 +43,9 @@ class CausalEntropy(EntropyEstimator):
             )
         super().__init__(model, batch_tokens)
         if stride is not None:
-            check_stride(stride, model.config.max_position_embeddings)
+            if super().max_length is None:
+                raise ValueError(f"a {model.config.model_type!r} model reads texts of any length: leave stride out.")
+            check_stride(stride, super().max_length)
         self.stride = stride
         self.word_starts = word_starts
         with evaluating(model):
@@ -55,7 +57,7 @@ class CausalEntropy(EntropyEstimator):
 
     def score(self, rows: list[Tensor]) -> list[Tensor]:
         """The values, `[t]`; with `word_starts` `[t, 2]`, a token's boundary beside it."""
-        context = self.model.config.max_position_embeddings
+        context = super().max_length or max(map(len, rows))
         windows = [
             (number, *span)
             for number, row in enumerate(rows)

@@ -63,8 +63,8 @@ class EntropyEstimator(ABC):
 
     @property
     def max_length(self) -> int | None:
-        """Most tokens of a row, BOS included; None for a method that slides."""
-        return self.model.config.max_position_embeddings
+        """Most tokens of a row, BOS included; None for a method that slides, or a model without a limit."""
+        return getattr(self.model.config, "max_position_embeddings", None)  # Bloom and state-space models name none
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise a ValueError for a tokenizer that did not make the rows."""

@@ -80,6 +80,11 @@ class TwoModelEntropy(EEMEstimator):
                 f"the models' codes hold {longer.config.code_size} and {shorter.config.code_size} numbers: only equal "
                 "codes cancel."
             )
+        if longer.config.code_dtype != shorter.config.code_dtype:
+            raise ValueError(
+                f"the models' codes are stored as {longer.config.code_dtype} and {shorter.config.code_dtype}: only "
+                "equal codes cancel."
+            )
 
     @property
     def max_length(self) -> int:

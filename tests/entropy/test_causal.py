@@ -113,6 +113,21 @@ def test_a_tokenizer_without_bos_leaves_the_first_token_unscored(make_causal: Ca
     assert result.values[0, 0].isnan() and result.values[0, 1:].isfinite().all()
 
 
+@pytest.mark.parametrize("model_type", ["bloom", "mamba"])
+def test_models_without_a_limit_read_texts_of_any_length(model_type: str, make_rows: Callable) -> None:
+    config = AutoConfig.for_model(model_type, vocab_size=40, hidden_size=32, num_hidden_layers=1, bos_token_id=1)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    rows = make_rows(70, 9)
+    mask = torch.arange(70) < torch.tensor([[70], [9]])
+    result = CausalEntropy(model)(
+        input_ids=torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), attention_mask=mask
+    )
+    for row, values in zip(rows, result.rows()):
+        torch.testing.assert_close(values[1:], cross_entropies(model, row), rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match=f"a '{model_type}' model reads texts of any length: leave stride out"):
+        CausalEntropy(model, stride=4)
+
+
 def test_models_that_see_what_they_score(make_eem: Callable, backbone_config: Callable) -> None:
     with pytest.raises(ValueError, match="CausalEntropy needs a causal language model, not 'eem'.*ExactEntropy"):
         CausalEntropy(make_eem())

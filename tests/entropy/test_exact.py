@@ -142,7 +142,11 @@ def test_the_longer_model_may_have_one_token_more(make_eem: Callable, make_rows:
 
 @pytest.mark.parametrize(
     "changes, message",
-    [({"bottleneck_size": 5}, "codes hold 6 and 5 numbers"), ({"vocab_size": 50}, "40 and 50 tokens")],
+    [
+        ({"bottleneck_size": 5}, "codes hold 6 and 5 numbers"),
+        ({"vocab_size": 50}, "40 and 50 tokens"),
+        ({"code_dtype": "int4"}, "codes are stored as None and int4"),
+    ],
 )
 def test_two_models_that_do_not_go_together(changes: dict, message: str, make_eem: Callable) -> None:
     with pytest.raises(ValueError, match=message):
