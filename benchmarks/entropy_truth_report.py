@@ -4,7 +4,7 @@ Shapes: R rows, T tokens, N tokens that are scored.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
