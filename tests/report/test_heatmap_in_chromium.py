@@ -50,7 +50,7 @@ def _page() -> str:
 
 @pytest.mark.parametrize(
     ("is_dark", "width"),
-    [(True, 500), pytest.param(False, 500, marks=pytest.mark.slow), (False, 1280)]
+    [(True, 390), pytest.param(False, 390, marks=pytest.mark.slow), (False, 1280)]
     + [pytest.param(True, 1280, marks=pytest.mark.slow)],
 )
 def test_the_page_is_drawn(tmp_path: Path, is_dark: bool, width: int) -> None:
@@ -64,7 +64,7 @@ def test_the_page_is_drawn(tmp_path: Path, is_dark: bool, width: int) -> None:
     last_line = pixels[drawn[-1] - 20 : drawn[-1] + 1]
     assert _count(last_line, strong) > 100
     lines = len(drawn) / pixels.shape[0]
-    assert lines > 0.3 if width == 500 else lines < 0.6
+    assert lines > 0.3 if width == 390 else lines < 0.6
     colours = {tuple(colour) for colour in pixels.reshape(-1, 3)[::7].tolist()}
     assert len(colours) > 30, "a colour for each level"
 
