@@ -129,7 +129,9 @@ def continued_token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor,
     padded_HTBF = _pad_features(x_HTBE, kernel_size).to(_product_dtype(x_HTBE))
     y_HQF = bias_HT[:, past_length:length, None].to(padded_HTBF.dtype)
     for tap in range(kernel_size):
-        weight_HQT = weight_HTTK[:, past_length:length, :length, tap].tril(past_length).to(padded_HTBF.dtype)
+        weight_HQT = weight_HTTK[:, past_length:length, :length, tap].to(padded_HTBF.dtype)
+        if new_length > 1:  # a single new row has nothing above the diagonal
+            weight_HQT = weight_HQT.tril(past_length)
         y_HQF = torch.baddbmm(y_HQF, weight_HQT, padded_HTBF[..., tap : tap + width].flatten(2))
     return y_HQF.unflatten(2, (batch_size, width))
 
