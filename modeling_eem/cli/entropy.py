@@ -84,7 +84,7 @@ def entropy(
     text_column: Annotated[str, typer.Option(help="Column of .jsonl and .parquet.", rich_help_panel=_TEXT)] = "text",
     max_hours: Annotated[float | None, typer.Option(help="Stop before the start if it would take longer.")] = None,
     rows_a_part: Annotated[
-        int | None, typer.Option(help="Rows that a killed run repeats at most; a minute's worth if not given.")
+        int | None, typer.Option(help="Rows that a killed process repeats at most; a minute's if not given.", min=1)
     ] = None,
 ) -> None:
     """Measure the entropy of every token: a data set with `token_entropies` that `train.py` takes as `train_rows`.

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from modeling_eem.data.fingerprint import FINGERPRINT_FILE
 from modeling_eem.data.prepared import RESULTS_FILE, TOKENIZER_FOLDER
-from modeling_eem.data.row_files import DATASET_FILE, arrow_stream, finish_dataset, shard_file
+from modeling_eem.data.row_files import arrow_stream, finish_dataset, shard_file
 from modeling_eem.entropy.estimator import EntropyEstimator, pad_right
 from modeling_eem.entropy.loading import weights_sha256
 from modeling_eem.entropy.result import TOKEN_ENTROPIES
@@ -123,10 +123,6 @@ class EntropyRun:
     estimator: EntropyEstimator
     rows_a_part: int
 
-    @property
-    def is_complete(self) -> bool:
-        return (self.output / DATASET_FILE).exists()
-
     def parts(self) -> list[Part]:
         """All parts, in the order of the rows."""
         parts = []
@@ -155,17 +151,17 @@ class EntropyRun:
         Args:
             report: is told how many more rows are finished: the process's own, and for process 0 all.
         """
-        parts = self.parts()
-        own = [part for part in parts[process::processes] if not part.is_finished]
-        awaited = [part for part in parts if process == 0 and not part.is_finished and part not in own]
-        for part in own:
-            self._make(part, report)
-            awaited = _still_awaited(awaited, report)
+        left = [(number % processes, part) for number, part in enumerate(self.parts()) if not part.is_finished]
+        awaited = [part for maker, part in left if process == 0 and maker != 0]
+        for maker, part in left:
+            if maker == process:
+                self._make(part, report)
+                awaited = _still_awaited(awaited, report)
         while awaited:
             time.sleep(_POLL_SECONDS)
             awaited = _still_awaited(awaited, report)
 
-    def finish(self, identity: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, identity: dict[str, Any]) -> None:
         """Make the parts a data set, and write what they count to `results.json`."""
         splits: dict[str, dict[str, float]] = {}
         for part in self.parts():
@@ -181,10 +177,8 @@ class EntropyRun:
             counts["mean"] = counts.pop("sum") / max(counts["scored"], 1)
         results = {"method": self.estimator.method, "unit": self.estimator.unit, "splits": splits}
         write_atomically(self.output / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
-        finish_dataset(
-            self.output, list(splits), self._schema(next(iter(splits))), json.dumps(identity, sort_keys=True)
-        )
-        return results
+        schema = self._schema(next(iter(splits)))
+        finish_dataset(self.output, list(splits), schema, json.dumps(identity, sort_keys=True))
 
     def _make(self, part: Part, report: Callable[[int], None]) -> None:
         table = self.rows.table(part.split, range(part.start, part.stop))
