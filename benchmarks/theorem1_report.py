@@ -92,15 +92,16 @@ class Estimate:
 
 def summarize(experiment: Experiment, source: str, size: int) -> dict[Method, dict[str, Estimate]]:
     """What the table of one source and size holds: each method at its end and at its best, and both compared."""
-    stopped = [run.best for run in experiment.runs(source, size, CONTROL)]
+    stopped = [run.test[run.stop] for run in experiment.runs(source, size, CONTROL)]
     summary = {}
     for method in experiment.methods:
         runs = experiment.runs(source, size, method)
-        columns = {"best": [run.best for run in runs], "end": [run.end for run in runs]}
+        columns = {"best": [run.test[run.stop] for run in runs], "end": [run.test[-1] for run in runs]}
         columns |= {
             f"{name} - stopped": [value - control for value, control in zip(values, stopped, strict=True)]
             for name, values in list(columns.items())
         }
+        columns["train, best"] = [run.train[run.stop] for run in runs]
         columns["train, end"] = [run.train[-1] for run in runs]
         summary[method] = {name: Estimate.of(values) for name, values in columns.items()}
     return summary
@@ -109,7 +110,7 @@ def summarize(experiment: Experiment, source: str, size: int) -> dict[Method, di
 def summary_table(experiment: Experiment, source: str, size: int) -> Table:
     """One line a method; below, what the intervals of the paired differences allow to say."""
     summary = summarize(experiment, source, size)
-    names = ["best", "end", "best - stopped", "end - stopped", "train, end"]
+    names = ["best", "end", "best - stopped", "end - stopped", "train, best", "train, end"]
     notes = []
     for place in ("best", "end"):
         signs = {method: estimates[f"{place} - stopped"].sign for method, estimates in summary.items()}
@@ -154,7 +155,7 @@ def write_record(folder: Path, experiment: Experiment) -> list[Table]:
         notes=[
             "best: the test value at the step with the lowest validation value; end: after the last step.",
             "best - stopped, end - stopped: the difference to early-stopped cross-entropy (its best), seed by seed.",
-            "train, end: cross-entropy on training rows after the last step, in the same unit.",
+            "train: cross-entropy on training rows at the same steps, in the same unit.",
             "Mean over seeds ± half of the 95 % interval (Student's); intervals are not corrected for their number.",
         ],
     )
@@ -189,7 +190,7 @@ def draw(experiment: Experiment, size: int) -> bytes:
     for row, source in zip(panels, sources):
         for axes, loss in zip(row, losses):
             _draw_curve(axes, experiment.runs(source, size, CONTROL), _GREY, "cross_entropy")
-            stopped = Estimate.of([run.best for run in experiment.runs(source, size, CONTROL)])
+            stopped = summarize(experiment, source, size)[CONTROL]["best"]
             axes.axhline(stopped.mean, color=_GREY, linewidth=1, linestyle=(0, (4, 3)), label="cross_entropy, stopped")
             for method in (method for method in experiment.methods if method.loss == loss):
                 colour = _COLOURS[targets.index(method.target)] if method.target else _INK

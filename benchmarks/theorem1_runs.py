@@ -84,13 +84,9 @@ class Curves:
     test: list[float]
 
     @property
-    def end(self) -> float:
-        return self.test[-1]
-
-    @property
-    def best(self) -> float:
-        """The test value at the step that early stopping takes: the lowest value of the validation sample."""
-        return self.test[min(range(len(self.steps)), key=self.validation.__getitem__)]
+    def stop(self) -> int:
+        """Where early stopping stops: the index of the lowest value of the validation sample."""
+        return min(range(len(self.steps)), key=self.validation.__getitem__)
 
 
 class ResultFile:
