@@ -94,7 +94,7 @@ class TeacherEntropy(EntropyEstimator):
                 self.causal.check_row(ids_T, document.row)
         with evaluating(self.model):
             values = self.score([ids_T.to(self.model.device) for ids_T in rows])
-        to_bytes = _spread if self.spread == "bytes" else _copy
+        to_bytes = spread_over_bytes if self.spread == "bytes" else copy_to_bytes
         return [
             to_bytes(values_T, offsets_TX[mask_T], len(text))
             for values_T, offsets_TX, mask_T, text in zip(values, read.offsets, read.attention_mask, read.texts)
@@ -166,7 +166,7 @@ class _Document:
     text: str
 
 
-def _spread(values_T: Tensor, spans_TX: Tensor, length: int) -> Tensor:
+def spread_over_bytes(values_T: Tensor, spans_TX: Tensor, length: int) -> Tensor:
     """Each token's value in equal parts at its bytes, `[N]`.
 
     A token without bytes gives its value to the next that has some (or the last). NaN where a token has no value, or
@@ -183,7 +183,7 @@ def _spread(values_T: Tensor, spans_TX: Tensor, length: int) -> Tensor:
     return torch.zeros(length, dtype=torch.float64).index_add(0, byte_P, (held / torch.bincount(token_P))[token_P])
 
 
-def _copy(values_T: Tensor, spans_TX: Tensor, length: int) -> Tensor:
+def copy_to_bytes(values_T: Tensor, spans_TX: Tensor, length: int) -> Tensor:
     """At each byte the value of the first token that holds it, `[N]`; NaN if none has bytes."""
     values_N = torch.full((length,), float("nan"), dtype=torch.float64)
     has_bytes_T = spans_TX[:, 1] > spans_TX[:, 0]

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 
 from modeling_eem.data.tokenizer import encode_text, token_bytes, train_tokenizer
 from modeling_eem.entropy import CausalEntropy, TeacherEntropy
+from modeling_eem.entropy.teacher import copy_to_bytes, spread_over_bytes
 
 CORPUS = ["the whale, the sea", "naïve café €5 😀😀 ok", "日本 whales"] * 3
 TEXTS = ["the naïve whale 😀 costs €5", "a", "日本😀", " \n\n  tail  "]
@@ -96,6 +97,32 @@ def test_the_same_tokenizer_gives_the_causal_entropies(
     texts = TEXTS if spread == "bytes" else ["the whale, the sea", "a"]
     values = TeacherEntropy(teacher, student, student, spread)(texts).values
     torch.testing.assert_close(values, CausalEntropy(teacher)(texts, student).values, equal_nan=True)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "values, spans, spread, copied",
+    [
+        ([2.0, 4.0], [(0, 1), (1, 3)], [2.0, 2.0, 2.0], [2.0, 4.0, 4.0]),
+        # BOS; a token without bytes gives to the next, the last of them to the one before
+        ([NAN, 2.0, 3.0, 1.0], [(0, 0), (0, 0), (0, 3), (3, 3)], [2.0, 2.0, 2.0], [3.0, 3.0, 3.0]),
+        # bytes of no token: before the first, between two, after the last
+        ([2.0, 3.0], [(1, 2), (3, 4)], [1.0, 1.0, 1.0, 1.0, 1.0], [2.0, 2.0, 3.0, 3.0, 3.0]),
+        # a character in several tokens
+        ([3.0, 6.0, 1.0], [(0, 3), (0, 3), (3, 4)], [3.0, 3.0, 3.0, 1.0], [3.0, 3.0, 3.0, 1.0]),
+        # a first token without a value; no token with bytes
+        ([NAN, 4.0], [(0, 2), (2, 4)], [NAN, NAN, 2.0, 2.0], [NAN, NAN, 4.0, 4.0]),
+        ([NAN], [(0, 0)], [NAN, NAN], [NAN, NAN]),
+    ],
+)
+def test_bytes_of_awkward_tokens(
+    values: list[float], spans: list[tuple[int, int]], spread: list[float], copied: list[float]
+) -> None:
+    for to_bytes, expected in ((spread_over_bytes, spread), (copy_to_bytes, copied)):
+        actual = to_bytes(torch.tensor(values).double(), torch.tensor(spans), len(expected))
+        torch.testing.assert_close(actual, torch.tensor(expected).double(), equal_nan=True)
 
 
 def _bytes_of(tokenizer: PreTrainedTokenizerBase, text: str) -> list[bytes]:

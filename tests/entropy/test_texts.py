@@ -26,7 +26,7 @@ def test_offsets_are_the_bytes_of_each_token(tokenizer: PreTrainedTokenizerBase)
 
 
 def test_offsets_of_a_tokenizer_that_tells_characters() -> None:
-    """Bytes, not characters; the word-boundary sign spans none; a character's byte tokens share its bytes."""
+    """Bytes, not characters; tokens that hold a byte of a character each share all of its bytes."""
     tokens = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "é", "t"]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     backend = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
