@@ -4,6 +4,7 @@ python evaluate.py harness --model runs/a runs/b --tasks table --data-dir data/h
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,7 +64,8 @@ def harness(
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file: name a folder for --output.")
     models = open_models(model, max_length)
-    console = Console(stderr=True)
+    is_main = os.environ.get("RANK", "0") == "0"  # of several processes
+    console = Console(stderr=True, quiet=not is_main)
     with console.status("loading the tasks' data"):
         loaded = load_tasks(names, data_dir)
     with _bar(console, len(models) * len(loaded)) as (begin, advance):

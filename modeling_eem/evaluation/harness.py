@@ -3,15 +3,11 @@
 import json
 import math
 import os
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.task import Task
 from lm_eval.models.utils import resolve_max_length
@@ -20,7 +16,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer,
 
 from modeling_eem.evaluation.harness_models import EEM_TYPES, CausalHarnessModel, EEMHarnessModel
 from modeling_eem.evaluation.harness_tasks import COLUMNS
-from modeling_eem.report import Cell, Table
+from modeling_eem.report import Cell, Table, provenance
 
 _LIBRARIES = ("modeling-eem", "lm-eval", "torch", "transformers", "datasets", "accelerate", "tokenizers")
 
@@ -312,9 +308,7 @@ def task_table(models: Sequence[ModelScores]) -> Table:
 def harness_json(models: Sequence[ModelScores], tables: Sequence[Table], options: HarnessOptions, data: str) -> str:
     """All that was measured, and how."""
     content = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
-        "machine": {"platform": platform.platform(), "threads": torch.get_num_threads()},
+        "provenance": provenance(_LIBRARIES),
         "data": data,
         "options": asdict(options),
         "models": [asdict(model) for model in models],

@@ -147,7 +147,8 @@ def test_json_holds_what_a_record_needs(scores: list[ModelScores]) -> None:
         "bootstrap_iters": 200,
         "dtype": "auto",
     }
-    assert {"lm-eval", "torch", "transformers"} <= set(content["versions"]) and content["data"] == "data/hub"
+    assert {"command", "commit", "machine", "date"} < set(content["provenance"]) and content["data"] == "data/hub"
+    assert "lm-eval 0." in content["provenance"]["versions"] and "torch 2." in content["provenance"]["versions"]
     entry = content["models"][0]["tasks"]["arc_easy"]
     assert entry["num_rows"] == 6 and set(entry["metrics"]["acc,none"]) == {"value", "standard_error"}
     assert content["tables"][0]["rows"][0]["task"] == "wikitext"
