@@ -72,12 +72,12 @@ class Settings:
     long_length: int = 48
     training_rows: int = 8192
     held_out_rows: int = 64
-    regression_rows: int = 384
+    regression_rows: int = 256
     teacher_merges: int = 64
     stride: int = 8
     shape: Shape = Shape(width=32, layers=2, heads=4, code_size=4)
-    schedule: Schedule = Schedule(snapshots=(60, 120, 240, 480), batch_size=32, learning_rate=5e-3)
-    regression_schedule: Schedule = Schedule(snapshots=(160,), batch_size=32, learning_rate=5e-3)
+    schedule: Schedule = Schedule(snapshots=(40, 80, 160, 320), batch_size=32, learning_rate=5e-3)
+    regression_schedule: Schedule = Schedule(snapshots=(120,), batch_size=32, learning_rate=5e-3)
 
     @property
     def vocab_size(self) -> int:
