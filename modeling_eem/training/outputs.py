@@ -1,8 +1,6 @@
 """What stands beside a run's weights: its learning curve, its numbers and its model card."""
 
-import importlib.metadata
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ from transformers import TrainerState
 
 from modeling_eem.bits import nats_to_bits
 from modeling_eem.configuration_eem import EEMConfig, EncoderDecoderConfig
-from modeling_eem.report import LearningCurve, Table, learning_curves, model_card, write_atomically
+from modeling_eem.report import LearningCurve, Table, learning_curves, model_card, provenance, write_atomically
 from modeling_eem.training.run import Run
 
 _PACKAGES = ("modeling-eem", "torch", "transformers", "datasets", "accelerate")
@@ -68,8 +66,7 @@ def _results(run: Run, state: TrainerState, curve: LearningCurve) -> dict[str, A
         "unit": run.metrics.unit,
         "held_out": held_out_metrics(run, state),
         "curve": [list(point) for point in curve.held_out],
-        "commit": _commit(),
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        **provenance(_PACKAGES),
     }
 
 
@@ -85,8 +82,7 @@ def _card(run: Run, results: dict[str, Any]) -> str:
         "loss": results["token_loss"],
         "learning rate": f"{run.arguments.learning_rate:g}",
         "text": run.data.train_rows or ", ".join(run.data.train_files),
-        "commit": results["commit"],
-        **results["versions"],
+        **{name: results[name] for name in ("command", "commit", "versions", "machine", "date")},
     }
     card = model_card(
         ModelCardData(library_name="transformers", pipeline_tag=_pipeline_tag(run), tags=[run.config.model_type]),
@@ -147,12 +143,3 @@ def _usage(run: Run) -> str:
     else:
         lines.append("print(tokenizer.decode(model.generate(**text, max_new_tokens=8)[0]))")
     return "\n".join(lines)
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that this package runs from; None where it is installed without one."""
-    checkout = Path(__file__).parents[2]
-    if not (checkout / ".git").exists():
-        return None
-    done = subprocess.run(["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True)
-    return done.stdout.strip() or None

@@ -61,8 +61,8 @@ def test_cards_hold_the_numbers_of_their_checkpoint(output: Path, folder: str, s
     assert results["step"] == step and results["tokens"] == step * 4 * 24
     assert results["held_out"]["bits_per_byte"] == evaluations[step]["eval_bits_per_byte"]
     assert results["curve"] == [[at * 4 * 24, evaluations[at]["eval_bits_per_byte"]] for at in sorted(evaluations)]
-    head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-    assert results["versions"]["torch"] == torch.__version__ and (results["commit"] is None or len(head) == 40)
+    assert f"torch {torch.__version__}" in results["versions"]
+    assert re.fullmatch(r"[0-9a-f]{7,}(-dirty)?|unknown", results["commit"])
     card = ModelCard.load(output / folder / "README.md")
     assert f"{results['held_out']['bits_per_byte']:.4f}" in card.text
     assert f"{results['held_out']['bits_per_byte']:.3f} held-out bits per byte" in card.text
