@@ -11,7 +11,7 @@ of OUTPUT, and the same command goes on where a kill left off.
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -236,20 +236,27 @@ def run_cell(file: Path, settings: Settings, name: str, backbone: str) -> list[S
     return content["scores"]
 
 
+def chosen(kind: str, asked: list[str] | None, known: Iterable[str]) -> list[str]:
+    """What was asked for, or all; a ValueError for a name that is not known."""
+    known = list(known)
+    if unknown := [name for name in asked or () if name not in known]:
+        raise ValueError(f"there is no {kind} {', '.join(unknown)}: choose from {', '.join(known)}.")
+    return asked or known
+
+
 @app.command(cls=ListOptionsCommand, epilog="Example: python benchmarks/entropy_truth.py --output runs/entropy-truth")
 @one_line_errors()
 def main(
     output: Annotated[Path, typer.Option(help="Folder for the scores of each source and backbone.")],
     records: Annotated[Path, typer.Option(help="Folder for tables, figure and JSON.")] = Path("records"),
     sources: Annotated[list[str] | None, typer.Option(help="By name; all if not given.")] = None,
+    backbones: Annotated[list[str] | None, typer.Option(help=f"{' or '.join(BACKBONES)}; both if not given.")] = None,
 ) -> None:
     """Train on every source, score every estimator; then write tables, figure and JSON."""
     torch.set_num_threads(1)
     settings = Settings()
-    known = settings.sources()
-    if unknown := set(sources or ()) - known.keys():
-        raise ValueError(f"there is no source {', '.join(sorted(unknown))}: choose from {', '.join(known)}.")
-    cells = [(name, backbone) for name in sources or known for backbone in BACKBONES]
+    names = chosen("source", sources, settings.sources())
+    cells = [(name, backbone) for backbone in chosen("backbone", backbones, BACKBONES) for name in names]
     scores = []
     for name, backbone in track(cells, "sources and backbones", console=Console(stderr=True)):
         scores += run_cell(output / f"{name}-{backbone}.json", settings, name, backbone)
