@@ -21,6 +21,7 @@ TRUTHS = {
     "surprisal": "the true surprisal -log2 p(x_j | x_<j)",
     "entropy": "the true conditional entropy H(X_j | x_<j)",
 }
+REFERENCES = ("true entropy", "true surprisal", "a constant")  # of a source, whatever the models
 FIGURE_ESTIMATORS = ("exact", "two models", "sliding", "occlusion, loss", "causal", "teacher", "regression, token")
 
 
@@ -94,27 +95,33 @@ def write_record(folder: Path, settings: Mapping[str, Any], scores: Sequence[Map
 
 def _by_source(last: pd.DataFrame, truth: str, measure: str, title: str) -> Table:
     """One line an estimator and backbone, one column a source; lines without a value are left out."""
-    chosen = last[last["truth"] == truth]
-    wide = chosen.pivot_table(index=["estimator", "backbone"], columns="source", values=measure, sort=False)
-    wide = wide.dropna(how="all")
-    sources = [source for source in chosen["source"].unique() if source in wide]
-    return Table(
-        columns=("estimator", "models", *sources),
-        rows=[(*names, *(float(value) for value in line)) for names, line in zip(wide.index, wide[sources].values)],
-        title=title,
-    )
+    return _table(last[last["truth"] == truth], "source", measure, title)
 
 
 def _by_step(frame: pd.DataFrame) -> Table:
     """Errors against the surprisal after each snapshot, averaged over the sources that an estimator scores."""
     chosen = frame[(frame["truth"] == "surprisal") & frame["error"].notna()]
-    steps = sorted(frame["step"].unique())
-    wide = chosen.pivot_table(index=["estimator", "backbone"], columns="step", values="error", sort=False)
-    wide = wide[wide[steps[0]].notna()]
+    over_training = chosen.groupby("estimator")["step"].transform("nunique") > 1
+    title = "Mean absolute error against the true surprisal over training, bits, mean over the sources"
+    return _table(
+        chosen[over_training].assign(step=lambda lines: lines["step"].astype(str) + " steps"), "step", "error", title
+    )
+
+
+def _table(chosen: pd.DataFrame, column: str, measure: str, title: str) -> Table:
+    """The values of `measure`, a line an estimator and backbone in the order of their first scores."""
+    is_reference = chosen["estimator"].isin(REFERENCES)
+    chosen = chosen.assign(backbone=chosen["backbone"].mask(is_reference, "–"))
+    wide = chosen.pivot_table(index=["estimator", "backbone"], columns=column, values=measure, sort=False)
+    estimators = list(chosen["estimator"].unique())
+    wide = wide.dropna(how="all").sort_index(
+        level="estimator", key=lambda names: names.map(estimators.index), sort_remaining=False, kind="stable"
+    )
+    names = [name for name in chosen[column].unique() if name in wide]
     return Table(
-        columns=("estimator", "models", *(f"{step} steps" for step in steps)),
-        rows=[(*names, *(float(value) for value in line)) for names, line in zip(wide.index, wide[steps].values)],
-        title="Mean absolute error against the true surprisal over training, bits, mean over the sources",
+        columns=("estimator", "models", *names),
+        rows=[(*line, *(float(value) for value in values)) for line, values in zip(wide.index, wide[names].values)],
+        title=title,
     )
 
 
@@ -127,15 +134,20 @@ def _draw(path: Path, frame: pd.DataFrame) -> None:
     panels = figure.subplots(len(backbones), len(sources), sharex=True, sharey="col", squeeze=False)
     for row, backbone in zip(panels, backbones):
         for axes, source in zip(row, sources):
-            of_panel = chosen[(chosen["source"] == source) & (chosen["backbone"] == backbone)]
-            _draw_panel(axes, of_panel)
-            label_axes(axes, "", backbone if source == sources[0] else "", source if row is panels[0] else "")
+            _draw_panel(axes, chosen[(chosen["source"] == source) & (chosen["backbone"] == backbone)])
+            is_first, is_last = backbone == backbones[0], backbone == backbones[-1]
+            label_axes(
+                axes,
+                "training steps" if is_last else "",
+                f"{backbone}: bits" if source == sources[0] else "",
+                source if is_first else "",
+            )
     handles: dict[str, Any] = {}
     for axes in panels.flat:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels())}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
-    figure.supxlabel("training steps", color=INK, fontsize=10)
-    figure.supylabel("mean absolute error against the true surprisal, bits", color=INK, fontsize=10)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=9, frameon=False, fontsize=9)
+    title = "Mean absolute error against the true surprisal, bits"
+    figure.suptitle(title, color=INK, fontsize=11, x=0.01, ha="left")
     save_png(path, figure)
 
 
