@@ -203,7 +203,7 @@ def main(
         for name, make in track(makers.items(), "estimators", console=Console(stderr=True))
     }
     fits = regressions(results)
-    words = {name: split_words([result]) for name, result in results.items()}
+    words = {name: split_words([result]) for name, result in results.items() if result.unit == "nats"}
     figure = draw(records / f"{NAME}.png", results, fits)
     content = {
         "rows": len(ids_RT),
