@@ -70,7 +70,8 @@ def layer_sweep(
         axes.tick_params(axis="both", labelsize=7)
     all_axes[0].set_yticks(range(len(layers)), layers)
     all_axes[0].invert_yaxis()
-    add_legend(all_axes[-1])
+    handles, labels = all_axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), labelcolor=INK, frameon=False)
     return save_png(path, figure)
 
 
