@@ -10,6 +10,7 @@ Badger & Neligeorge 2025, arXiv 2511.10618, whose "A against B" is read as A reg
 
 import dataclasses
 import io
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from modeling_eem.cli.console import one_line_errors
 from modeling_eem.entropy import TokenEntropies
@@ -64,7 +65,9 @@ PAIRS = (
 app = typer.Typer(add_completion=False)
 
 
-def estimators(eem: Path, causal: Path, teacher: Path) -> dict[str, Callable[[], EntropyEstimator]]:
+def estimators(
+    eem: Path, causal: Path, teacher: Path, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Callable[[], EntropyEstimator]]:
     """By name; a model is loaded when its estimator is made."""
 
     def make(method: str, model: Path, **options: Any) -> Callable[[], EntropyEstimator]:
@@ -75,7 +78,7 @@ def estimators(eem: Path, causal: Path, teacher: Path) -> dict[str, Callable[[],
         **{f"occlusion, {metric}": make("occlusion", eem, metric=metric) for metric in ("l1", "cosine", "loss")},
         "gradient × input": make("gradient_input", eem),
         "causal": make("causal", causal),
-        "teacher": make("teacher", teacher, tokenizer=AutoTokenizer.from_pretrained(eem)),
+        "teacher": make("teacher", teacher, tokenizer=tokenizer),
     }
 
 
@@ -84,24 +87,27 @@ def evenly(rows: list[Any], count: int) -> list[Any]:
     return [rows[place] for place in np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
 
 
-def estimate(
-    file: Path, make: Callable[[], EntropyEstimator], ids_RT: Tensor, mask_RT: Tensor, eem: Path
-) -> TokenEntropies:
-    """An estimator's values of the rows, from its file if it is there.
-
-    Raises:
-        ValueError: for a file that was made of other rows.
-    """
-    tokenizer = AutoTokenizer.from_pretrained(eem)
+def check_settings(file: Path, settings: Mapping[str, Any]) -> None:
+    """Keep what the values are made of; a ValueError where values are kept that were made of something else."""
     if not file.exists():
-        result = make()(input_ids=ids_RT, attention_mask=mask_RT, tokenizer=tokenizer)
+        write_atomically(file, json.dumps(settings, indent=1) + "\n")
+    elif json.loads(file.read_text()) != settings:
+        raise ValueError(f"{file.parent} holds values of other models or rows: choose another --output.")
+
+
+def estimate(
+    file: Path,
+    make: Callable[[], EntropyEstimator],
+    ids_RT: Tensor,
+    mask_RT: Tensor,
+    tokenizer: PreTrainedTokenizerBase,
+) -> TokenEntropies:
+    """An estimator's values of the rows, from its file if it is there."""
+    if not file.exists():
         content = io.BytesIO()
-        torch.save(vars(result), content)
+        torch.save(vars(make()(input_ids=ids_RT, attention_mask=mask_RT, tokenizer=tokenizer)), content)
         write_atomically(file, content.getvalue())
-    kept = TokenEntropies(**torch.load(file))
-    if not torch.equal(kept.ids, ids_RT):
-        raise ValueError(f"{file} was made of other rows: choose another --output.")
-    return kept
+    return TokenEntropies(**torch.load(file))
 
 
 def comparable(result: TokenEntropies) -> TokenEntropies:
@@ -181,7 +187,13 @@ def _label(results: Mapping[str, TokenEntropies], name: str) -> str:
     return f"{name}, {'nats' if results[name].unit == 'nats' else 'mapped to [0, 1]'}"
 
 
-@app.command()
+EXAMPLE = (
+    "python benchmarks/entropy_regressions.py --eem runs/eem-transformer --causal runs/causal-transformer "
+    "--teacher runs/smollm2 --data modeling_eem/data/quickstart/validation.jsonl.gz --output runs/entropy-regressions"
+)
+
+
+@app.command(epilog=f"Example: {EXAMPLE}")
 @one_line_errors()
 def main(
     eem: Annotated[Path, typer.Option(help="Folder of an entropy estimation model, with its tokenizer.")],
@@ -193,13 +205,15 @@ def main(
     windows: Annotated[int, typer.Option(min=2, help="How many, taken evenly from the text.")] = 16,
 ) -> None:
     """Estimate the same tokens in every way; then write regressions, a figure and JSON."""
-    makers = estimators(eem, causal, teacher)
-    (model,) = load_models("exact", [str(eem)])
-    length = model.config.max_position_embeddings
-    rows = held_out_rows([data], AutoTokenizer.from_pretrained(eem), model.config, "windows", length)
+    tokenizer = AutoTokenizer.from_pretrained(eem)
+    makers = estimators(eem, causal, teacher, tokenizer)
+    config, *_ = (AutoConfig.from_pretrained(model) for model in (eem, causal, teacher))  # all there, before the work
+    rows = held_out_rows([data], tokenizer, config, "windows", config.max_position_embeddings)
     ids_RT, mask_RT = pad_right([torch.tensor(row["input_ids"]) for row in evenly(rows, windows)])
+    paths = {"eem": str(eem), "causal": str(causal), "teacher": str(teacher), "data": str(data)}
+    check_settings(output / "settings.json", {**paths, "windows": windows})
     results = {
-        name: estimate(output / f"{name}.pt", make, ids_RT, mask_RT.bool(), eem)
+        name: estimate(output / f"{name}.pt", make, ids_RT, mask_RT.bool(), tokenizer)
         for name, make in track(makers.items(), "estimators", console=Console(stderr=True))
     }
     fits = regressions(results)

@@ -66,7 +66,16 @@ def test_every_pair_is_regressed_and_nothing_measured_twice(
     assert CliRunner().invoke(benchmark.app, [*arguments, "--windows", "3"]).exit_code == 0
     assert json.loads((tmp_path / "entropy-regressions.json").read_text())["regressions"] == made["regressions"]
     refused = CliRunner().invoke(benchmark.app, [*arguments, "--windows", "2"])
-    assert refused.exit_code == 2 and "other rows" in refused.output
+    assert refused.exit_code == 2 and "other models or rows" in refused.output
+
+
+def test_a_model_that_is_missing_is_said_before_anything_is_written(
+    benchmark: ModuleType, arguments: list[str], tmp_path: Path
+) -> None:
+    wrong = [str(tmp_path / "none") if text.endswith("teacher") and text[0] != "-" else text for text in arguments]
+    result = CliRunner().invoke(benchmark.app, [*wrong, "--output", str(tmp_path / "values")])
+    assert result.exit_code == 2 and result.output.count("\n") == 1
+    assert not any(tmp_path.iterdir())
 
 
 def test_windows_are_taken_from_the_whole_text(benchmark: ModuleType) -> None:
