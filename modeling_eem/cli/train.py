@@ -45,7 +45,7 @@ def train(
         trainer = RunTrainer(run, [ProgressBarCallback(run.name)])
         console = Console(quiet=not trainer.is_world_process_zero())
         if run.checkpoint is not None:
-            console.print(f"going on from {run.checkpoint}")
+            console.print(f"going on from {run.checkpoint}", soft_wrap=True)
         try:
             trainer.fit()
         except FloatingPointError as error:
@@ -54,7 +54,7 @@ def train(
         trainer.finish()
         measured = held_out_metrics(run, trainer.state)
         console.print(f"held out: {', '.join(f'{name} {value:.4f}' for name, value in measured.items())}")
-        console.print(f"{run.arguments.output_dir}: model, card, learning curve and results.json")
+        console.print(f"{run.arguments.output_dir}: model, card, learning curve and results.json", soft_wrap=True)
 
 
 def fit(run: Run, name: str) -> LearningCurve:
