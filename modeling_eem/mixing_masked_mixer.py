@@ -35,39 +35,38 @@ def reference_token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_BTD: Tensor, 
 
 
 class _BlockMixing(torch.autograd.Function):
-    """`y[h] = sum_p W[h, p] x[h, :, p : p + L]` by blocks of rows, and its gradients; `W [H, K, T, T]`, `x [H, T, F]`.
+    """`y[h] = bias[h] + sum_p W[h, p] x[h, :, p : p + L]` by blocks of rows, and its gradients.
+
+    Shapes: `W [H, K, T, T]`, `bias [H, T]`, `x [H, T, F]`.
 
     With `is_causal` the blocks above the diagonal are skipped, forward and backward; inside a diagonal block W is
     used as it is, so the caller passes `W.tril()`. Every slice of the results is written by one product a tap.
     """
 
     @staticmethod
-    def forward(ctx: Any, weight_HKTT: Tensor, x_HTF: Tensor, is_causal: bool) -> Tensor:
+    def forward(ctx: Any, weight_HKTT: Tensor, bias_HT: Tensor, x_HTF: Tensor, is_causal: bool) -> Tensor:
         num_heads, num_taps, length, _ = weight_HKTT.shape
         width = x_HTF.shape[-1] - num_taps + 1
-        y_HTL = x_HTF.new_empty(num_heads, length, width)
+        y_HTL = bias_HT[..., None].repeat(1, 1, width)
         for rows, seen, _ in _row_blocks(length, is_causal):
             for head in range(num_heads):
                 for tap in range(num_taps):
-                    y_HTL[head, rows].addmm_(
-                        weight_HKTT[head, tap, rows, seen],
-                        x_HTF[head, seen, tap : tap + width],
-                        beta=min(tap, 1),
-                    )
+                    y_HTL[head, rows].addmm_(weight_HKTT[head, tap, rows, seen], x_HTF[head, seen, tap : tap + width])
         ctx.save_for_backward(weight_HKTT, x_HTF)
         ctx.is_causal = is_causal
         return y_HTL
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_HTL: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad_HTL: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         weight_HKTT, x_HTF = ctx.saved_tensors
         num_heads, num_taps, length, _ = weight_HKTT.shape
         width = x_HTF.shape[-1] - num_taps + 1
         grad_HTL = grad_HTL.contiguous()
         # Made from the incoming gradient and filled without addmm_, so that vmap can batch over it.
         grad_weight = grad_HTL.new_zeros(weight_HKTT.shape) if ctx.needs_input_grad[0] else None
-        grad_x = grad_HTL.new_zeros(x_HTF.shape) if ctx.needs_input_grad[1] else None
+        grad_bias = grad_HTL.sum(-1) if ctx.needs_input_grad[1] else None
+        grad_x = grad_HTL.new_zeros(x_HTF.shape) if ctx.needs_input_grad[2] else None
         for rows, seen, seeing in _row_blocks(length, ctx.is_causal):
             for head in range(num_heads):
                 for tap in range(num_taps):
@@ -75,9 +74,12 @@ class _BlockMixing(torch.autograd.Function):
                     if grad_weight is not None:
                         grad_weight[head, tap, rows, seen] = grad_HTL[head, rows] @ x_HTF[head, seen, taps].T
                     if grad_x is not None:
-                        weight_TT = weight_HKTT[head, tap, seeing, rows]
-                        grad_x[head, rows, taps] += weight_TT.T @ grad_HTL[head, seeing]
-        return grad_weight, grad_x, None
+                        product = weight_HKTT[head, tap, seeing, rows].T @ grad_HTL[head, seeing]
+                        if tap == 0:
+                            grad_x[head, rows, taps] = product
+                        else:
+                            grad_x[head, rows, taps] += product
+        return grad_weight, grad_bias, grad_x, None
 
 
 def _row_blocks(length: int, is_causal: bool) -> list[tuple[slice, slice, slice]]:
@@ -105,10 +107,9 @@ def token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor, is_causal
     x_HTF = _pad_features(x_HTBE, kernel_size).flatten(2)
     # Autocast stops at the door of an autograd function, so the product's dtype is settled here.
     dtype = _product_dtype(x_HTF)
-    y_HTL = _BlockMixing.apply(weight_HKTT.to(dtype), x_HTF.to(dtype), is_causal)
+    y_HTL = _BlockMixing.apply(weight_HKTT.to(dtype), bias_HT.to(dtype), x_HTF.to(dtype), is_causal)
     y_HTF = F.pad(y_HTL, (0, kernel_size - 1)) if kernel_size > 1 else y_HTL
-    y_HTBE = y_HTF.unflatten(2, (batch_size, width + kernel_size - 1))[..., :width]
-    return y_HTBE + bias_HT[:, :, None, None].to(dtype)
+    return y_HTF.unflatten(2, (batch_size, width + kernel_size - 1))[..., :width]
 
 
 def _pad_features(x: Tensor, kernel_size: int) -> Tensor:
