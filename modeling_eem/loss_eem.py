@@ -45,6 +45,8 @@ class _LinearTokenLoss(torch.autograd.Function):
         entropies_N = torch.empty(labels_N.shape, device=device) if with_entropy else None
         grad_hidden = torch.empty_like(hidden_ND) if needs_hidden else None
         grad_weight = torch.zeros(weight_VD.shape, device=device) if needs_weight else None
+        # One piece of memory for the logits of all chunks: a new one for each would be fetched page by page.
+        buffer = torch.empty(min(CHUNK_SIZE, len(labels_N)), len(weight_VD), dtype=dtype, device=device)
         with torch.autocast(device.type, enabled=False):
             for start in range(0, hidden_ND.shape[0], CHUNK_SIZE):
                 chunk = slice(start, start + CHUNK_SIZE)
@@ -52,16 +54,18 @@ class _LinearTokenLoss(torch.autograd.Function):
                 labels = labels_N[chunk]
                 is_scored = labels != IGNORE_INDEX
                 targets = labels.masked_fill(~is_scored, 0)[:, None]
-                logits = (hidden_low @ weight_low_VD.T).float()
-                log_z = logits.logsumexp(-1, keepdim=True)
-                losses = (log_z - logits.gather(1, targets)).squeeze(1).masked_fill(~is_scored, 0.0)
-                entropies = probabilities = None
+                logits = torch.mm(hidden_low, weight_low_VD.T, out=buffer[: len(labels)]).float()
+                logits = logits.sub_(logits.amax(-1, keepdim=True))
+                target_logits = logits.gather(1, targets)
+                probabilities = logits.exp() if with_entropy else logits.exp_()
+                z = probabilities.sum(-1, keepdim=True)
+                log_z = z.log()
+                probabilities.div_(z)
+                losses = (log_z - target_logits).squeeze(1).masked_fill(~is_scored, 0.0)
+                entropies = None
                 if with_entropy:
-                    probabilities = (logits - log_z).exp_()
                     entropies = log_z.squeeze(1) - torch.einsum("nv,nv->n", probabilities, logits)
                     entropies_N[chunk] = entropies
-                elif needs_hidden or needs_weight:
-                    probabilities = logits.sub_(log_z).exp_()
                 losses_N[chunk] = losses
                 if token_loss is None:
                     weights = 1.0 if loss_weights_N is None else loss_weights_N[chunk].float()
