@@ -27,7 +27,9 @@ from modeling_eem.report import write_atomically, write_results
 
 @one_line_errors()
 def bits(
-    model: Annotated[Path, typer.Option(help="Folder with a model and its tokenizer.")],
+    model: Annotated[
+        list[Path], typer.Option(help="Folders with a model and its tokenizer; the first is what others differ from.")
+    ],
     data: Annotated[
         list[Path], typer.Option(help="Held-out .txt, .jsonl (.gz) or .parquet files, or a folder of prepared rows.")
     ],
@@ -53,7 +55,7 @@ def bits(
     Example: `python evaluate.py bits --model runs/eem --baseline runs/causal --data held_out.jsonl --output results`
     """
     console = Console()
-    checkpoints = load_checkpoints([model, *(baseline or [])], code_dtype)
+    checkpoints = load_checkpoints([*model, *(baseline or [])], code_dtype)
     max_length = common_context(checkpoints, context)
     for checkpoint in checkpoints:
         code_bits_of(checkpoint.config)  # refuses a code without a format now, not after the first model
