@@ -172,7 +172,7 @@ def _prepare(
 ) -> None:
     if tokenizer is None:
         raise ValueError("text needs a tokenizer: pass --tokenizer.")
-    options = RowOptions(max_length=max_length, text_column=text_column, held_out=0)
+    options = RowOptions(max_length=max_length, text_column=text_column, held_out=0, may_be_short=True)
     prepare_rows(plan_shards(corpus_files(data), text_column, options.shard_bytes), tokenizer, folder, options)
 
 

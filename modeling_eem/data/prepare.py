@@ -62,6 +62,7 @@ class RowOptions:
             that share of the documents, chosen by a hash of the text, so that equal texts are on the same side.
         errors: "stop" at a document that cannot be read, or "skip" it and name it in the log.
         shard_bytes: the size of a shard.
+        may_be_short: whether a corpus may hold less than one row: text to measure may, text to train on may not.
 
     Raises:
         ValueError: for a value outside its range.
@@ -75,6 +76,7 @@ class RowOptions:
     held_out: float = 0.01
     errors: Errors = "stop"
     shard_bytes: int = 8_000_000
+    may_be_short: bool = False
 
     def __post_init__(self) -> None:
         for name, value, choices in (

@@ -63,7 +63,7 @@ def finish(folder: Path, seconds: float | None = None, mb_per_second: float | No
         )
     counts = count_shards(folder, range(made["shards"]))
     total = counts[TRAIN] + counts[HELD_OUT]
-    if total["tokens"] < made["max_length"]:
+    if total["tokens"] < made["max_length"] and not made["may_be_short"]:
         raise UnusableCorpusError(
             f"the corpus holds {total['tokens']:,} tokens, less than one row of {made['max_length']:,}: give more "
             "text or a smaller --max-length."

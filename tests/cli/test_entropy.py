@@ -122,6 +122,15 @@ def test_text_becomes_rows_first(text: Path, harness_model: Callable[..., Path],
         torch.testing.assert_close(row["token_entropies"], expected, atol=1e-4, rtol=0, equal_nan=True)
 
 
+def test_one_short_sentence_is_measured(harness_model: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("A short one.")
+    arguments = ("--model", harness_model("eem"), "--method", "exact", "--data", tmp_path / "short.txt")
+    result = _run(*arguments, "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    (row,) = load_from_disk(str(tmp_path / "out"))["train"]
+    assert len(row["token_entropies"]) == len(row["input_ids"]) < 16
+
+
 def test_padded_and_packed_rows(harness_model: Callable[..., Path], tmp_path: Path) -> None:
     model = harness_model("llama")
     estimator = CausalEntropy(AutoModelForCausalLM.from_pretrained(model, dtype="float32"))
