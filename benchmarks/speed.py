@@ -9,9 +9,7 @@ noise is reported, and the exit code is then 1. On a machine with a GPU the same
 
 import json
 import platform
-import subprocess
-import sys
-from datetime import UTC, datetime
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -19,12 +17,11 @@ import generation_cases
 import part_cases
 import torch
 import training_cases
-import transformers
 import typer
 from paired import Figure, matmul_peak
 from rich.console import Console
 
-from modeling_eem.report import Table, write_atomically
+from modeling_eem.report import Table, provenance, write_atomically
 
 CASES = {**training_cases.CASES, **part_cases.CASES, **generation_cases.CASES}
 
@@ -45,9 +42,13 @@ def speed(
     table = _table(figures)
     console.print(table)
     if output is not None:
-        command = "python benchmarks/speed.py " + " ".join(sys.argv[1:])
-        write_atomically(output.with_suffix(".md"), f"# Speed and memory\n\n`{command}`\n\n{table.to_markdown()}")
-        write_atomically(output.with_suffix(".json"), json.dumps(_json(figures, command), indent=2) + "\n")
+        origin = provenance()
+        told = (
+            f"`{origin['command']}`; {', '.join(origin[name] for name in ('date', 'commit', 'versions', 'machine'))}."
+        )
+        text = f"# Speed and memory\n\n{table.to_markdown()}\n\n{told}\n"
+        write_atomically(output.with_suffix(".md"), text)
+        write_atomically(output.with_suffix(".json"), json.dumps(_json(figures), indent=2) + "\n")
     if any(figure.is_behind for figure in figures):
         raise typer.Exit(1)
 
@@ -77,30 +78,19 @@ def _machine() -> dict[str, str | int | float]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine() + " CPU",
         "threads": torch.get_num_threads(),
         "peak_gflops": matmul_peak() / 1e9,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
     }
 
 
-def _json(figures: list[Figure], command: str) -> dict:
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+def _json(figures: list[Figure]) -> dict:
     return {
-        "command": command,
-        "commit": commit,
-        "date": datetime.now(UTC).date().isoformat(),
+        "provenance": provenance(),
         "machine": _machine(),
         "figures": [
             {
-                "what": figure.what,
+                **asdict(figure),
                 "median": figure.median,
                 "interval_95": figure.interval,
-                "values": figure.values,
-                "unit": figure.unit,
-                "floor": figure.floor,
-                "is_ceiling": figure.is_ceiling,
                 "is_behind": figure.is_behind,
-                "notes": figure.notes,
             }
             for figure in figures
         ],

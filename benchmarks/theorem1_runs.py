@@ -14,17 +14,46 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from datasets import Dataset
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PrinterCallback
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from modeling_eem.data import CausalCollator
 from modeling_eem.training import (
     TOKEN_LOSSES,
-    HeldOutCallback,
     TokenWeightedTrainer,
     TokenWeightedTrainingArguments,
 )
 
 Measure = Callable[[PreTrainedModel], float]
+
+
+class HeldOutCallback(TrainerCallback):
+    """Calls `measure(model)` about `points` times on the way, the last time at the end, and keeps `(step, value)`."""
+
+    def __init__(self, measure: Callable[[PreTrainedModel], float], points: int):
+        self.measure = measure
+        self.points = points
+        self.values: list[tuple[int, float]] = []
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel,
+        **kwargs: Any,
+    ) -> None:
+        every = max(state.max_steps // self.points, 1)
+        if state.global_step % every == 0 or state.global_step == state.max_steps:
+            self.values.append((state.global_step, self.measure(model)))
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,9 @@ def _tokenizer(given: str | None, method: str, model: str, rows: Path) -> PreTra
 
 
 def _context(estimator: EntropyEstimator) -> int:
-    return estimator.max_length or estimator.model.config.max_position_embeddings
+    if estimator.context is None:
+        raise ValueError("no context of the model is counted in tokens of the rows: pass --max-length for text.")
+    return estimator.context
 
 
 def _prepare(

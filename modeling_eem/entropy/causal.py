@@ -43,9 +43,9 @@ class CausalEntropy(EntropyEstimator):
             )
         super().__init__(model, batch_tokens)
         if stride is not None:
-            if super().max_length is None:
+            if self.context is None:
                 raise ValueError(f"a {model.config.model_type!r} model reads texts of any length: leave stride out.")
-            check_stride(stride, super().max_length)
+            check_stride(stride, self.context)
         self.stride = stride
         self.word_starts = word_starts
         with evaluating(model):
@@ -53,11 +53,11 @@ class CausalEntropy(EntropyEstimator):
 
     @property
     def max_length(self) -> int | None:
-        return super().max_length if self.stride is None else None
+        return self.context if self.stride is None else None
 
     def score(self, rows: list[Tensor]) -> list[Tensor]:
         """The values, `[t]`; with `word_starts` `[t, 2]`, a token's boundary beside it."""
-        context = super().max_length or max(map(len, rows))
+        context = self.context or max(map(len, rows))
         windows = [
             (number, *span)
             for number, row in enumerate(rows)

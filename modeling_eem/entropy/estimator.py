@@ -50,21 +50,21 @@ class EntropyEstimator(ABC):
                 begin with the model's BOS, a row longer than the method or the model can take.
         """
         rows = self._rows(texts, tokenizer, input_ids, attention_mask)
-        real = rows.real()
-        for number, ids_T in enumerate(real):
-            self.check_row(ids_T, number)
-        with evaluating(self.model):
-            values = self.score([ids_T.to(self.model.device) for ids_T in real])
-        return self._result(rows, values)
+        return self._result(rows, self._score_rows(rows))
 
     @abstractmethod
     def score(self, rows: list[Tensor]) -> list[Tensor]:
         """One value a token for checked rows of ids `[t]`, in `unit`; NaN at what is not scored."""
 
     @property
+    def context(self) -> int | None:
+        """The model's context in tokens of the rows; None for a model without a limit."""
+        return getattr(self.model.config, "max_position_embeddings", None)  # Bloom and state-space models name none
+
+    @property
     def max_length(self) -> int | None:
         """Most tokens of a row, BOS included; None for a method that slides, or a model without a limit."""
-        return getattr(self.model.config, "max_position_embeddings", None)  # Bloom and state-space models name none
+        return self.context
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise a ValueError for a tokenizer that did not make the rows."""
@@ -103,6 +103,14 @@ class EntropyEstimator(ABC):
         if tokenizer is None:
             raise ValueError("texts need the model's tokenizer: pass tokenizer=.")
         return rows_of_texts(texts, tokenizer)
+
+    def _score_rows(self, rows: Rows) -> list[Tensor]:
+        """`score` of rows that are first checked."""
+        real = rows.real()
+        for number, ids_T in enumerate(real):
+            self.check_row(ids_T, number)
+        with evaluating(self.model):
+            return self.score([ids_T.to(self.model.device) for ids_T in real])
 
     def _result(self, rows: Rows, values: list[Tensor]) -> TokenEntropies:
         return TokenEntropies(

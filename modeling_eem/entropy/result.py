@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from modeling_eem.entropy.normalization import min_max_normalize
 from modeling_eem.entropy.words import (
     ASCII_WHITESPACE,
     WHITESPACE_WORDS,
@@ -81,14 +82,20 @@ class TokenEntropies:
         return self.values / math.log(2)
 
     def normalized(self, document_ids: Tensor | None = None) -> Tensor:
-        """`(e - min) / (max - min)` over the scored tokens of each document segment, `[B, T]`; see `min_max`.
+        """`(e - min) / (max - min)` over the scored tokens of each document segment, `[B, T]`; NaN is kept.
 
         Args:
             document_ids: `[B, T]`, which document each token belongs to; by default a row is one document.
         """
         if document_ids is None:
             document_ids = torch.zeros_like(self.ids)
-        return torch.stack([min_max(*row) for row in zip(self.values, document_ids)])
+        is_scored_BT = ~self.values.isnan()
+        rows_BT = torch.arange(len(self))[:, None].expand_as(self.ids)
+        segments_XN = torch.stack([rows_BT[is_scored_BT], document_ids[is_scored_BT]])
+        segments_N = segments_XN.unique(dim=1, return_inverse=True)[1]
+        normalized_BT = torch.full_like(self.values, float("nan"))
+        normalized_BT[is_scored_BT] = min_max_normalize(self.values[is_scored_BT], segments_N)
+        return normalized_BT
 
     def to_pandas(self, bits: bool = False) -> pd.DataFrame:
         """One line a real token: `row`, `index` in it (BOS: 0), `id` and the value.
@@ -243,15 +250,3 @@ def _lines(row: int, columns: dict[str, Any]) -> pd.DataFrame:
 
 def _readable(piece: bytes) -> str:
     return piece.decode("utf-8", "backslashreplace")
-
-
-def min_max(values_T: Tensor, segments_T: Tensor) -> Tensor:
-    """Each segment's values mapped to [0, 1] by its own least and largest; NaN is kept, a constant segment gives 0."""
-    normalized_T = torch.full_like(values_T, float("nan"))
-    for segment in segments_T.unique():
-        here_T = (segments_T == segment) & ~values_T.isnan()
-        if here_T.any():
-            values = values_T[here_T]
-            least, span = values.min(), values.max() - values.min()
-            normalized_T[here_T] = (values - least) / span if span > 0 else torch.zeros_like(values)
-    return normalized_T

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from modeling_eem.entropy.result import TokenEntropies, min_max
+from modeling_eem.entropy.normalization import min_max_normalize
+from modeling_eem.entropy.result import TokenEntropies
 from modeling_eem.entropy.words import ASCII_WHITESPACE, word_starts
 
 RESAMPLES = 1000
@@ -144,9 +145,10 @@ def index_curve(rows: Iterable[np.ndarray]) -> IndexCurve:
     """
     sums_ST = np.zeros((3, 0))
     for values_T in rows:
-        scaled_T = min_max(torch.from_numpy(values_T).double(), torch.zeros(len(values_T))).numpy()
-        is_scored_T = ~np.isnan(scaled_T)
-        scaled_T = np.where(is_scored_T, scaled_T, 0.0)
+        is_scored_T = ~np.isnan(values_T)
+        scored = torch.from_numpy(values_T[is_scored_T]).double()
+        scaled_T = np.zeros(len(values_T))
+        scaled_T[is_scored_T] = min_max_normalize(scored, torch.zeros(len(scored)))
         if (missing := len(values_T) - sums_ST.shape[1]) > 0:
             sums_ST = np.pad(sums_ST, ((0, 0), (0, missing)))
         sums_ST[:, : len(values_T)] += np.stack([is_scored_T, scaled_T, scaled_T**2])

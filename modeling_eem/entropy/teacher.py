@@ -15,7 +15,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling_eem.entropy.causal import CausalEntropy
 from modeling_eem.entropy.estimator import EntropyEstimator, evaluating
-from modeling_eem.entropy.result import TokenEntropies
 from modeling_eem.entropy.texts import Rows, check_tokenizer, rows_of_texts
 
 SPREADS = ("bytes", "character_mean")
@@ -40,6 +39,9 @@ class TeacherEntropy(EntropyEstimator):
         tokenizer: the student's.
         spread: a name of `SPREADS`.
         stride: see `CausalEntropy`; without it, documents longer than the teacher's context are refused.
+
+    Raises:
+        ValueError: when called, beside what every estimator refuses: a row without text, ids that are no UTF-8 text.
     """
 
     method: ClassVar[str] = "teacher"
@@ -62,26 +64,21 @@ class TeacherEntropy(EntropyEstimator):
         self.tokenizer = tokenizer
         self.spread = spread
 
-    def __call__(
+    def _rows(
         self,
-        texts: Sequence[str] | None = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        *,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-    ) -> TokenEntropies:
-        """Measure texts, or rows of the student's ids `[B, T]`.
+        texts: Sequence[str] | None,
+        tokenizer: PreTrainedTokenizerBase | None,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+    ) -> Rows:
+        return super()._rows(texts, tokenizer or self.tokenizer, input_ids, attention_mask)
 
-        Raises:
-            ValueError: neither or both of texts and ids, another tokenizer than the student's, a row without text, ids
-                that are no UTF-8 text, a document longer than the teacher's context (without a stride).
-        """
-        rows = self._rows(texts, tokenizer or self.tokenizer, input_ids, attention_mask)
+    def _score_rows(self, rows: Rows) -> list[Tensor]:
         documents = [document for row in range(len(rows.ids)) for document in self._documents(rows, row)]
         byte_values = [torch.full((len(text),), float("nan"), dtype=torch.float64) for text in rows.texts]
         for document, values_N in zip(documents, self._read(documents)):
             byte_values[document.row][document.start : document.start + len(values_N)] = values_N
-        return self._result(rows, [self._to_tokens(rows, row, values_N) for row, values_N in enumerate(byte_values)])
+        return [self._to_tokens(rows, row, values_N) for row, values_N in enumerate(byte_values)]
 
     def _read(self, documents: Sequence["_Document"]) -> list[Tensor]:
         """The teacher's values at each document's bytes, `[N]` each."""
@@ -109,8 +106,8 @@ class TeacherEntropy(EntropyEstimator):
         return values
 
     @property
-    def max_length(self) -> None:
-        """The teacher's context is counted in tokens of its own."""
+    def context(self) -> None:
+        """The teacher's is counted in tokens of its own."""
         return None
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -1,6 +1,6 @@
 """Training: token losses and their trainer, run files and the runs they describe, what a step costs."""
 
-from modeling_eem.training.callbacks import HeldOutCallback, ProgressBarCallback
+from modeling_eem.training.callbacks import ProgressBarCallback
 from modeling_eem.training.flops import training_flops
 from modeling_eem.training.outputs import held_out_metrics, learning_curve
 from modeling_eem.training.run import Run, RunArguments, prepare_run
@@ -13,7 +13,6 @@ from modeling_eem.training.trainer import TokenWeightedTrainer, TokenWeightedTra
 __all__ = [
     "TOKEN_LOSSES",
     "DataArguments",
-    "HeldOutCallback",
     "ProgressBarCallback",
     "Run",
     "RunArguments",

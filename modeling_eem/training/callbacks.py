@@ -1,11 +1,10 @@
-"""Callbacks: a progress bar, and a measure of held-out text along the way."""
+"""Callbacks: a progress bar, random streams of processes, evaluation at checkpoints."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 class ProgressBarCallback(TrainerCallback):
@@ -80,24 +79,3 @@ class MeasureCheckpointsCallback(TrainerCallback):
     ) -> None:
         if control.should_save:
             control.should_evaluate = control.should_log = True
-
-
-class HeldOutCallback(TrainerCallback):
-    """Calls `measure(model)` about `points` times on the way, the last time at the end, and keeps `(step, value)`."""
-
-    def __init__(self, measure: Callable[[PreTrainedModel], float], points: int):
-        self.measure = measure
-        self.points = points
-        self.values: list[tuple[int, float]] = []
-
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: PreTrainedModel,
-        **kwargs: Any,
-    ) -> None:
-        every = max(state.max_steps // self.points, 1)
-        if state.global_step % every == 0 or state.global_step == state.max_steps:
-            self.values.append((state.global_step, self.measure(model)))

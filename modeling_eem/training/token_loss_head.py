@@ -17,6 +17,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import CausalLMOutput, ModelOutput
 from transformers.utils import logging
 
+from modeling_eem.entropy.normalization import min_max_normalize
 from modeling_eem.loss_eem import (
     IGNORE_INDEX,
     has_plain_head,
@@ -24,7 +25,7 @@ from modeling_eem.loss_eem import (
     linear_token_loss,
     next_token_targets,
 )
-from modeling_eem.training.token_losses import TokenLoss, TokenLossOptions, Tokens, min_max_normalize
+from modeling_eem.training.token_losses import TokenLoss, TokenLossOptions, Tokens
 
 logger = logging.get_logger(__name__)
 
