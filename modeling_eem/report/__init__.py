@@ -1,6 +1,6 @@
 """Plain values in; tables, plots, heat maps and model cards out. Nothing is computed, and nothing needs PyTorch."""
 
-from modeling_eem.report.cards import model_card
+from modeling_eem.report.cards import add_to_card, check_card, model_card
 from modeling_eem.report.files import write_atomically
 from modeling_eem.report.heatmap import entropy_heatmap_html
 from modeling_eem.report.plots import LearningCurve, learning_curves
@@ -12,6 +12,8 @@ __all__ = [
     "Cell",
     "LearningCurve",
     "Table",
+    "add_to_card",
+    "check_card",
     "entropy_heatmap_html",
     "learning_curves",
     "model_card",

@@ -1,11 +1,16 @@
 """Model cards: what a checkpoint is, how to load it, what it scored, and where it should not be trusted."""
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from modeling_eem.report.files import render
+from modeling_eem.report.files import render, write_atomically
+from modeling_eem.report.provenance import provenance_line
 from modeling_eem.report.tables import Table
+
+_RESULTS = re.compile(r"^## Results\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 
 
 def model_card(
@@ -49,3 +54,32 @@ def model_card(
             figures=figures or {},
         )
     )
+
+
+def check_card(folder: Path) -> None:
+    """Refuse a folder whose card `add_to_card` could not add to.
+
+    Raises:
+        ValueError: no `README.md`, or one without a section "Results".
+    """
+    card = folder / "README.md"
+    if not card.is_file():
+        raise ValueError(f"{folder} has no model card: put one into {card}, with a section '## Results'.")
+    if not _RESULTS.search(card.read_text()):
+        raise ValueError(f"{card} has no section '## Results' to put a table into: add that heading.")
+
+
+def add_to_card(folder: Path, name: str, tables: Sequence[Table], origin: Mapping[str, str]) -> None:
+    """Put tables at the end of the "Results" of a folder's card, in place of those that it had by the same name.
+
+    Args:
+        name: of the tables, in comments around them that a reader does not see.
+        origin: `provenance`, shown below them.
+    """
+    path = folder / "README.md"
+    card = path.read_text()
+    start, end = _RESULTS.search(card).span()
+    begins, ends = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+    others = re.sub(f"{begins}.*?{ends}", "", card[start:end], flags=re.DOTALL).rstrip()
+    blocks = [others + "\n", begins, *(table.to_markdown() for table in tables), provenance_line(origin) + "\n", ends]
+    write_atomically(path, (card[:start] + "\n".join([*blocks, card[end:]])).rstrip() + "\n")

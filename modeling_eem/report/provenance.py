@@ -5,14 +5,15 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-_PACKAGES = ("torch", "transformers", "modeling-eem")
+PACKAGES = ("torch", "transformers", "modeling-eem")
 
 
-def provenance(packages: tuple[str, ...] = _PACKAGES) -> dict[str, str]:
+def provenance(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
     """What a record needs beside its numbers: `command`, `commit`, `versions`, `machine`, `date`.
 
     The commit is that of the checkout this package runs from, marked where files differ from it, and "unknown" for an
@@ -26,6 +27,11 @@ def provenance(packages: tuple[str, ...] = _PACKAGES) -> dict[str, str]:
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "date": date.today().isoformat(),
     }
+
+
+def provenance_line(origin: Mapping[str, str]) -> str:
+    """`provenance` as a line of Markdown, to stand below what it is the origin of."""
+    return f"`{origin['command']}`; {', '.join(origin[key] for key in ('date', 'commit', 'versions', 'machine'))}."
 
 
 def _commit() -> str:

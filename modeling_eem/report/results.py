@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_eem.report.files import write_atomically
-from modeling_eem.report.provenance import provenance
+from modeling_eem.report.provenance import PACKAGES, provenance, provenance_line
 from modeling_eem.report.tables import Table
 
 
@@ -17,6 +17,7 @@ def write_results(
     tables: Sequence[Table],
     content: Mapping[str, Any],
     figures: Mapping[str, str] | None = None,
+    packages: tuple[str, ...] = PACKAGES,
 ) -> None:
     """Write `name.md` and `name.json` to a folder, each with the command, commit, versions, machine and date.
 
@@ -26,12 +27,12 @@ def write_results(
         tables: what the Markdown shows.
         content: what the JSON holds beside the provenance; NaN and infinity become null.
         figures: caption → file in the folder, shown below the tables.
+        packages: whose versions the numbers depend on.
     """
-    origin = provenance()
+    origin = provenance(packages)
     blocks = [table.to_markdown() for table in tables]
     blocks += [f"![{caption}]({file})\n" for caption, file in (figures or {}).items()]
-    facts = [origin[key] for key in ("date", "commit", "versions", "machine")]
-    blocks.append(f"`{origin['command']}`; {', '.join(facts)}.\n")
+    blocks.append(provenance_line(origin) + "\n")
     write_atomically(Path(folder) / f"{name}.md", "\n".join(blocks))
     write_atomically(
         Path(folder) / f"{name}.json",

@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
-from modeling_eem.report import Table, model_card
+from modeling_eem.report import Table, add_to_card, check_card, model_card
 
 PARTS = {
     "title": "eem-quickstart",
@@ -38,3 +40,40 @@ def test_card_without_figures_has_no_gaps() -> None:
 def test_a_card_needs_limits() -> None:
     with pytest.raises(ValueError, match="limits"):
         model_card(ModelCardData(), **{**PARTS, "limits": []})
+
+
+ORIGIN = {"command": "evaluate.py", "date": "today", "commit": "abc", "versions": "Python 3", "machine": "Linux"}
+
+
+def test_tables_are_added_to_the_results_once(tmp_path: Path) -> None:
+    made = str(model_card(ModelCardData(license="apache-2.0"), figures={"curves": "curves.png"}, **PARTS))
+    (tmp_path / "README.md").write_text(made)
+    check_card(tmp_path)
+    add_to_card(tmp_path, "speed", [Table(["rows"], [[7]])], ORIGIN)
+    for value in (0.25, 0.75):
+        tables = [Table(["model", "acc"], [["a \\1 b", value]], title="Benchmarks"), Table(["b"], [[1]])]
+        add_to_card(tmp_path, "harness", tables, ORIGIN)
+    text = (tmp_path / "README.md").read_text()
+    results = text[text.index("## Results") : text.index("## Training")]
+    assert "bits per byte" in results and "![curves](curves.png)" in results and "| rows |" in results
+    assert results.count("**Benchmarks**") == 1 and "0.750" in results and "0.250" not in results
+    assert "| a \\1 b |" in results and results.count("`evaluate.py`; today, abc, Python 3, Linux.") == 2
+    assert "\n\n\n" not in text and text.endswith("\n") and not text.endswith("\n\n")
+    start, end = made.index("## Results"), made.index("## Training")
+    assert text.startswith(made[: end - 1]) and text.endswith(made[end:].rstrip() + "\n") and start > 0
+    assert ModelCard(text).data.to_dict() == ModelCard(made).data.to_dict()
+
+
+def test_results_may_be_a_cards_last_section(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# A model\n\n## Results\n")
+    for _ in range(2):
+        add_to_card(tmp_path, "harness", [Table(["a"], [[1]])], ORIGIN)
+    assert (tmp_path / "README.md").read_text().count("|   a |") == 1
+
+
+def test_a_card_without_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has no model card"):
+        check_card(tmp_path)
+    (tmp_path / "README.md").write_text("# A model\n")
+    with pytest.raises(ValueError, match="no section '## Results'"):
+        check_card(tmp_path)
