@@ -3,10 +3,12 @@
 python evaluate.py harness --model runs/a runs/b --tasks table --data-dir data/hub --output results
 """
 
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +17,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from modeling_eem.cli.console import one_line_errors
-from modeling_eem.report import Table, write_atomically
+from modeling_eem.report import Table, add_to_card, check_card, provenance, write_results
+
+_LIBRARIES = ("modeling-eem", "lm-eval", "torch", "transformers", "datasets", "accelerate", "tokenizers")
 
 
 @one_line_errors()
@@ -39,6 +43,9 @@ def harness(
         int, typer.Option(help="Resamples for standard errors without a formula; 0: no standard errors.")
     ] = 200,
     dtype: Annotated[str, typer.Option(help="auto (the checkpoint's own), float32, bfloat16 or float16.")] = "auto",
+    cards: Annotated[
+        bool, typer.Option("--cards", help="Put the tables into the Results of each model folder's README.md too.")
+    ] = False,
 ) -> None:
     """Score models on lm-eval's tasks, with their own prompts and metrics.
 
@@ -48,14 +55,9 @@ def harness(
     Example: `python evaluate.py harness --model runs/a runs/b --tasks table --data-dir data/hub --output results`
     """
     # Many seconds of imports, which the other commands need not wait for.
-    from modeling_eem.evaluation.harness import (
-        HarnessOptions,
-        benchmark_table,
-        harness_json,
-        open_models,
-        score_models,
-        task_table,
-    )
+    from modeling_eem.evaluation.harness import open_models, score_models
+    from modeling_eem.evaluation.harness_scores import HarnessOptions
+    from modeling_eem.evaluation.harness_tables import summary_tables, task_table
     from modeling_eem.evaluation.harness_tasks import TABLE, load_tasks
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # what it warns of is counted, and in the table's notes
@@ -64,6 +66,8 @@ def harness(
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file: name a folder for --output.")
     models = open_models(model, max_length)
+    for folder in models if cards else []:
+        check_card(folder.path)
     is_main = os.environ.get("RANK", "0") == "0"  # of several processes
     console = Console(stderr=True, quiet=not is_main)
     with console.status("loading the tasks' data"):
@@ -71,12 +75,19 @@ def harness(
     with _bar(console, len(models) * len(loaded)) as (begin, advance):
         scores = score_models(models, loaded, options, begin, advance)
     if scores:
-        tables = [benchmark_table(scores, data_dir is not None)] if TABLE in names else []
-        tables.append(task_table(scores))
-        data = "the Hub" if data_dir is None else str(data_dir)
-        write_atomically(output / "harness.json", harness_json(scores, tables, options, data))
-        write_atomically(output / "harness.md", "\n".join(table.to_markdown() for table in tables))
-        Console().print(_upright(tables[0]) if TABLE in names else tables[0])
+        is_table = TABLE in names
+        summary = summary_tables(scores, is_table, data_dir is not None, bootstrap_iters)
+        tables = [*summary, task_table(scores)] if is_table else summary
+        content = {
+            "data": "the Hub" if data_dir is None else str(data_dir),
+            "options": asdict(options),
+            "models": [model_scores.to_json() for model_scores in scores],
+            "tables": [json.loads(table.to_json()) for table in tables],
+        }
+        write_results(output, "harness", tables, content, packages=_LIBRARIES)
+        for folder in models if cards else []:
+            add_to_card(folder.path, "harness", summary, provenance(_LIBRARIES))
+        Console().print(_upright(summary[0]) if is_table else summary[0], *summary[1:])
         Console().print(f"{output / 'harness.md'}, {output / 'harness.json'}")
 
 

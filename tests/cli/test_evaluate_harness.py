@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,18 +34,45 @@ def models(harness_model: Callable[..., Path]) -> list[Path]:
     return [harness_model(kind, CONTEXT) for kind in ("masked_mixer", "eem")]
 
 
-def test_scores_are_written(models: list[Path], harness_data: Path, tmp_path: Path) -> None:
-    result = _run(
-        "--model", *models, "--tasks", "arc_easy", "wikitext", "--data-dir", harness_data, "--output", tmp_path / "out"
-    )
+@pytest.fixture
+def with_cards(models: list[Path], tmp_path: Path) -> list[Path]:
+    """The models in folders of their own, with a card each."""
+    folders = [Path(shutil.copytree(model, tmp_path / model.name)) for model in models]
+    for folder in folders:
+        (folder / "README.md").write_text("# A model\n\n## Results\n\nGood.\n\n## Limits\n")
+    return folders
+
+
+def test_scores_are_written(with_cards: list[Path], harness_data: Path, tmp_path: Path) -> None:
+    arguments = ["--model", *with_cards, "--tasks", "arc_easy", "wikitext", "--data-dir", harness_data, "--cards"]
+    result = _run(*arguments, "--output", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["harness.json", "harness.md"]
     content = json.loads((tmp_path / "out" / "harness.json").read_text())
     assert [model["name"] for model in content["models"]] == ["masked_mixer-128", "eem-128"]
     for model in content["models"]:
         assert list(model["tasks"]) == ["arc_easy", "wikitext"]
+        assert set(model["tasks"]["arc_easy"]["metrics"]["acc,none"]) == {"value", "standard_error"}
+    assert content["data"] == str(harness_data)
+    assert content["options"] == {
+        "batch_size": 8,
+        "max_length": None,
+        "limit": None,
+        "bootstrap_iters": 200,
+        "dtype": "auto",
+    }
+    assert {"command", "commit", "machine", "date"} < set(content["provenance"])
+    assert "lm-eval 0." in content["provenance"]["versions"] and "torch 2." in content["provenance"]["versions"]
+    scores, differences = content["tables"]
+    assert scores["rows"][0]["task"] == "arc_easy" and len(scores["rows"]) == 2 * len(differences["rows"])
+    for row in differences["rows"]:
+        assert row["model"] == "eem-128" and row["its standard error"] is not None
     markdown = (tmp_path / "out" / "harness.md").read_text()
-    assert "bits_per_byte" in markdown and "acc_norm" in markdown
+    assert "bits_per_byte" in markdown and "acc_norm" in markdown and "less masked_mixer-128" in markdown
+    tables = markdown[: markdown.rindex("\n`")]
+    for folder in with_cards:
+        card = (folder / "README.md").read_text()
+        assert tables in card and card.startswith("# A model\n\n## Results\n\nGood.") and "## Limits" in card
 
 
 @pytest.mark.parametrize(
@@ -56,13 +84,14 @@ def test_scores_are_written(models: list[Path], harness_data: Path, tmp_path: Pa
         ({"--output": __file__}, "is a file: name a folder for --output"),
         ({"--batch-size": "0"}, "batch_size must be at least 1"),
         ({"--max-length": "4096"}, "--max-length 4096 is longer than a model's context"),
+        ({"--cards": None}, "masked_mixer-128 has no model card"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
-    changes: dict[str, str], message: str, models: list[Path], harness_data: Path, tmp_path: Path
+    changes: dict[str, str | None], message: str, models: list[Path], harness_data: Path, tmp_path: Path
 ) -> None:
     arguments = {"--model": models[0], "--tasks": "arc_easy", "--data-dir": harness_data, "--output": tmp_path / "out"}
-    result = _run(*(part for pair in (arguments | changes).items() for part in pair))
+    result = _run(*(part for pair in (arguments | changes).items() for part in pair if part is not None))
     assert result.exit_code == 2 and message in result.stderr
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()

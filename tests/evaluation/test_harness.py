@@ -1,13 +1,11 @@
-"""Scores, their standard errors, and the table with the notes without which it misleads."""
+"""Models through lm-eval's tasks, and the folders that are refused before."""
 
 import json
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
@@ -15,20 +13,9 @@ from modeling_eem import EEMAutoencoderConfig
 from modeling_eem.bits import nats_to_bits
 from modeling_eem.data import CausalCollator, RowFormat, encode_text, windows
 from modeling_eem.evaluation import held_out_code_length
-from modeling_eem.evaluation.harness import (
-    HarnessOptions,
-    ModelScores,
-    Score,
-    TaskScores,
-    benchmark_table,
-    harness_json,
-    open_models,
-    ratio_standard_error,
-    score_models,
-    score_task,
-    task_table,
-)
+from modeling_eem.evaluation.harness import open_models, score_models, score_task
 from modeling_eem.evaluation.harness_models import CausalHarnessModel
+from modeling_eem.evaluation.harness_scores import HarnessOptions, ModelScores
 from modeling_eem.evaluation.harness_tasks import COLUMNS, load_tasks
 
 TASKS = ["wikitext", "arc_easy", "lambada_openai", "gsm8k"]
@@ -78,6 +65,14 @@ def test_wikitexts_bits_per_byte_are_the_held_out_code_length(
     assert length.bits_per_byte == pytest.approx(scored.value + 6 * math.log2(CONTEXT) / length.num_bytes, rel=1e-6)
 
 
+def test_a_value_is_what_its_rows_aggregate_to(scores: list[ModelScores]) -> None:
+    for model in scores:
+        for entry in model.tasks.values():
+            for score in entry.metrics.values():
+                assert sorted(score.rows) == list(range(6))
+                assert score.aggregate([score.rows[row] for row in range(6)]) == pytest.approx(score.value)
+
+
 def test_limit_and_batch_size(harness_model: Callable[..., Path], harness_data: Path) -> None:
     model = CausalHarnessModel(str(harness_model("masked_mixer", CONTEXT)))
     task = load_tasks(["lambada_openai"], harness_data)["lambada_openai"]
@@ -88,70 +83,6 @@ def test_limit_and_batch_size(harness_model: Callable[..., Path], harness_data: 
     )
     without = score_task(model, task, HarnessOptions(bootstrap_iters=0))
     assert {score.standard_error for score in without.metrics.values()} == {None}
-
-
-def test_the_standard_error_of_a_ratio_is_the_bootstraps() -> None:
-    generator = np.random.default_rng(0)
-    sizes = generator.uniform(50, 500, 60)
-    bits = sizes * generator.normal(2, 0.3, 60)
-    picks = generator.integers(0, 60, (4000, 60))
-    bootstrap = (bits[picks].sum(1) / sizes[picks].sum(1)).std()
-    assert ratio_standard_error(bits.tolist(), sizes.tolist()) == pytest.approx(bootstrap, rel=0.05)
-    assert ratio_standard_error([1.0], [2.0]) is None
-
-
-def _made_up(name: str, model_type: str = "llama", adapter: str = "CausalHarnessModel") -> ModelScores:
-    """Task number i scored i / 100 ± i / 1000."""
-    tasks = [(column, task) for column in COLUMNS for task in column.tasks(is_offline=True)]
-    scored = {
-        task: TaskScores("1.0", 0, 500, 500, 0, 0, {column.metric_of(task): Score(i / 100, i / 1000)})
-        for i, (column, task) in enumerate(tasks)
-    }
-    return ModelScores(name, model_type, adapter, 10, 512, "float32", scored)
-
-
-def test_the_table() -> None:
-    causal, eem = _made_up("causal"), _made_up("code", "eem", "EEMHarnessModel")
-    cut = replace(causal.tasks["gsm8k"], truncated_prompts=7, num_rows=100)
-    short = replace(causal.tasks["ifeval"], shortened_answers=9)
-    causal = replace(causal, tasks=causal.tasks | {"gsm8k": cut, "ifeval": short})
-    table = benchmark_table([causal, eem], is_offline=True)
-    assert list(table.columns) == ["model", *(column.name for column in COLUMNS)]
-    by_name = dict(zip(table.columns, table.rows[0]))
-    assert by_name["SWAG"] == "0.0100 ± 0.0010" and by_name["HellaSwag"] == "0.0200 ± 0.0020"
-    # Tasks 5 to 10 are GLUE's: cola, mrpc, qnli, rte, sst2, wnli.
-    error = math.sqrt(sum(i**2 for i in range(5, 11))) / 1000 / 6
-    assert by_name["GLUE"] == f"0.0750 ± {error:.4f}"
-    assert not by_name["Wikitext BPB"].endswith("*") and table.rows[1][1].endswith("*")
-    assert dict(zip(table.columns, table.rows[2]))["GLUE"] == "3,000"
-    notes = " ".join(table.notes)
-    assert "the mean of cola, mrpc, qnli, rte, sst2, wnli. mnli and qqp are left out" in notes
-    assert "prompts that lost their beginning: gsm8k 7." in notes
-    assert "at most 256 tokens, half the context, where the task gives more: ifeval 9." in notes
-    assert "gsm8k 100 of 500" in notes and "with * BOS alone" in notes
-    assert "encoder" not in " ".join(benchmark_table([causal], is_offline=True).notes)
-
-
-def test_an_eem_scored_by_another_model_gets_no_row() -> None:
-    with pytest.raises(ValueError, match="code is an entropy estimation model and was scored through HFLM"):
-        _made_up("code", "eem", "HFLM")
-
-
-def test_json_holds_what_a_record_needs(scores: list[ModelScores]) -> None:
-    options = HarnessOptions(limit=6)
-    content = json.loads(harness_json(scores, [task_table(scores)], options, "data/hub"))
-    assert content["options"] == {
-        "batch_size": 8,
-        "max_length": None,
-        "limit": 6,
-        "bootstrap_iters": 200,
-        "dtype": "auto",
-    }
-    assert {"command", "commit", "machine", "date"} < set(content["provenance"]) and content["data"] == "data/hub"
-    assert "lm-eval 0." in content["provenance"]["versions"] and "torch 2." in content["provenance"]["versions"]
-    entry = content["models"][0]["tasks"]["arc_easy"]
-    assert entry["num_rows"] == 6 and set(entry["metrics"]["acc,none"]) == {"value", "standard_error"}
-    assert content["tables"][0]["rows"][0]["task"] == "wikitext"
 
 
 @pytest.fixture
@@ -203,12 +134,3 @@ def test_contexts_must_agree(harness_model: Callable[..., Path]) -> None:
     assert [model.name for model in open_models(paths, max_length=16)] == ["masked_mixer-16", "masked_mixer-128"]
     with pytest.raises(ValueError, match="--max-length 17 is longer than a model's context"):
         open_models(paths, max_length=17)
-
-
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [({"batch_size": 0}, "batch_size must be at least 1"), ({"limit": -1}, "limit"), ({"dtype": "int9"}, "dtype")],
-)
-def test_options(option: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        HarnessOptions(**option)

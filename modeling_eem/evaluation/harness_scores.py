@@ -1,0 +1,191 @@
+"""What models scored on lm-eval's tasks, and how far apart two of them are: both have answered the same rows."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import stdev
+from typing import Any
+
+import numpy as np
+from lm_eval.api.metrics import bits_per_byte, mean
+
+from modeling_eem.evaluation.harness_models import EEM_TYPES, EEMHarnessModel
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric of a task.
+
+    Attributes:
+        value: lm-eval's.
+        standard_error: of the value; None where lm-eval has none, or with one row.
+        rows: number of a row of the data → what `aggregate` takes: a number for a mean, (nats, bytes) for bits per
+            byte, (right label, given label) for mcc.
+        aggregate: lm-eval's way from the rows to the value.
+    """
+
+    value: float
+    standard_error: float | None
+    rows: Mapping[int, Any] = field(default_factory=dict, repr=False)
+    aggregate: Callable[[Sequence[Any]], float] = field(default=mean, repr=False)
+
+    def difference(self, first: "Score", resamples: int) -> "Score":
+        """This value less `first`'s, with a standard error over the rows that both are of.
+
+        Args:
+            resamples: draws of the bootstrap, for metrics without a formula; 0 leaves all standard errors out.
+        """
+        error = None
+        if resamples and self.rows.keys() == first.rows.keys():
+            numbers = sorted(self.rows)
+            pairs = [[score.rows[number] for number in numbers] for score in (self, first)]
+            error = paired_error(self.aggregate, *pairs, resamples)
+        return Score(self.value - first.value, error)
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """What a model scored on a task.
+
+    Attributes:
+        version: of the task, as its YAML has it.
+        num_fewshot: solved examples in each prompt.
+        num_rows: rows that were scored.
+        num_rows_available: rows that the data holds.
+        truncated_prompts: different prompts that lost their beginning, being too long for the context.
+        shortened_answers: different prompts with less room for an answer than the task asks for.
+        metrics: `metric,filter` → score.
+    """
+
+    version: str
+    num_fewshot: int
+    num_rows: int
+    num_rows_available: int
+    truncated_prompts: int
+    shortened_answers: int
+    metrics: dict[str, Score]
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """A row of the table.
+
+    Attributes:
+        adapter: the lm-eval model it went through.
+        max_length: tokens of context that it was given.
+        dtype: of its weights.
+
+    Raises:
+        ValueError: an entropy estimation model that did not go through `EEMHarnessModel`: its encoder saw what was
+            scored, which is no score.
+    """
+
+    name: str
+    model_type: str
+    adapter: str
+    num_parameters: int
+    max_length: int
+    dtype: str
+    tasks: dict[str, TaskScores]
+
+    def __post_init__(self) -> None:
+        if self.model_type in EEM_TYPES and self.adapter != EEMHarnessModel.__name__:
+            raise ValueError(
+                f"{self.name} is an entropy estimation model and was scored through {self.adapter}, where its encoder "
+                f"sees what is scored: score it through {EEMHarnessModel.__name__}."
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """All values by name, without those of single rows."""
+        tasks = {
+            task: vars(scores)
+            | {
+                "metrics": {
+                    metric: {"value": score.value, "standard_error": score.standard_error}
+                    for metric, score in scores.metrics.items()
+                }
+            }
+            for task, scores in self.tasks.items()
+        }
+        return vars(self) | {"tasks": tasks}
+
+
+@dataclass(frozen=True)
+class HarnessOptions:
+    """How models are scored.
+
+    Attributes:
+        batch_size: rows at a time; changes no value.
+        max_length: tokens of context, for models whose contexts differ; None takes the models' own.
+        limit: first rows of each task to score; None scores all.
+        bootstrap_iters: resamples for the standard errors that have no formula (mcc, f1, perplexity); 0 leaves all
+            standard errors out.
+        dtype: of the weights: a name of PyTorch, or "auto" for the checkpoint's own.
+    """
+
+    batch_size: int = 8
+    max_length: int | None = None
+    limit: int | None = None
+    bootstrap_iters: int = 200
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, least in {"batch_size": 1, "max_length": 2, "limit": 1, "bootstrap_iters": 0}.items():
+            value = asdict(self)[name]
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, not {value}.")
+        if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
+            raise ValueError(f"dtype must be auto, float32, bfloat16 or float16, not {self.dtype!r}.")
+
+
+def mean_score(scores: Sequence[Score]) -> Score:
+    """The mean of scores on different data: its standard error is `sqrt(Σ se²) / k`."""
+    errors = [score.standard_error for score in scores]
+    known = [error for error in errors if error is not None]
+    return Score(
+        value=sum(score.value for score in scores) / len(scores),
+        standard_error=math.hypot(*known) / len(scores) if len(known) == len(errors) else None,
+    )
+
+
+def ratio_standard_error(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Standard error of `Σ a / Σ b` over n independent pairs: `sqrt(n / (n - 1) Σ (a - r b)²) / Σ b`; None for n = 1.
+
+    The linearised ratio estimator (Cochran, Sampling Techniques, section 6.3).
+    """
+    return _error_of(_shares(pairs))
+
+
+def paired_error(
+    aggregate: Callable[[Sequence[Any]], float], rows: Sequence[Any], others: Sequence[Any], resamples: int
+) -> float | None:
+    """Standard error of `aggregate(rows) - aggregate(others)`, where both answer the same questions; None for one row.
+
+    * Of means: that of the mean of the rows' differences.
+    * Of bits per byte: the linearised ratio's, each row's share in one less its share in the other.
+    * Else (mcc, f1, perplexity): over `resamples` draws of rows with replacement, the same rows for both.
+    """
+    if len(rows) < 2:
+        return None
+    if aggregate is mean:
+        return stdev(float(row) - float(other) for row, other in zip(rows, others)) / math.sqrt(len(rows))
+    if aggregate is bits_per_byte:
+        shares = [[share / math.log(2) for share in _shares(pairs)] for pairs in (rows, others)]
+        return _error_of([share - other for share, other in zip(*shares)])
+    picks = np.random.default_rng(0).integers(0, len(rows), (resamples, len(rows)))
+    differences = [aggregate([rows[i] for i in pick]) - aggregate([others[i] for i in pick]) for pick in picks]
+    return float(np.std(differences, ddof=1))
+
+
+def _shares(pairs: Sequence[tuple[float, float]]) -> list[float]:
+    """`(a - r b) / Σ b`: what each pair adds to the linearised error of `r = Σ a / Σ b`."""
+    total = sum(b for _, b in pairs)
+    ratio = sum(a for a, _ in pairs) / total
+    return [(a - ratio * b) / total for a, b in pairs]
+
+
+def _error_of(shares: Sequence[float]) -> float | None:
+    num_rows = len(shares)
+    if num_rows < 2:
+        return None
+    return math.sqrt(num_rows / (num_rows - 1) * sum(share**2 for share in shares))

@@ -1,0 +1,140 @@
+"""Benchmarks as tables: a row a model, what lies between the models, every metric; with what a reader must know."""
+
+from collections.abc import Sequence
+
+from modeling_eem.evaluation.harness_scores import ModelScores, Score, mean_score
+from modeling_eem.evaluation.harness_tasks import COLUMNS
+from modeling_eem.report import Cell, Table
+
+
+def benchmark_table(models: Sequence[ModelScores], is_offline: bool) -> Table:
+    """The table of `COLUMNS`: a row a model, "value ± standard error", and the notes without which it misleads."""
+    rows: list[list[Cell]] = []
+    for model in models:
+        cells: list[Cell] = [model.name]
+        for column in COLUMNS:
+            scores = [model.tasks[task].metrics[column.metric_of(task)] for task in column.tasks(is_offline)]
+            mark = "*" if column.name == "Wikitext BPB" and model.model_type == "eem" else ""
+            cells.append(_text(mean_score(scores)) + mark)
+        rows.append(cells)
+    counts = [sum(models[0].tasks[task].num_rows for task in column.tasks(is_offline)) for column in COLUMNS]
+    rows.append(["rows scored", *(f"{count:,}" for count in counts)])
+    return Table(
+        columns=("model", *(column.name for column in COLUMNS)),
+        rows=rows,
+        title="Benchmarks",
+        notes=[*_table_notes(models, is_offline), *_length_notes(models)],
+    )
+
+
+def differences_table(models: Sequence[ModelScores], is_table: bool, is_offline: bool, resamples: int) -> Table:
+    """How far each model after the first is from it, with paired standard errors.
+
+    Args:
+        is_table: in the columns of `COLUMNS`, and every metric of the tasks that are in none; else in every metric.
+        resamples: draws of the bootstrap, for metrics without a formula.
+    """
+    first, *others = models
+    lines: dict[str, list[tuple[str, str]]] = {}
+    if is_table:
+        lines = {c.name: [(task, c.metric_of(task)) for task in c.tasks(is_offline)] for c in COLUMNS}
+    in_columns = {task for parts in lines.values() for task, _ in parts}
+    for task, scores in first.tasks.items():
+        if task not in in_columns:
+            lines |= {f"{task} {metric}": [(task, metric)] for metric in scores.metrics}
+    rows = []
+    for other in others:
+        for name, parts in lines.items():
+            pairs = [[model.tasks[task].metrics[metric] for task, metric in parts] for model in (other, first)]
+            apart = mean_score([score.difference(base, resamples) for score, base in zip(*pairs)])
+            in_errors = apart.value / apart.standard_error if apart.standard_error else None
+            rows.append((other.name, name, mean_score(pairs[0]).value, apart.value, apart.standard_error, in_errors))
+    less = f"less {first.name}"
+    notes = [
+        "The standard error is of the difference, row by row: both models answer the same rows. Where a metric is no "
+        f"mean of rows (mcc, f1, perplexity), by {resamples:,} draws of rows, the same for both; bits per byte by the "
+        "linearised ratio, over pages.",
+        "Of differences by chance alone about one in twenty is two standard errors or more from 0.",
+    ]
+    if is_table:
+        notes.append("Wikitext BPB is better when it is lower, the others when they are higher.")
+    return Table(
+        columns=("model", "benchmark", "score", less, "its standard error", "in standard errors"),
+        rows=rows,
+        title="Differences",
+        notes=notes,
+        formats={"score": ".4f", less: "+.4f", "its standard error": ".4f", "in standard errors": "+.1f"},
+    )
+
+
+def summary_tables(models: Sequence[ModelScores], is_table: bool, is_offline: bool, resamples: int) -> list[Table]:
+    """What a card shows: the table of `COLUMNS`, or else every metric; with several models, their differences."""
+    tables = [benchmark_table(models, is_offline) if is_table else task_table(models)]
+    if len(models) > 1:
+        tables.append(differences_table(models, is_table, is_offline, resamples))
+    return tables
+
+
+def task_table(models: Sequence[ModelScores]) -> Table:
+    """Every metric of every task, a line each."""
+    return Table(
+        columns=("model", "task", "metric", "value", "standard error", "rows", "shots"),
+        rows=[
+            (model.name, task, metric, score.value, score.standard_error, scores.num_rows, scores.num_fewshot)
+            for model in models
+            for task, scores in model.tasks.items()
+            for metric, score in scores.metrics.items()
+        ],
+        title="All metrics",
+        notes=_length_notes(models),
+        formats={"value": ".4f", "standard error": ".4f"},
+    )
+
+
+def _text(score: Score) -> str:
+    return f"{score.value:.4f}" + (f" ± {score.standard_error:.4f}" if score.standard_error is not None else "")
+
+
+def _table_notes(models: Sequence[ModelScores], is_offline: bool) -> list[str]:
+    glue = next(column for column in COLUMNS if column.name == "GLUE")
+    notes = [
+        "± one standard error. acc, but for HellaSwag acc_norm, TruthfulQA mc2, IFEval prompt_level_strict, GSM8K "
+        "strict-match, CoLA mcc.",
+        "Wikitext BPB: bits of the detokenised text over the bytes of the raw page, as lm-eval has it; compare it "
+        "with other models' only. Its standard error is over pages.",
+        f"GLUE: the mean of {', '.join(glue.tasks(is_offline))}.",
+    ]
+    if is_offline:
+        notes[-1] += f" {' and '.join(glue.online_only)} are left out: their offline copies hold training rows."
+    if any(model.model_type == "eem" for model in models):
+        notes.append(
+            "An entropy estimation model's encoder was shown the context alone, and with * BOS alone. Its code's bits "
+            "are not counted."
+        )
+    return notes
+
+
+def _length_notes(models: Sequence[ModelScores]) -> list[str]:
+    notes = []
+    for model in models:
+        cut = [f"{task} {s.truncated_prompts}" for task, s in model.tasks.items() if s.truncated_prompts]
+        short = [f"{task} {s.shortened_answers}" for task, s in model.tasks.items() if s.shortened_answers]
+        if cut:
+            notes.append(
+                f"{model.name}: of a context of {model.max_length} tokens, prompts that lost their beginning: "
+                f"{', '.join(cut)}."
+            )
+        if short:
+            notes.append(
+                f"{model.name}: prompts answered in at most {model.max_length // 2} tokens, half the context, where "
+                f"the task gives more: {', '.join(short)}."
+            )
+    partial = {
+        f"{task} {s.num_rows} of {s.num_rows_available}"
+        for model in models
+        for task, s in model.tasks.items()
+        if s.num_rows < s.num_rows_available
+    }
+    if partial:
+        notes.append(f"Only the first rows were scored of: {', '.join(sorted(partial))}.")
+    return notes
