@@ -61,6 +61,7 @@ def harness(
     from modeling_eem.evaluation.harness_tasks import TABLE, load_tasks
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # what it warns of is counted, and in the table's notes
+    logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)  # long pages are cut in windows
     names = tasks or [TABLE]
     options = HarnessOptions(batch_size, max_length, limit, bootstrap_iters, dtype)
     if output.exists() and not output.is_dir():

@@ -2,8 +2,11 @@
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from lm_eval.api.metrics import bits_per_byte, mean
 from lm_eval.api.task import Task
 from lm_eval.models.utils import resolve_max_length
 from lm_eval.tasks import TaskManager
+from sklearn.exceptions import UndefinedMetricWarning
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from modeling_eem.evaluation.harness_models import CausalHarnessModel, EEMHarnessModel
@@ -131,14 +135,17 @@ def score_models(
 def score_task(model: CausalHarnessModel, task: Task, options: HarnessOptions) -> TaskScores | None:
     """One task; None on every process but the first."""
     model.start()
-    results = simple_evaluate(
-        model=model,
-        tasks=[task],
-        task_manager=TaskManager(include_defaults=False),
-        limit=options.limit,
-        bootstrap_iters=options.bootstrap_iters,
-        log_samples=True,
-    )
+    # lm-eval tells of each bootstrap, and scikit-learn of each draw without a positive row: neither is news.
+    with redirect_stdout(StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UndefinedMetricWarning)
+        results = simple_evaluate(
+            model=model,
+            tasks=[task],
+            task_manager=TaskManager(include_defaults=False),
+            limit=options.limit,
+            bootstrap_iters=options.bootstrap_iters,
+            log_samples=True,
+        )
     counted = model.gather_object((model.truncated, model.shortened))
     if results is None:
         return None

@@ -50,12 +50,14 @@ def differences_table(models: Sequence[ModelScores], is_table: bool, is_offline:
             in_errors = apart.value / apart.standard_error if apart.standard_error else None
             rows.append((other.name, name, mean_score(pairs[0]).value, apart.value, apart.standard_error, in_errors))
     less = f"less {first.name}"
-    notes = [
-        "The standard error is of the difference, row by row: both models answer the same rows. Where a metric is no "
-        f"mean of rows (mcc, f1, perplexity), by {resamples:,} draws of rows, the same for both; bits per byte by the "
-        "linearised ratio, over pages.",
-        "Of differences by chance alone about one in twenty is two standard errors or more from 0.",
-    ]
+    notes = []
+    if resamples:
+        notes = [
+            "The standard error is of the difference, row by row: both models answer the same rows. Where a metric is "
+            f"no mean of rows (mcc, f1, perplexity), by {resamples:,} draws of rows, the same for both; bits per byte "
+            "by the linearised ratio, over pages.",
+            "Of differences by chance alone about one in twenty is two standard errors or more from 0.",
+        ]
     if is_table:
         notes.append("Wikitext BPB is better when it is lower, the others when they are higher.")
     return Table(
@@ -115,26 +117,26 @@ def _table_notes(models: Sequence[ModelScores], is_offline: bool) -> list[str]:
 
 
 def _length_notes(models: Sequence[ModelScores]) -> list[str]:
-    notes = []
+    notes: dict[str, list[str]] = {}  # text → models that it is true of
     for model in models:
         cut = [f"{task} {s.truncated_prompts}" for task, s in model.tasks.items() if s.truncated_prompts]
         short = [f"{task} {s.shortened_answers}" for task, s in model.tasks.items() if s.shortened_answers]
+        texts = []
         if cut:
-            notes.append(
-                f"{model.name}: of a context of {model.max_length} tokens, prompts that lost their beginning: "
-                f"{', '.join(cut)}."
+            texts.append(
+                f"of a context of {model.max_length} tokens, prompts that lost their beginning: {', '.join(cut)}."
             )
         if short:
-            notes.append(
-                f"{model.name}: prompts answered in at most {model.max_length // 2} tokens, half the context, where "
-                f"the task gives more: {', '.join(short)}."
+            texts.append(
+                f"prompts answered in at most {model.max_length // 2} tokens, half the context, where the task gives "
+                f"more: {', '.join(short)}."
             )
-    partial = {
+        for text in texts:
+            notes.setdefault(text, []).append(model.name)
+    partial = [
         f"{task} {s.num_rows} of {s.num_rows_available}"
-        for model in models
-        for task, s in model.tasks.items()
+        for task, s in models[0].tasks.items()
         if s.num_rows < s.num_rows_available
-    }
-    if partial:
-        notes.append(f"Only the first rows were scored of: {', '.join(sorted(partial))}.")
-    return notes
+    ]
+    told = [f"{', '.join(names)}: {text}" for text, names in notes.items()]
+    return told + ([f"Only the first rows were scored of: {', '.join(partial)}."] if partial else [])

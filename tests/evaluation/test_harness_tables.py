@@ -40,6 +40,8 @@ def test_the_table() -> None:
     assert "at most 256 tokens, half the context, where the task gives more: ifeval 9." in notes
     assert "gsm8k 100 of 500" in notes and "with * BOS alone" in notes
     assert "encoder" not in " ".join(benchmark_table([causal], is_offline=True).notes)
+    notes = benchmark_table([causal, replace(causal, name="other"), _made_up("third")], is_offline=True).notes
+    assert [note for note in notes if "gsm8k 7" in note][0].startswith("causal, other: of a context of 512 tokens")
 
 
 def test_differences_are_from_the_first_model() -> None:
@@ -54,7 +56,9 @@ def test_differences_are_from_the_first_model() -> None:
     assert table.columns[3] == "less first"
     # One of four rows differs by 1: a mean of 1/4, a standard deviation of 1/2.
     assert table.rows[1] == ("second", "SWAG", 0.75, 0.25, pytest.approx(0.25), pytest.approx(1.0))
-    assert "row by row" in table.notes[0] and "lower" in table.notes[-1]
+    assert "row by row" in table.notes[0] and "by 10 draws" in table.notes[0] and "lower" in table.notes[-1]
+    table = differences_table([first, second], is_table=True, is_offline=True, resamples=0)
+    assert {row[4] for row in table.rows} == {None} and len(table.notes) == 1
 
 
 def test_differences_of_other_tasks_are_in_all_their_metrics() -> None:
