@@ -63,7 +63,8 @@ def entropy_floor(
     Console().print(table)
     places = {point.name: (point.embedding, point.cross_entropy) for point in points}
     line, interval = (floor.intercept, floor.slope), (floor.low, floor.high)
-    entropy_floor_plot(output / "entropy-floor.png", places, line, floor.crossing, interval, known)
+    ideal = ("least in all", floor.smallest_total) if known is None else ("true entropy", known)
+    entropy_floor_plot(output / "entropy-floor.png", places, floor.used, line, floor.crossing, interval, ideal)
     content = {
         "data": [str(path) for path in files],
         "points": [

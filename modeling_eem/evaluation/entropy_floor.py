@@ -2,7 +2,9 @@
 
 Models with ever smaller codes are trained on the same text. What the code does not tell the decoder must still
 predict, so that the cross-entropy falls as the code grows, and the size at which it reaches zero estimates the
-entropy. An ideal model is on the line of slope -1 through the entropy; every real one is above it.
+entropy. An ideal model is on the line of slope -1 through the entropy: each bit of code saves one bit. A real one is
+above it, because its codes say less than their bits could; a line of slope -s that begins at the entropy H meets zero
+at H / s. So the crossing is an estimate from above, as far above as the slope is below 1.
 Source: Badger & Neligeorge 2025, language entropy.
 """
 
@@ -37,6 +39,11 @@ class FloorPoint:
         """Bits per byte that the decoder still needs."""
         return nats_to_bits(self.length.nll_nats) / self.length.num_bytes
 
+    @property
+    def total(self) -> float:
+        """Bits per byte of code, cross-entropy and side information."""
+        return self.length.bits_per_byte
+
 
 @dataclass(frozen=True)
 class EntropyFloor:
@@ -47,6 +54,9 @@ class EntropyFloor:
         low, high: Fieller's 95 % interval of the crossing; infinite where the slope is not told from 0.
         intercept, slope, r_squared: of the line, cross-entropy on embedding, least squares.
         used: names of the runs it goes through.
+        levelled: names of the runs above `zero` that it leaves out, because there the curve levels off.
+        first_at_zero: bits per byte of embedding of the smallest code that reaches `zero`; None where none does.
+        zero: bits per byte of cross-entropy that count as none.
         smallest_total: the least bits per byte, all included, that any run needs: a bound that holds without a line.
         is_extrapolated: whether the crossing lies beyond the largest embedding that was tried.
     """
@@ -58,35 +68,39 @@ class EntropyFloor:
     slope: float
     r_squared: float
     used: Sequence[str]
+    levelled: Sequence[str]
+    first_at_zero: float | None
+    zero: float
     smallest_total: float
     is_extrapolated: bool
 
 
 def fit_entropy_floor(points: Sequence[FloorPoint], zero: float = 0.01) -> EntropyFloor:
-    """Fit the line through the runs whose cross-entropy is above `zero` bits per byte; past it the curve is flat.
+    """Fit the line through the runs whose cross-entropy is above `zero` bits per byte and that lie on one.
+
+    At zero the curve is flat, and before it levels off: the last bits are the dearest. So the line goes through the
+    smallest codes, as many as show no bend upwards (a quadratic term told from 0 at 5 %), but three at least.
 
     With a + b x the line and the residuals normal, the 95 % interval is all x for which a + b x is not told from 0:
 
         (a + b x)² ≤ t² Var(a + b x),    t the 97.5 % quantile with n - 2 degrees of freedom.
 
     Raises:
-        ValueError: fewer than three runs above `zero`, embeddings that are all of one size, or a cross-entropy that
-            does not fall.
+        ValueError: fewer than three sizes of code above `zero`, or a cross-entropy that does not fall.
     """
-    used = [point for point in points if point.cross_entropy > zero]
-    if len(used) < LEAST_RUNS:
+    above = sorted((point for point in points if point.cross_entropy > zero), key=lambda point: point.embedding)
+    if len(sizes := {point.embedding for point in above}) < LEAST_RUNS:
         raise ValueError(
-            f"{len(used)} of {len(points)} runs are above {zero} bits per byte of cross-entropy, and a line with an "
-            f"interval needs {LEAST_RUNS}: add runs with smaller codes."
+            f"{len(above)} of {len(points)} runs are above {zero} bits per byte of cross-entropy, with codes of "
+            f"{len(sizes)} size(s), and a line with an interval needs {LEAST_RUNS}: add runs with smaller codes."
         )
-    x, y = np.array([(point.embedding, point.cross_entropy) for point in used]).T
-    if np.ptp(x) == 0:
-        raise ValueError("all codes are of one size: add runs with other sizes.")
-    line = linregress(x, y)
+    used = _straight_part(above)
+    line = linregress(*_coordinates(used))
     if line.slope >= 0:
         raise ValueError("the cross-entropy does not fall as codes grow, so it meets no zero: train the runs longer.")
     crossing = float(-line.intercept / line.slope)
-    low, high = _fieller(x, line)
+    low, high = _fieller(_coordinates(used)[0], line)
+    at_zero = [point.embedding for point in points if point.cross_entropy <= zero]
     return EntropyFloor(
         crossing=crossing,
         low=low,
@@ -95,9 +109,37 @@ def fit_entropy_floor(points: Sequence[FloorPoint], zero: float = 0.01) -> Entro
         slope=float(line.slope),
         r_squared=float(line.rvalue) ** 2,
         used=[point.name for point in used],
-        smallest_total=min(point.length.bits_per_byte for point in points),
+        levelled=[point.name for point in above if point not in used],
+        first_at_zero=min(at_zero, default=None),
+        zero=zero,
+        smallest_total=min(point.total for point in points),
         is_extrapolated=crossing > max(point.embedding for point in points),
     )
+
+
+def _coordinates(points: Sequence[FloorPoint]) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings and cross-entropies."""
+    return np.array([point.embedding for point in points]), np.array([point.cross_entropy for point in points])
+
+
+def _straight_part(points: Sequence[FloorPoint]) -> Sequence[FloorPoint]:
+    """The first of `points`, which come in order of size, that lie on one line; all runs of a size or none."""
+    sizes = sorted({point.embedding for point in points})
+    for largest in reversed(sizes[LEAST_RUNS:]):
+        some = [point for point in points if point.embedding <= largest]
+        if not _levels_off(*_coordinates(some)):
+            return some
+    return [point for point in points if point.embedding <= sizes[LEAST_RUNS - 1]]
+
+
+def _levels_off(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether a parabola through the points opens upwards, its quadratic term told from 0 at 5 %."""
+    powers = np.vander((x - x.mean()) / np.ptp(x), 3)
+    coefficients = np.linalg.lstsq(powers, y)[0]
+    variance = np.square(y - powers @ coefficients).sum() / (len(x) - 3)
+    spread = math.sqrt(variance * np.linalg.inv(powers.T @ powers)[0, 0])
+    # Points on a line exactly differ from it by the rounding of floats, which is no bend.
+    return bool(coefficients[0] > max(t.ppf(0.975, len(x) - 3) * spread, 1e-9 * np.ptp(y)))
 
 
 def _fieller(x: np.ndarray, line: Any) -> tuple[float, float]:
@@ -115,29 +157,67 @@ def _fieller(x: np.ndarray, line: Any) -> tuple[float, float]:
 
 
 def floor_table(points: Sequence[FloorPoint], floor: EntropyFloor, known: float | None = None) -> Table:
-    """A row a run, and what the line says below."""
-    place = "beyond the largest embedding, so extrapolated" if floor.is_extrapolated else "within the embeddings tried"
-    notes = [
-        f"The line through {len(floor.used)} runs, {floor.intercept:.3f} {floor.slope:+.3f} · embedding (R² "
-        f"{floor.r_squared:.3f}), meets zero at {floor.crossing:.3f} bits per byte "
-        f"(95 %: {floor.low:.3f} … {floor.high:.3f}), {place}.",
-        f"No run needs less than {floor.smallest_total:.3f} bits per byte in all, a bound from above without a line.",
+    """A row a run, and what the line says below. With a known entropy, also how far above it each run is."""
+    columns = ["run", "embedding", "cross-entropy", "in all", "in the fit"]
+    rows: list[list[str | float]] = [
+        [
+            point.name,
+            point.embedding,
+            point.cross_entropy,
+            point.total,
+            "yes" if point.name in floor.used else "levels off" if point.name in floor.levelled else "at zero",
+        ]
+        for point in sorted(points, key=lambda point: point.embedding)
     ]
     if known is not None:
-        verdict = "inside" if floor.low <= known <= floor.high else "outside"
-        notes.append(f"The source's true entropy is {known:.3f} bits per byte, {verdict} the interval.")
+        columns.append("above the ideal line")
+        for row, point in zip(rows, sorted(points, key=lambda point: point.embedding)):
+            row.append(point.cross_entropy - ideal_cross_entropy(point.embedding, known))
     return Table(
-        columns=("run", "embedding", "cross-entropy", "in all", "in the fit"),
-        rows=[
-            (
-                point.name,
-                point.embedding,
-                point.cross_entropy,
-                point.length.bits_per_byte,
-                "yes" if point.name in floor.used else "no",
-            )
-            for point in points
-        ],
+        columns=columns,
+        rows=rows,
         title="Held-out bits per byte as the embedding shrinks",
-        notes=notes,
+        notes=[*_line_notes(floor), *([] if known is None else _known_notes(floor, known))],
     )
+
+
+def ideal_cross_entropy(embedding: float, entropy: float) -> float:
+    """Bits per byte that even the best code of `embedding` bits per byte leaves to predict: max(H - embedding, 0)."""
+    return max(entropy - embedding, 0.0)
+
+
+def _line_notes(floor: EntropyFloor) -> list[str]:
+    place = "beyond the largest embedding, so extrapolated" if floor.is_extrapolated else "within the embeddings tried"
+    if math.isinf(floor.low):
+        interval = "no 95 % interval: the slope is not told from 0"
+    else:
+        interval = f"95 %: {floor.low:.3f} … {floor.high:.3f}, of the scatter about the line alone"
+    reached = (
+        f"No run reaches {floor.zero:g} bits per byte of cross-entropy"
+        if floor.first_at_zero is None
+        else f"The smallest code that leaves at most {floor.zero:g} bits per byte takes {floor.first_at_zero:.3f}"
+    )
+    if floor.slope > -1:
+        meaning = (
+            f"Of an ideal code each bit saves one, of these {-floor.slope:.3f}: they say less than their bits could, "
+            "so that the crossing lies above the entropy."
+        )
+    else:
+        meaning = (
+            f"A bit of code saves {-floor.slope:.3f} by this line, and no code saves more than one: the smaller the "
+            "code, the worse its model was trained, so that the crossing may lie below the entropy."
+        )
+    return [
+        f"The line through {len(floor.used)} runs, {floor.intercept:.3f} {floor.slope:+.3f} · embedding (R² "
+        f"{floor.r_squared:.3f}), meets zero at {floor.crossing:.3f} bits per byte ({interval}), {place}.",
+        meaning,
+        f"{reached}. No run needs less than {floor.smallest_total:.3f} in all, a bound from above without a line.",
+    ]
+
+
+def _known_notes(floor: EntropyFloor, known: float) -> list[str]:
+    verdict = "inside" if floor.low <= known <= floor.high else "outside"
+    return [
+        f"The source's true entropy is {known:.3f} bits per byte, {verdict} the interval; the crossing is "
+        f"{floor.crossing / known:.2f} times as much. The ideal line is max({known:.3f} - embedding, 0)."
+    ]

@@ -1,6 +1,7 @@
 """Plots of curves: losses over tokens on both axes, and embedding bits against what they leave to predict."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -57,32 +58,35 @@ def loss_curves(
 def entropy_floor_plot(
     path: str | Path,
     points: Mapping[str, tuple[float, float]],
+    used: Collection[str],
     line: tuple[float, float],
     crossing: float,
     interval: tuple[float, float],
-    known: float | None = None,
+    ideal: tuple[str, float],
 ) -> Path:
     """What is left to predict against the embedding's size, the fitted line, and where it meets zero, as a PNG.
 
     Args:
         path: where the PNG goes.
         points: run → (bits per byte of embedding, cross-entropy in bits per byte).
+        used: the runs that the line was fitted to; others are drawn hollow.
         line: intercept and slope.
-        crossing, interval: of the line with zero.
-        known: the source's true entropy in bits per byte, where it is known.
+        crossing, interval: of the line with zero; an infinite interval is not drawn.
+        ideal: name and bits per byte of an entropy, whose ideal line of slope -1 is drawn.
     """
     figure = Figure(figsize=(7.5, 4.8), dpi=150, layout="constrained")
     axes = figure.subplots()
     for name, (embedding, cross_entropy) in points.items():
-        axes.plot(embedding, cross_entropy, "o", color=COLOURS[0])
-        axes.annotate(name, (embedding, cross_entropy), (6, 6), textcoords="offset points", fontsize=8, color=GREY)
-    ends = [0.0, max(crossing, *(embedding for embedding, _ in points.values()))]
-    axes.plot(ends, [line[0] + line[1] * x for x in ends], color=COLOURS[0], linewidth=1, linestyle=(0, (5, 4)))
+        axes.plot(embedding, cross_entropy, "o", color=COLOURS[0], markerfacecolor=None if name in used else "white")
+        axes.annotate(name, (embedding, cross_entropy), (5, 6), textcoords="offset points", fontsize=8, color=GREY)
+    axes.plot([0, crossing], [line[0], 0], color=COLOURS[0], linewidth=1, linestyle=(0, (5, 4)), label="fitted line")
+    name, entropy = ideal
+    axes.plot([0, entropy], [entropy, 0], color=INK, linewidth=1, linestyle=":", label=f"ideal, {name} {entropy:.3f}")
     axes.axhline(0, color=GREY, linewidth=0.8)
-    axes.plot(interval, [0, 0], color=COLOURS[1], linewidth=5, alpha=0.5, solid_capstyle="butt", label="its 95 %")
+    if math.isfinite(interval[0]):
+        ends = [max(interval[0], 0.0), interval[1]]
+        axes.plot(ends, [0, 0], color=COLOURS[1], linewidth=5, alpha=0.5, solid_capstyle="butt", label="its 95 %")
     axes.plot(crossing, 0, "D", color=COLOURS[1], label=f"crossing {crossing:.3f}")
-    if known is not None:
-        axes.axvline(known, color=INK, linewidth=1, linestyle=":", label=f"true entropy {known:.3f}")
     axes.set_xlim(left=0)
     label_axes(axes, "bits per byte of embedding", "cross-entropy, bits per byte", "How small an embedding tells all")
     add_legend(axes)
