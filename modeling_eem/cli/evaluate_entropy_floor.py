@@ -31,6 +31,9 @@ def entropy_floor(
     data: Annotated[
         list[Path] | None, typer.Option(help="Held-out text or prepared rows; if not given, what the runs held out.")
     ] = None,
+    context: Annotated[
+        int | None, typer.Option(help="Most tokens in a row, where the models' own contexts differ.")
+    ] = None,
     zero: Annotated[float, typer.Option(help="Cross-entropy (bits per byte) that counts as none.", min=0.0)] = 0.01,
     known: Annotated[
         float | None, typer.Option(help="The source's true entropy in bits per byte, to compare with.")
@@ -44,10 +47,15 @@ def entropy_floor(
     if len(runs) < LEAST_RUNS:
         raise ValueError(f"a line with an interval needs {LEAST_RUNS} runs, not {len(runs)}: name more.")
     checkpoints = load_checkpoints(runs)
-    for checkpoint in checkpoints:
-        if not code_bits_of(checkpoint.config):
-            raise ValueError(f"{checkpoint.name} is a causal model and has no code: leave it out.")
-    max_length = common_context(checkpoints)
+    sizes = {checkpoint.name: code_bits_of(checkpoint.config) for checkpoint in checkpoints}
+    for name, code_bits in sizes.items():
+        if not code_bits:
+            raise ValueError(f"{name} is a causal model and has no code: leave it out.")
+    if len(set(sizes.values())) < LEAST_RUNS:
+        raise ValueError(
+            f"the codes have {len(set(sizes.values()))} size(s), and a line needs {LEAST_RUNS}: add runs."
+        )
+    max_length = common_context(checkpoints, context)
     files = data or _held_out_files(runs)
     scored = [
         held_out_rows(files, checkpoint.tokenizer, checkpoint.config, "windows", max_length)

@@ -70,8 +70,8 @@ def load_checkpoints(folders: Sequence[Path], code_dtype: str | None = None) -> 
         code_dtype: what codes are stored in; by default as the checkpoint says.
 
     Raises:
-        ValueError: a format that is none, a folder that is missing or lacks the model or its tokenizer, and a
-            tokenizer without BOS or with more tokens than the model.
+        ValueError: a format that is none, a folder that is named twice, is missing or lacks the model or its
+            tokenizer, and a tokenizer without BOS or with more tokens than the model.
     """
     if code_dtype is not None and code_dtype not in CODE_FORMATS:
         raise ValueError(f"code_dtype must be one of {', '.join(CODE_FORMATS)}; got {code_dtype!r}.")
@@ -80,6 +80,8 @@ def load_checkpoints(folders: Sequence[Path], code_dtype: str | None = None) -> 
             raise ValueError(f"{folder} holds no model: name a folder with config.json, as save_pretrained writes it.")
         if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
             raise ValueError(f"{folder} holds no tokenizer: save the model's tokenizer in the same folder.")
+        if [other.resolve() for other in folders].count(folder.resolve()) > 1:
+            raise ValueError(f"{folder} is named twice: leave one out.")
     names = [folder.resolve().name for folder in folders]
     return [
         _load(folder, name if names.count(name) == 1 else str(folder), code_dtype)

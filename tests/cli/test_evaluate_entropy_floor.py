@@ -37,6 +37,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         models[f"code-{size}"] = EEMForCausalLM(config)
         with torch.no_grad():
             models[f"code-{size}"].lm_head.weight.mul_(4 / size)
+    models["also-2"] = models["code-2"]
     for name, model in models.items():
         model.save_pretrained(folder / name)
         AutoTokenizer.from_pretrained(TOKENIZER).save_pretrained(folder / name)
@@ -57,6 +58,7 @@ def test_points_floor_and_plot(runs: Path, tmp_path: Path) -> None:
         assert rows == int(rows) and point["embedding"] == pytest.approx(8 * size * rows / num_bytes)
     floor = written["floor"]
     assert floor["crossing"] == pytest.approx(-floor["intercept"] / floor["slope"])
+    assert floor["used"] == [f"code-{size}" for size in SIZES] and floor["first_at_zero"] is None
     assert "The source's true entropy is 2.500" in (tmp_path / "entropy-floor.md").read_text()
     with Image.open(tmp_path / "entropy-floor.png") as image:
         assert image.format == "PNG" and min(image.size) > 200
@@ -68,6 +70,8 @@ def test_points_floor_and_plot(runs: Path, tmp_path: Path) -> None:
         (["code-1", "code-2"], "needs 3 runs, not 2"),
         (["code-1", "code-2", "causal"], "causal is a causal model and has no code"),
         (["code-1", "code-2", "nowhere"], "nowhere holds no model"),
+        (["code-1", "code-2", "code-2"], "code-2 is named twice"),
+        (["code-1", "code-2", "also-2"], "the codes have 2 size(s), and a line needs 3"),
     ],
 )
 def test_bad_input_is_one_line(runs: Path, tmp_path: Path, names: list[str], message: str) -> None:
