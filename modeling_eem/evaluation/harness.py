@@ -1,5 +1,6 @@
 """Benchmarks: several models through lm-eval's tasks."""
 
+import json
 import math
 import os
 import warnings
@@ -15,8 +16,15 @@ from lm_eval.api.metrics import bits_per_byte, mean
 from lm_eval.api.task import Task
 from lm_eval.models.utils import resolve_max_length
 from lm_eval.tasks import TaskManager
+from safetensors import SafetensorError, safe_open
 from sklearn.exceptions import UndefinedMetricWarning
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer, PreTrainedConfig
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from modeling_eem.evaluation.harness_models import CausalHarnessModel, EEMHarnessModel
 from modeling_eem.evaluation.harness_scores import (
@@ -45,9 +53,9 @@ def open_models(paths: Sequence[Path], max_length: int | None = None) -> list[Mo
     """Check that checkpoints can be scored beside each other; no weights are read.
 
     Raises:
-        ValueError: a folder without config, weights or tokenizer; a model that is no causal language model; a
-            tokenizer with more tokens than the model, or without BOS and EOS; contexts that differ, or are shorter
-            than `max_length`.
+        ValueError: a folder without config, weights or tokenizer, or with some that are cut short; a model that is no
+            causal language model; a tokenizer with more tokens than the model, or without BOS and EOS; contexts that
+            differ, or are shorter than `max_length`.
     """
     names = [path.name for path in paths]
     models = [
@@ -72,11 +80,8 @@ def _checked_config(path: Path) -> PreTrainedConfig:
     config = AutoConfig.from_pretrained(path)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(f"{path} holds a {config.model_type!r}, which is no causal language model.")
-    if not [*path.glob("*.safetensors"), *path.glob("*.bin")]:
-        raise ValueError(f"{path} holds no weights: no file *.safetensors or *.bin.")
-    if not (path / "tokenizer_config.json").is_file():
-        raise ValueError(f"{path} holds no tokenizer: put it there with tokenizer.save_pretrained({str(path)!r}).")
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    _check_weights(path)
+    tokenizer = _tokenizer(path)
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
             f"{path}: the tokenizer has {len(tokenizer)} tokens and the model {config.vocab_size}: it is another's."
@@ -86,6 +91,35 @@ def _checked_config(path: Path) -> PreTrainedConfig:
             f"{path}: the tokenizer needs a BOS and an EOS: set tokenizer.bos_token, tokenizer.eos_token."
         )
     return config
+
+
+def _check_weights(path: Path) -> None:
+    """All files of weights are there, and each safetensors file is as long as its header says."""
+    for index in path.glob("*.index.json"):
+        for name in set(json.loads(index.read_text())["weight_map"].values()):
+            if not (path / name).is_file():
+                raise ValueError(f"{path} holds not all weights: {name} of {index.name} is not there.")
+    files = [*path.glob("*.safetensors"), *path.glob("*.bin")]
+    if not files:
+        raise ValueError(f"{path} holds no weights: no file *.safetensors or *.bin.")
+    for file in files:
+        try:
+            if file.suffix == ".safetensors":
+                safe_open(file, framework="pt").keys()
+            elif not file.stat().st_size:
+                raise ValueError("an empty file")
+        except (SafetensorError, ValueError) as error:
+            raise ValueError(f"{file} holds no weights, or is cut short: {error}. Save or copy it again.") from error
+
+
+def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    again = f"put it there with tokenizer.save_pretrained({str(path)!r})."
+    if not (path / "tokenizer_config.json").is_file():
+        raise ValueError(f"{path} holds no tokenizer: {again}")
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise ValueError(f"{path} holds a tokenizer that cannot be read ({error}): {again}") from error
 
 
 def score_models(
@@ -126,6 +160,7 @@ def score_models(
                     num_parameters=model.model.num_parameters(),
                     max_length=model.max_length,
                     dtype=str(model.model.dtype).removeprefix("torch."),
+                    num_processes=model.world_size,
                     tasks=scored,
                 )
             )

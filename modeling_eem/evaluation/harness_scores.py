@@ -74,6 +74,7 @@ class ModelScores:
         adapter: the lm-eval model it went through.
         max_length: tokens of context that it was given.
         dtype: of its weights.
+        num_processes: that shared its rows.
 
     Raises:
         ValueError: an entropy estimation model that did not go through `EEMHarnessModel`: its encoder saw what was
@@ -86,6 +87,7 @@ class ModelScores:
     num_parameters: int
     max_length: int
     dtype: str
+    num_processes: int
     tasks: dict[str, TaskScores]
 
     def __post_init__(self) -> None:

@@ -201,7 +201,8 @@ def _load(manager: TaskManager, name: str) -> Task:
             task.build_all_requests(limit=1)
     except _LOADING as error:
         reason = error.__cause__ or error
-        raise ValueError(f"the data of task {name} cannot be loaded: {reason}") from error
+        hint = ". --data-dir takes them from a folder" if isinstance(error, ConnectionError) else ""
+        raise ValueError(f"the data of task {name} cannot be loaded: {reason}{hint}") from error
     if not num_rows:
         raise ValueError(f"the data of task {name} has no rows to score.")
     return task

@@ -97,21 +97,53 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+ACCELERATE = ("accelerate", "launch", "--mixed_precision", "no", "--main_process_port", "29541")
+LAUNCHERS = {
+    "torchrun": ("torchrun", "--nproc_per_node", "2", "--master_port", "29542"),
+    "accelerate": (*ACCELERATE, "--config_file", "configs/accelerate/ddp.yaml", "--num_processes", "2"),
+    "accelerate --cpu": (*ACCELERATE, "--cpu", "--num_processes", "1"),
+}
+
+
+@pytest.fixture(scope="module")
+def unlaunched(models: list[Path], harness_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """What one plain process finds."""
+    output = tmp_path_factory.mktemp("unlaunched")
+    done = _subprocess(sys.executable, "evaluate.py", *_launch_arguments(models, harness_data, output))
+    assert done.returncode == 0, done.stderr
+    return json.loads((output / "harness.json").read_text())
+
+
+def _launch_arguments(models: list[Path], data: Path, output: Path) -> list[object]:
+    arguments = ["harness", "--model", *models, "--tasks", "arc_easy", "wikitext", "gsm8k", "lambada_openai"]
+    return [*arguments, "--data-dir", data, "--batch-size", 3, "--output", output]
+
+
 @pytest.mark.slow
-def test_two_processes_score_what_one_does(models: list[Path], harness_data: Path, tmp_path: Path) -> None:
-    arguments = ["harness", "--model", *models, "--tasks", "arc_easy", "wikitext", "gsm8k", "--data-dir", harness_data]
-    arguments += ["--batch-size", "3", "--output"]
-    one = _subprocess(sys.executable, "evaluate.py", *arguments, tmp_path / "one")
-    assert one.returncode == 0, one.stderr
-    two = _subprocess(BIN / "torchrun", "--nproc_per_node", "2", "evaluate.py", *arguments, tmp_path / "two")
-    assert two.returncode == 0, two.stderr
-    expected, actual = (json.loads((tmp_path / name / "harness.json").read_text()) for name in ("one", "two"))
-    for model, other in zip(expected["models"], actual["models"]):
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_launched_processes_score_what_one_does(
+    launcher: str, unlaunched: dict, models: list[Path], harness_data: Path, tmp_path: Path
+) -> None:
+    program, *options = LAUNCHERS[launcher]
+    arguments = _launch_arguments(models, harness_data, tmp_path)
+    done = _subprocess(BIN / program, *options, "evaluate.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "harness.json").read_text())
+    for model, other in zip(unlaunched["models"], found["models"], strict=True):
+        assert (model["num_processes"], other["num_processes"]) == (1, 1 if "--cpu" in launcher else 2)
+        assert list(other["tasks"]) == list(model["tasks"])
         for name, task in model["tasks"].items():
-            scores, others = (entry.pop("metrics") for entry in (task, other["tasks"][name]))
-            assert task == other["tasks"][name], "counts"
-            for metric, score in scores.items():
-                assert others[metric]["value"] == pytest.approx(score["value"], abs=1e-6), (name, metric)
+            assert _without_metrics(other["tasks"][name]) == _without_metrics(task), "counts"
+            for metric, score in task["metrics"].items():
+                value = other["tasks"][name]["metrics"][metric]["value"]
+                assert value == pytest.approx(score["value"], rel=1e-6), (name, metric)
+    differences = [content["tables"][1]["rows"] for content in (unlaunched, found)]
+    for expected, row in zip(*differences, strict=True):
+        assert row["its standard error"] == pytest.approx(expected["its standard error"], rel=1e-4)
+
+
+def _without_metrics(task: dict) -> dict:
+    return {name: value for name, value in task.items() if name != "metrics"}
 
 
 @pytest.mark.slow

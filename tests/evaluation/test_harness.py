@@ -109,17 +109,50 @@ def _no_eos(folder: Path) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token": None}))
 
 
+def _cut_short(pattern: str, size: int) -> Callable[[Path], None]:
+    def cut(folder: Path) -> None:
+        for file in folder.glob(pattern):
+            file.write_bytes(file.read_bytes()[:size])
+
+    return cut
+
+
+def _a_shard_is_missing(folder: Path) -> None:
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
         (shutil.rmtree, "holds no model"),
         (_without("*.safetensors"), "holds no weights"),
+        (_cut_short("*.safetensors", 0), "model.safetensors holds no weights, or is cut short: .*header too small"),
+        (_cut_short("*.safetensors", 5000), "model.safetensors holds no weights, or is cut short"),
+        (
+            _a_shard_is_missing,
+            "holds not all weights: model-00002-of-00002.safetensors of model.safetensors.index.json",
+        ),
+        (_cut_short("tokenizer.json", 0), "holds a tokenizer that cannot be read"),
+        (_cut_short("tokenizer.json", 500), "holds a tokenizer that cannot be read"),
         (_without("tokenizer*.json"), "holds no tokenizer: put it there with tokenizer.save_pretrained"),
         (_bigger_tokenizer, "the tokenizer has 30. tokens and the model 300"),
         (_no_eos, "needs a BOS and an EOS"),
         (lambda folder: EEMAutoencoderConfig().save_pretrained(folder), "'eem_autoencoder', which is no causal"),
     ],
-    ids=["no folder", "no weights", "no tokenizer", "bigger tokenizer", "no EOS", "autoencoder"],
+    ids=[
+        "no folder",
+        "no weights",
+        "empty weights",
+        "half of the weights",
+        "a shard is missing",
+        "empty tokenizer",
+        "half of the tokenizer",
+        "no tokenizer",
+        "bigger tokenizer",
+        "no EOS",
+        "autoencoder",
+    ],
 )
 def test_folders_that_cannot_be_scored(break_it: Callable[[Path], None], message: str, checkpoint: Path) -> None:
     break_it(checkpoint)

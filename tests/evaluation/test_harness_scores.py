@@ -82,7 +82,7 @@ def test_the_standard_error_of_a_ratio_is_the_bootstraps() -> None:
 
 def _model(model_type: str, adapter: str) -> ModelScores:
     task = TaskScores("1.0", 0, 6, 6, 0, 0, {"acc,none": Score(0.5, 0.1, {0: 1.0, 1: 0.0})})
-    return ModelScores("code", model_type, adapter, 10, 512, "float32", {"arc_easy": task})
+    return ModelScores("code", model_type, adapter, 10, 512, "float32", 1, {"arc_easy": task})
 
 
 def test_an_eem_scored_by_another_model_gets_no_row() -> None:

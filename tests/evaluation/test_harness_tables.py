@@ -17,7 +17,7 @@ def _made_up(name: str, model_type: str = "llama", adapter: str = "CausalHarness
         task: TaskScores("1.0", 0, 500, 500, 0, 0, {column.metric_of(task): Score(i / 100, i / 1000)})
         for i, (column, task) in enumerate(tasks)
     }
-    return ModelScores(name, model_type, adapter, 10, 512, "float32", scored)
+    return ModelScores(name, model_type, adapter, 10, 512, "float32", 1, scored)
 
 
 def test_the_table() -> None:

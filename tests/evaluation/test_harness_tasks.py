@@ -109,6 +109,11 @@ def test_what_is_wrong_is_named(action: str, task: str, message: str, data: Path
         load_tasks([task], data)
 
 
+def test_without_the_hub_a_folder_is_asked_for() -> None:
+    with pytest.raises(ValueError, match="task arc_easy cannot be loaded: Couldn't reach .*--data-dir takes them"):
+        load_tasks(["arc_easy"])
+
+
 def test_a_yaml_that_is_no_task(tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text("color: blue\n")
     with pytest.raises(ValueError, match="other.yaml is not the YAML of a task"):
