@@ -68,8 +68,8 @@ def test_rolling_likelihoods_score_every_token_once_and_bos_never(
 
 @pytest.mark.parametrize("kind", ["masked_mixer", "llama"])
 def test_rolling_likelihoods_are_held_out_code_lengths(kind: str, harness_model: Callable[..., Path]) -> None:
-    """A text that fits the context with its BOS is one window, and both score the same tokens. lm-eval's own model
-    has BOS predict a second BOS."""
+    """A text that fits the context with its BOS is one window, and both score the same tokens; so does lm-eval's own
+    model without the tokenizer's BOS. With it, BOS would predict a second BOS."""
     model = CausalHarnessModel(str(harness_model(kind)))
     row_format = RowFormat.from_tokenizer(model.tokenizer, CONTEXT)
     rows = list(windows([(0, encode_text(model.tokenizer, TEXTS[0]))], row_format))
@@ -77,9 +77,10 @@ def test_rolling_likelihoods_are_held_out_code_lengths(kind: str, harness_model:
     assert len(rows) == 1
     (value,) = model.loglikelihood_rolling(_requests("loglikelihood_rolling", [(TEXTS[0],)]))
     assert -value == pytest.approx(held_out_code_length(model.model, rows, collator).nll_nats, rel=1e-6)
-    stock = HFLM(str(harness_model(kind)), device="cpu")
-    (doubled,) = stock.loglikelihood_rolling(_requests("loglikelihood_rolling", [(TEXTS[0],)]), disable_tqdm=True)
-    assert abs(doubled - value) > 0.1
+    for add_bos_token, is_equal in ((False, True), (True, False)):
+        stock = HFLM(str(harness_model(kind)), device="cpu", add_bos_token=add_bos_token)
+        (own,) = stock.loglikelihood_rolling(_requests("loglikelihood_rolling", [(TEXTS[0],)]), disable_tqdm=True)
+        assert (own == pytest.approx(value, rel=1e-6)) == is_equal
 
 
 @pytest.mark.parametrize("kind", KINDS)
