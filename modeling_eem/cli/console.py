@@ -1,7 +1,8 @@
-"""What all commands share: list options that take several values, errors of one line, a progress bar."""
+"""What all commands share: list options that take several values, errors of one line, outputs, a progress bar."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -43,6 +44,15 @@ def one_line_errors() -> Iterator[None]:
         message = f"{error.filename}: {error.strerror}" if is_about_a_file else str(error)
         typer.echo(f"error: {' '.join(message.split())}", err=True)
         raise typer.Exit(2) from error
+
+
+def check_output(folder: Path) -> None:
+    """ValueError for a file where results would need a folder: to be called before the work, not after it."""
+    for path in (folder, *folder.parents):
+        if path.exists():
+            if not path.is_dir():
+                raise ValueError(f"{path} is a file: name a folder for --output.")
+            return
 
 
 @contextmanager

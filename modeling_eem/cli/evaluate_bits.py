@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from modeling_eem.cli.console import one_line_errors, progress_bar
+from modeling_eem.cli.console import check_output, one_line_errors, progress_bar
 from modeling_eem.evaluation.bits_table import (
     bits_table,
     compressors_table,
@@ -54,6 +54,7 @@ def bits(
 
     Example: `python evaluate.py bits --model runs/eem --baseline runs/causal --data held_out.jsonl --output results`
     """
+    check_output(output)
     console = Console()
     checkpoints = load_checkpoints([*model, *(baseline or [])], code_dtype)
     max_length = common_context(checkpoints, context)

@@ -12,7 +12,7 @@ from typing import Annotated, TypeVar
 import typer
 from rich.console import Console
 
-from modeling_eem.cli.console import one_line_errors, progress_bar
+from modeling_eem.cli.console import check_output, one_line_errors, progress_bar
 from modeling_eem.evaluation.correlation import (
     EntropyFolder,
     folder_curve,
@@ -37,6 +37,7 @@ def correlation(
 
     Example: `python evaluate.py correlation --entropies entropies/exact entropies/causal --output results`
     """
+    check_output(output)
     folders = open_folders(entropies)
     pairs = list(combinations(folders, 2))
     with progress_bar("comparing estimates", 2 * len(pairs) + 2 * len(folders)) as advance:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from modeling_eem.cli.console import one_line_errors
+from modeling_eem.cli.console import check_output, one_line_errors
 from modeling_eem.evaluation.curves import common_loss, curves_table, reach_table, read_run_curve
 from modeling_eem.report import write_results
 from modeling_eem.report.curve_plots import loss_curves
@@ -28,6 +28,7 @@ def curves(
 
     Example: `python evaluate.py curves runs/causal runs/eem --reach 5.8 5.7 --output results`
     """
+    check_output(output)
     read = [read_run_curve(folder) for folder in runs]
     if len({curve.name for curve in read}) < len(read):
         raise ValueError("two runs' folders have the same name: rename one.")

@@ -11,7 +11,7 @@ import typer
 import yaml
 from rich.console import Console
 
-from modeling_eem.cli.console import one_line_errors, progress_bar
+from modeling_eem.cli.console import check_output, one_line_errors, progress_bar
 from modeling_eem.evaluation.bits_table import measure
 from modeling_eem.evaluation.checkpoints import common_context, load_checkpoints
 from modeling_eem.evaluation.code_length import code_bits_of
@@ -44,6 +44,7 @@ def entropy_floor(
 
     Example: `python evaluate.py entropy-floor runs/code-64 runs/code-32 runs/code-16 --output results`
     """
+    check_output(output)
     if len(runs) < LEAST_RUNS:
         raise ValueError(f"a line with an interval needs {LEAST_RUNS} runs, not {len(runs)}: name more.")
     checkpoints = load_checkpoints(runs)

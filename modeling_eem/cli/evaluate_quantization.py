@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from modeling_eem.cli.console import one_line_errors, progress_bar
+from modeling_eem.cli.console import check_output, one_line_errors, progress_bar
 from modeling_eem.evaluation.checkpoints import common_context, load_checkpoints
 from modeling_eem.evaluation.code_length import row_codes
 from modeling_eem.evaluation.held_out_rows import held_out_rows
@@ -46,6 +46,7 @@ def quantization(
 
     Example: `python evaluate.py quantization --model runs/plain runs/noisy --data held_out.jsonl --output results`
     """
+    check_output(output)
     console = Console()
     checkpoints = load_checkpoints(model)
     for checkpoint in checkpoints:

@@ -27,8 +27,9 @@ def held_out_rows(
     Of a folder, the split `held_out` is read.
 
     Raises:
-        ValueError: text that the tokenizer does not keep byte by byte; a folder beside other data, without a held-out
-            split, or of rows made with another tokenizer, another length or in another mode; no row to score.
+        ValueError: a file without text, or text that the tokenizer does not keep byte by byte; a folder beside other
+            data, without a held-out split, or of rows made with another tokenizer, another length or in another mode;
+            no row to score.
     """
     folders = [path for path in data if path.is_dir()]
     if folders and len(data) > 1:
@@ -37,7 +38,7 @@ def held_out_rows(
         rows = _prepared(folders[0], tokenizer, config, choice, max_length)
     else:
         row_format = RowFormat.from_tokenizer(tokenizer, max_length)
-        rows = list(_ROWS[choice](_encoded(read_documents(data), tokenizer, row_format), row_format))
+        rows = list(_ROWS[choice](_encoded(_documents(data), tokenizer, row_format), row_format))
     if choice == "full":
         rows = [row for row in rows if len(row["input_ids"]) == max_length]
         if not rows:
@@ -52,6 +53,17 @@ def row_bytes(rows: Sequence[Row], tokenizer: Tokenizer) -> list[bytes]:
         b"".join(token_bytes(tokenizer, (index for index in row["input_ids"] if byte_lengths_V[index])))
         for row in rows
     ]
+
+
+def _documents(files: Sequence[Path]) -> Iterator[Document]:
+    """Of all files; ValueError, after the last one, for a file without text."""
+    empty = dict.fromkeys(files)
+    for document in read_documents(files):
+        if document.text:
+            empty.pop(document.path, None)
+        yield document
+    for path in empty:
+        raise ValueError(f"{path} holds no text: leave it out.")
 
 
 def _encoded(

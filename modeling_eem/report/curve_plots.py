@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, LogFormatter
 
 from modeling_eem.report.plots import COLOURS, GREY, INK, MARKERS, add_legend, label_axes, save_png
 
@@ -41,6 +41,7 @@ def loss_curves(
             axes.plot(*zip(*fits[kind][name]), color=colour, linewidth=1, linestyle=(0, (5, 4)))
         if kind == "log-linear":
             axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(_MinorTokens())
         label_axes(axes, "training tokens", unit, f"dashed: {kind} fit")
         add_legend(axes)
     if differences:
@@ -52,7 +53,15 @@ def loss_curves(
         add_legend(axes)
     for axes in all_axes:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.tick_params(which="minor", colors=GREY)
     return save_png(path, figure)
+
+
+class _MinorTokens(LogFormatter):
+    """ "200k" between powers of ten, where `LogFormatter` finds room for a label."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return EngFormatter(sep="")(x) if super().__call__(x, pos) else ""
 
 
 def entropy_floor_plot(

@@ -108,7 +108,7 @@ def test_a_format_for_a_model_without_one(folder: Path, tmp_path: Path) -> None:
         ("nowhere", [], "held_out.jsonl", "nowhere holds no model"),
         ("unsettled", [], "held_out.jsonl", "set config.code_dtype"),
         ("eem", ["--code-dtype", "int9"], "held_out.jsonl", "code_dtype must be"),
-        ("eem", [], "empty.jsonl", "no tokens"),
+        ("eem", [], "empty.jsonl", "empty.jsonl holds no text"),
         ("eem", [], "missing.jsonl", "missing.jsonl: no such file"),
         ("eem", ["--baseline", "long"], "held_out.jsonl", "different contexts (eem 24, long 48)"),
         ("eem", ["--context", "48"], "held_out.jsonl", "eem takes rows of 2 to 24 tokens, not 48"),
@@ -122,3 +122,10 @@ def test_bad_input_is_one_line(
     assert result.exit_code == 2 and message in result.stderr
     assert result.stderr.startswith("error: ") and len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file_is_refused_at_once(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for output in ("file", "file/inside"):
+        result = _run(folder, tmp_path / output, "nowhere")
+        assert result.exit_code == 2 and f"{tmp_path / 'file'} is a file: name a folder" in result.stderr

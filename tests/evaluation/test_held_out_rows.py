@@ -75,7 +75,8 @@ def test_what_does_not_fit_is_refused(
     short.write_text('{"text": "Sea."}\n')
     for arguments, message in [
         (([tmp_path / "missing.txt"], tokenizer, config, "windows", N), "missing.txt: no such file"),
-        (([tmp_path / "empty.jsonl"], tokenizer, config, "windows", N), "no tokens"),
+        (([tmp_path / "empty.jsonl"], tokenizer, config, "windows", N), "empty.jsonl holds no text"),
+        (([text, tmp_path / "empty.jsonl"], tokenizer, config, "windows", N), "empty.jsonl holds no text"),
         (([short], tokenizer, config, "full", N), "no document fills a row of 16"),
         (([tmp_path / "folder"], tokenizer, config, "windows", N), "holds no prepared rows"),
         (([prepared, text], tokenizer, config, "windows", N), "stands alone"),
