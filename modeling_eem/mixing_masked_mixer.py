@@ -12,14 +12,17 @@ rows so that the half above the diagonal is never computed.
 """
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Rows of W a product takes at a time: small enough to skip most of the upper triangle, large enough for full speed.
-BLOCK_SIZE = 128
+# Columns of W a product takes at a time: few enough to skip most of the upper triangle, enough for full speed.
+BLOCK_SIZE = 64
+# How often the taps are halved; a third time costs as much memory traffic as it saves products.
+MOST_SPLITS = 2
 
 
 def reference_token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_BTD: Tensor, is_causal: bool) -> Tensor:
@@ -35,23 +38,27 @@ def reference_token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_BTD: Tensor, 
 
 
 class _BlockMixing(torch.autograd.Function):
-    """`y[h] = bias[h] + sum_p W[h, p] x[h, :, p : p + L]` by blocks of rows, and its gradients.
+    """`y[h] = bias[h] + sum_p W[h, p] x[h, :, p : p + L]` by blocks of columns of W, and its gradients.
 
-    Shapes: `W [H, K, T, T]`, `bias [H, T]`, `x [H, T, F]`.
+    Shapes: `W [H, K, T, T]`, `bias [H, T]` or None for 0, `x [H, T, F]`, `y [H, T, L]` with `L = F - K + 1`.
 
-    With `is_causal` the blocks above the diagonal are skipped, forward and backward; inside a diagonal block W is
-    used as it is, so the caller passes `W.tril()`. Every slice of the results is written by one product a tap.
+    With `is_causal` nothing above the diagonal is read, whatever stands there, and its gradient is zero: blocks there
+    are skipped, and `_lower` cuts the pieces of W that touch the diagonal.
     """
 
     @staticmethod
-    def forward(ctx: Any, weight_HKTT: Tensor, bias_HT: Tensor, x_HTF: Tensor, is_causal: bool) -> Tensor:
+    def forward(ctx: Any, weight_HKTT: Tensor, bias_HT: Tensor | None, x_HTF: Tensor, is_causal: bool) -> Tensor:
         num_heads, num_taps, length, _ = weight_HKTT.shape
         width = x_HTF.shape[-1] - num_taps + 1
-        y_HTL = bias_HT[..., None].repeat(1, 1, width)
-        for rows, seen, _ in _row_blocks(length, is_causal):
-            for head in range(num_heads):
-                for tap in range(num_taps):
-                    y_HTL[head, rows].addmm_(weight_HKTT[head, tap, rows, seen], x_HTF[head, seen, tap : tap + width])
+        if bias_HT is None:
+            y_HTL = x_HTF.new_zeros(num_heads, length, width)
+        else:
+            y_HTL = bias_HT[..., None].repeat(1, 1, width)
+        for head, tap in product(range(num_heads), range(num_taps)):
+            tapped_TL = x_HTF[head, :, tap : tap + width]
+            for block, seeing, _ in _blocks(length, is_causal):
+                weight = _lower(weight_HKTT[head, tap, seeing, block], 0, is_causal)
+                y_HTL[head, seeing].addmm_(weight, tapped_TL[block])
         ctx.save_for_backward(weight_HKTT, x_HTF)
         ctx.is_causal = is_causal
         return y_HTL
@@ -63,34 +70,64 @@ class _BlockMixing(torch.autograd.Function):
         num_heads, num_taps, length, _ = weight_HKTT.shape
         width = x_HTF.shape[-1] - num_taps + 1
         grad_HTL = grad_HTL.contiguous()
-        # Made from the incoming gradient and filled without addmm_, so that vmap can batch over it.
+        # Made from the incoming gradient, so that vmap can batch over it.
         grad_weight = grad_HTL.new_zeros(weight_HKTT.shape) if ctx.needs_input_grad[0] else None
         grad_bias = grad_HTL.sum(-1) if ctx.needs_input_grad[1] else None
         grad_x = grad_HTL.new_zeros(x_HTF.shape) if ctx.needs_input_grad[2] else None
-        for rows, seen, seeing in _row_blocks(length, ctx.is_causal):
-            for head in range(num_heads):
-                for tap in range(num_taps):
-                    taps = slice(tap, tap + width)
-                    if grad_weight is not None:
-                        grad_weight[head, tap, rows, seen] = grad_HTL[head, rows] @ x_HTF[head, seen, taps].T
-                    if grad_x is not None:
-                        product = weight_HKTT[head, tap, seeing, rows].T @ grad_HTL[head, seeing]
-                        if tap == 0:
-                            grad_x[head, rows, taps] = product
-                        else:
-                            grad_x[head, rows, taps] += product
+        for head, tap in product(range(num_heads), range(num_taps)):
+            taps = slice(tap, tap + width)
+            for block, seeing, seen in _blocks(length, ctx.is_causal):
+                if grad_weight is not None:
+                    slopes_ST = grad_HTL[head, seeing] @ x_HTF[head, block, taps].T
+                    grad_weight[head, tap, seeing, block] = _lower(slopes_ST, 0, ctx.is_causal)
+                if grad_x is not None:
+                    weight = _lower(weight_HKTT[head, tap, block, seen], block.start, ctx.is_causal)
+                    grad_x[head, seen, taps].addmm_(weight.T, grad_HTL[head, block])
         return grad_weight, grad_bias, grad_x, None
 
 
-def _row_blocks(length: int, is_causal: bool) -> list[tuple[slice, slice, slice]]:
-    """Blocks of positions as (the block, the positions it sees, the positions that see it)."""
+def _lower(piece: Tensor, diagonal: int, is_causal: bool) -> Tensor:
+    """A piece of W without what stands above W's diagonal, which is the piece's own one number `diagonal`."""
+    return piece.tril(diagonal) if is_causal else piece
+
+
+def _blocks(length: int, is_causal: bool) -> list[tuple[slice, slice, slice]]:
+    """Blocks of positions as (the block, the positions that see it, the positions it sees)."""
     if not is_causal:
         return [(slice(0, length),) * 3]
-    starts = range(0, length, BLOCK_SIZE)
-    return [
-        (slice(s, min(s + BLOCK_SIZE, length)), slice(0, min(s + BLOCK_SIZE, length)), slice(s, length))
-        for s in starts
-    ]
+    spans = [(start, min(start + BLOCK_SIZE, length)) for start in range(0, length, BLOCK_SIZE)]
+    return [(slice(start, stop), slice(start, length), slice(0, stop)) for start, stop in spans]
+
+
+def _convolve(weight_HKTT: Tensor, bias_HT: Tensor | None, x_HTF: Tensor, is_causal: bool, splits: int) -> Tensor:
+    """`_BlockMixing` with fewer products for an even number of taps: a fast FIR filter, `splits` levels deep.
+
+    Even and odd taps A, B and even and odd columns U, V of x (U' is U one further) give the even and odd columns of y
+
+        A*U + B*V  = A*(U - V) + (A + B)*V
+        A*V + B*U' = (A + B)*V - B*(V - U')
+
+    so that three convolutions of half the taps and half the columns do the work of four: F(2, 2) of Winograd.
+    """
+    if splits == 0:
+        return _BlockMixing.apply(weight_HKTT, bias_HT, x_HTF, is_causal)
+    even_weight, odd_weight = weight_HKTT.unflatten(1, (-1, 2)).unbind(2)
+    even, odd = x_HTF.unflatten(2, (-1, 2)).unbind(3)
+    next_even = F.pad(even[..., 1:], (0, 1))
+    middle = _convolve(even_weight + odd_weight, bias_HT, odd.contiguous(), is_causal, splits - 1)
+    y_even = _convolve(even_weight, None, even - odd, is_causal, splits - 1) + middle
+    y_odd = middle - _convolve(odd_weight, None, odd - next_even, is_causal, splits - 1)
+    return torch.stack((y_even, y_odd), dim=-1).flatten(-2)
+
+
+def _num_splits(num_taps: int, dtype: torch.dtype) -> int:
+    """How often `_convolve` halves the taps: each halving saves a quarter of the products and moves the data twice.
+
+    Not in half precision, where the sums and differences would be rounded.
+    """
+    if dtype not in (torch.float32, torch.float64):
+        return 0
+    return min(MOST_SPLITS, (num_taps & -num_taps).bit_length() - 1)
 
 
 def token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor, is_causal: bool) -> Tensor:
@@ -99,22 +136,23 @@ def token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor, is_causal
     The padded features of all rows stand side by side in one buffer, so a tap is a view of it shifted by one column.
     Columns where a tap runs from one row into the next hold sums nobody reads, and are dropped at the end.
     """
-    num_heads, length, batch_size, width = x_HTBE.shape
+    batch_size, width = x_HTBE.shape[2:]
     kernel_size = weight_HTTK.shape[-1]
-    # `tril` is what keeps the rule exact: its value never reads above the diagonal, its gradient there is zero.
-    weight_HKTT = weight_HTTK.permute(0, 3, 1, 2)
-    weight_HKTT = weight_HKTT.tril() if is_causal else weight_HKTT.contiguous()
-    x_HTF = _pad_features(x_HTBE, kernel_size).flatten(2)
+    weight_HKTT = weight_HTTK.permute(0, 3, 1, 2).contiguous()
     # Autocast stops at the door of an autograd function, so the product's dtype is settled here.
-    dtype = _product_dtype(x_HTF)
-    y_HTL = _BlockMixing.apply(weight_HKTT.to(dtype), bias_HT.to(dtype), x_HTF.to(dtype), is_causal)
-    y_HTF = F.pad(y_HTL, (0, kernel_size - 1)) if kernel_size > 1 else y_HTL
-    return y_HTF.unflatten(2, (batch_size, width + kernel_size - 1))[..., :width]
+    dtype = _product_dtype(x_HTBE)
+    splits = _num_splits(kernel_size, dtype)
+    row_width = -(-(width + kernel_size - 1) // 2**splits) * 2**splits
+    x_HTF = _pad_features(x_HTBE, kernel_size, row_width).flatten(2)
+    y_HTL = _convolve(weight_HKTT.to(dtype), bias_HT.to(dtype), x_HTF.to(dtype), is_causal, splits)
+    y_HTF = F.pad(y_HTL, (0, x_HTF.shape[-1] - y_HTL.shape[-1])) if kernel_size > 1 else y_HTL
+    return y_HTF.unflatten(2, (batch_size, row_width))[..., :width]
 
 
-def _pad_features(x: Tensor, kernel_size: int) -> Tensor:
+def _pad_features(x: Tensor, kernel_size: int, row_width: int) -> Tensor:
     """Zeros where taps reach past the features; without taps no copy, which `F.pad` would make even so."""
-    return x if kernel_size == 1 else F.pad(x, ((kernel_size - 1) // 2, kernel_size // 2))
+    left = (kernel_size - 1) // 2
+    return x if kernel_size == 1 else F.pad(x, (left, row_width - x.shape[-1] - left))
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:
@@ -127,7 +165,7 @@ def continued_token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor,
     length, batch_size, width = x_HTBE.shape[1:]
     kernel_size = weight_HTTK.shape[-1]
     past_length = length - new_length
-    padded_HTBF = _pad_features(x_HTBE, kernel_size).to(_product_dtype(x_HTBE))
+    padded_HTBF = _pad_features(x_HTBE, kernel_size, width + kernel_size - 1).to(_product_dtype(x_HTBE))
     y_HQF = bias_HT[:, past_length:length, None].to(padded_HTBF.dtype)
     for tap in range(kernel_size):
         weight_HQT = weight_HTTK[:, past_length:length, :length, tap].to(padded_HTBF.dtype)
@@ -148,7 +186,7 @@ def gathered_token_mixing(
     kernel_size = weight_HTTK.shape[-1]
     width = x_BTHE.shape[-1]
     dtype = _product_dtype(x_BTHE)
-    padded_BHTF = _pad_features(x_BTHE, kernel_size).transpose(1, 2).to(dtype)
+    padded_BHTF = _pad_features(x_BTHE, kernel_size, width + kernel_size - 1).transpose(1, 2).to(dtype)
     y_BHQE = bias_HT[:, rows_BQ].transpose(0, 1)[..., None].to(dtype)
     for tap in range(kernel_size):
         weight_HBQT = weight_HTTK[..., tap][:, rows_BQ[:, :, None], columns_BT[:, None, :]]

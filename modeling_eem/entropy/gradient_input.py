@@ -3,10 +3,14 @@
 Source: Badger & Neligeorge 2025. Shapes: B rows, T tokens, D features of the decoder, F of the memory, K outputs.
 """
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from modeling_eem.bottleneck_eem import run_backbone
 from modeling_eem.entropy.estimator import EEMEstimator, length_batches, pad_right
@@ -37,7 +41,7 @@ class GradientInputEntropy(EEMEstimator):
         """At each output but the last; right of a row stands what its causal decoder does not see."""
         eem = self.model.model
         memory_BF = eem.memory(eem.encoder.bottleneck.quantize(eem.encoder(ids_BT, mask_BT)))
-        with torch.enable_grad():
+        with torch.enable_grad(), _frozen(self.model):
             memory_BF.requires_grad_()
             inputs = eem.introduce(memory_BF, eem.embed_tokens(ids_BT[:, :-1]))
             hidden_BTD = run_backbone(eem.decoder, inputs, None, None, use_cache=False).last_hidden_state
@@ -48,9 +52,12 @@ class GradientInputEntropy(EEMEstimator):
         for output_K in outputs_T.split(max(1, self.batch_tokens // ids_BT.numel())):
             is_output_KT = output_K[:, None] == outputs_T
             cotangents_KBTD = slopes_BTD * is_output_KT[:, None, :, None]
-            (gradients_KBF,) = torch.autograd.grad(
-                hidden_BTD, memory_BF, cotangents_KBTD, is_grads_batched=True, retain_graph=True
-            )
+            with warnings.catch_warnings():
+                # vmap takes a mixing's in-place products one cotangent at a time: fewer passes over memory, not more.
+                warnings.filterwarnings("ignore", "There is a performance drop")
+                (gradients_KBF,) = torch.autograd.grad(
+                    hidden_BTD, memory_BF, cotangents_KBTD, is_grads_batched=True, retain_graph=True
+                )
             chunks.append((gradients_KBF * memory_BF.detach()).double().abs().sum(-1))
         return torch.cat(chunks).T
 
@@ -58,3 +65,16 @@ class GradientInputEntropy(EEMEstimator):
         """`d ‖W h_n‖₁ / d h_n = sign(W h_n) W`, `[N, D]`; the logits exist in chunks only."""
         weight_VD = self.model.lm_head.weight
         return torch.cat([(hidden @ weight_VD.T).sign() @ weight_VD for hidden in hidden_ND.split(CHUNK_SIZE)])
+
+
+@contextmanager
+def _frozen(model: PreTrainedModel) -> Iterator[None]:
+    """Weights without gradients: a function of our own cannot tell that only the memory's is asked for."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
