@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from .mixing_masked_mixer import LookAhead
+
 _LEAST_ROOM = 64  # tokens that a layer has room for from the start
 
 
@@ -13,22 +15,30 @@ class MixingLayer(DynamicLayer):
     They are a view of a buffer `[room, B, D]` that doubles when it is full. A new token so costs its own row, where a
     cache that concatenates copies all rows before it, and a mixing reads the buffer as one matrix `[T, B * D]`.
     Whatever replaces `keys` (beam search, cropping) is taken over into a new buffer at the next update.
+
+    `ahead` is what `next_token_mixing` keeps from one token to the next; it goes when the tokens it read do. In beam
+    search that is at every token, and looking ahead would be in vain: `is_steady` is then False.
     """
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         super().lazy_initialization(key_states, value_states)
         self.buffer_TBD: Tensor | None = None
         self.view: Tensor | None = None
+        self.ahead: LookAhead | None = None
+        self.is_steady = False
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """Append `[B, 1, Q, D]`, and give all that is held."""
-        if torch.is_grad_enabled() and key_states.requires_grad:
-            return super().update(key_states, value_states, *args, **kwargs)  # what autograd holds is not overwritten
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        self.is_steady = self.keys is self.view
+        if not self.is_steady:
+            self.buffer_TBD = self.ahead = None
+        if torch.is_grad_enabled() and key_states.requires_grad:
+            return super().update(key_states, value_states, *args, **kwargs)  # what autograd holds is not overwritten
         past_length = self.get_seq_length()
         length = past_length + key_states.shape[-2]
-        if self.buffer_TBD is None or self.keys is not self.view or length > len(self.buffer_TBD):
+        if self.buffer_TBD is None or length > len(self.buffer_TBD):
             batch_size, _, _, width = key_states.shape
             self.buffer_TBD = key_states.new_empty(max(2 * length, _LEAST_ROOM), batch_size, width)
             if past_length:

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from .linear_masked_mixer import PLAIN_LINEARS
+
 IGNORE_INDEX = -100
 # Tokens whose logits exist at one time: enough for full matrix speed, few enough for their memory not to count.
 CHUNK_SIZE = 512
@@ -164,7 +166,7 @@ def causal_lm_loss(
     """
     targets_N = targets_BT.flatten()
     weights_N = None if loss_weights_BT is None else loss_weights_BT.flatten()
-    if logits_BTV is None and type(lm_head) is nn.Linear and lm_head.bias is None:
+    if logits_BTV is None and type(lm_head) in PLAIN_LINEARS and lm_head.bias is None:
         total, losses_N = linear_cross_entropy(hidden_BTD.flatten(0, 1), lm_head.weight, targets_N, weights_N)
     else:
         logits_BTV = lm_head(hidden_BTD) if logits_BTV is None else logits_BTV
@@ -185,7 +187,7 @@ def has_plain_head(model: PreTrainedModel) -> bool:
     are. Only a plain head may run in chunks.
     """
     head = model.get_output_embeddings()
-    if type(head) is not nn.Linear or head.bias is not None:
+    if type(head) not in PLAIN_LINEARS or head.bias is not None:
         return False
     read, written = [], []
 

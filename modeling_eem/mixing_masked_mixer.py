@@ -23,6 +23,8 @@ from torch import Tensor
 BLOCK_SIZE = 64
 # How often the taps are halved; a third time costs as much memory traffic as it saves products.
 MOST_SPLITS = 2
+# Rows of W that one reading of a cache serves: a batch of texts is read less often the more there are.
+LOOK_AHEAD = 16
 
 
 def reference_token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_BTD: Tensor, is_causal: bool) -> Tensor:
@@ -160,19 +162,64 @@ def _product_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
-def continued_token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor, new_length: int) -> Tensor:
-    """The last `new_length` rows of a causal `token_mixing` of `x [H, T, B, E]`, as `[H, Q, B, E]`: for generation."""
-    length, batch_size, width = x_HTBE.shape[1:]
-    kernel_size = weight_HTTK.shape[-1]
-    past_length = length - new_length
-    padded_HTBF = _pad_features(x_HTBE, kernel_size, width + kernel_size - 1).to(_product_dtype(x_HTBE))
-    y_HQF = bias_HT[:, past_length:length, None].to(padded_HTBF.dtype)
+def continued_token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_TBD: Tensor, new_length: int) -> Tensor:
+    """The last `new_length` rows of a causal `token_mixing` of `x [T, B, D]`, as `[Q, B, D]`: for generation."""
+    length = x_TBD.shape[0]
+    rows = slice(length - new_length, length)
+    weight_HQTK = weight_HTTK[:, rows, :length].movedim(3, 1).tril(rows.start).movedim(1, 3)
+    return _as_QBD(_add_products(bias_HT[:, rows, None], weight_HQTK, x_TBD), x_TBD)
+
+
+@dataclass
+class LookAhead:
+    """What the tokens before `start` add to the rows of W from `start` on, biases included: `sums [H, Q, F]`."""
+
+    start: int
+    sums_HQF: Tensor
+
+
+def next_token_mixing(
+    weight_HTTK: Tensor, bias_HT: Tensor, x_TBD: Tensor, ahead: LookAhead | None
+) -> tuple[Tensor, LookAhead]:
+    """`continued_token_mixing` of the last token alone, as `[1, B, D]`, and what the next tokens may use of it.
+
+    All earlier tokens are read once in `LOOK_AHEAD` new ones, when their part of the next rows is summed for all of
+    these; a token then adds what came since.
+    """
+    position = x_TBD.shape[0] - 1
+    if ahead is None or not 0 <= position - ahead.start < ahead.sums_HQF.shape[1]:
+        rows = slice(position, position + LOOK_AHEAD)
+        earlier = slice(0, position)
+        sums_HQF = _add_products(bias_HT[:, rows, None], weight_HTTK[:, rows, earlier], x_TBD[earlier])
+        ahead = LookAhead(position, sums_HQF)
+    row, row_ahead = slice(position, position + 1), slice(position - ahead.start, position - ahead.start + 1)
+    since = slice(ahead.start, position + 1)
+    sums_H1F = _add_products(ahead.sums_HQF[:, row_ahead], weight_HTTK[:, row, since], x_TBD[since])
+    return _as_QBD(sums_H1F, x_TBD), ahead
+
+
+def _add_products(sums: Tensor, weight_HQTK: Tensor, x_TBD: Tensor) -> Tensor:
+    """`sums [H, Q, 1 or F] + sum_p W[..., p] x[..., p : p + E]` over all given tokens; F is B rows of E features."""
+    num_heads, _, length, kernel_size = weight_HQTK.shape
+    dtype = _product_dtype(x_TBD)
+    if num_heads == kernel_size == 1:
+        columns_TF = x_TBD.reshape(length, -1).to(dtype)
+        return torch.addmm(sums[0].to(dtype), weight_HQTK[0, :, :, 0].to(dtype), columns_TF)[None]
+    x_HTBE = x_TBD.unflatten(-1, (num_heads, -1)).movedim(2, 0)
+    width = x_HTBE.shape[-1]
+    padded_HTBF = _pad_features(x_HTBE, kernel_size, width + kernel_size - 1).to(dtype)
+    sums = sums.to(dtype)
     for tap in range(kernel_size):
-        weight_HQT = weight_HTTK[:, past_length:length, :length, tap].to(padded_HTBF.dtype)
-        if new_length > 1:  # a single new row has nothing above the diagonal
-            weight_HQT = weight_HQT.tril(past_length)
-        y_HQF = torch.baddbmm(y_HQF, weight_HQT, padded_HTBF[..., tap : tap + width].flatten(2))
-    return y_HQF.unflatten(2, (batch_size, width))
+        columns_HTF = padded_HTBF[..., tap : tap + width].flatten(2)
+        sums = torch.baddbmm(sums, weight_HQTK[..., tap].to(dtype), columns_HTF)
+    return sums
+
+
+def _as_QBD(sums_HQF: Tensor, x_TBD: Tensor) -> Tensor:
+    """Features of all heads side by side, as in `x`."""
+    if len(sums_HQF) == 1:
+        return sums_HQF.view(-1, *x_TBD.shape[1:])
+    return sums_HQF.unflatten(2, (x_TBD.shape[1], -1)).movedim(0, 2).flatten(2)
 
 
 def gathered_token_mixing(
@@ -298,8 +345,10 @@ __all__ = [
     "AlignedLayout",
     "ContinuedLayout",
     "GatheredLayout",
+    "LookAhead",
     "continued_token_mixing",
     "gathered_token_mixing",
+    "next_token_mixing",
     "reference_token_mixing",
     "token_mixing",
 ]

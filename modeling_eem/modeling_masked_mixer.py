@@ -21,9 +21,10 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .cache_masked_mixer import grow_in_place
+from .cache_masked_mixer import MixingLayer, grow_in_place
 from .configuration_masked_mixer import MaskedMixerConfig
 from .hub_eem import RemoteCodeMixin
+from .linear_masked_mixer import FewRowsLinear
 from .loss_eem import causal_lm_loss, next_token_targets, token_classification_loss
 from .mixing_masked_mixer import (
     AlignedLayout,
@@ -31,6 +32,7 @@ from .mixing_masked_mixer import (
     GatheredLayout,
     continued_token_mixing,
     gathered_token_mixing,
+    next_token_mixing,
     token_mixing,
 )
 
@@ -59,8 +61,8 @@ class MaskedMixerMixing(nn.Module):
         self.kernel_size = k
         self.weight = nn.Parameter(torch.empty((h,) * (h > 0) + (n, n) + (k,) * (k > 1)))
         self.bias = nn.Parameter(torch.empty((h,) * (h > 0) + (n,)))
-        self.in_proj = nn.Linear(d, d) if h else None  # the heads' Linear(d, d / h), side by side
-        self.out_proj = nn.Linear(d, d) if h else None
+        self.in_proj = FewRowsLinear(d, d) if h else None  # the heads' Linear(d, d / h), side by side
+        self.out_proj = FewRowsLinear(d, d) if h else None
         if self.is_causal:
             # What another program left above the diagonal of a checkpoint is not used, and not passed on either.
             self.register_state_dict_post_hook(MaskedMixerMixing._drop_future)
@@ -82,16 +84,20 @@ class MaskedMixerMixing(nn.Module):
             x_BTD = self.in_proj(x_BTD)
         held_BTD = x_BTD  # the new tokens, behind those of the cache
         if past_key_values is not None:
-            held_BTD = past_key_values.update(x_BTD[:, None], x_BTD[:, None, :, :0], self.layer_idx)[0].squeeze(1)
+            keys = x_BTD[:, None]
+            held_BTD = past_key_values.update(keys, keys[..., :0], self.layer_idx)[0].squeeze(1)
         n = self.bias.shape[-1]
         weight_HTTK = self.weight.view(self.num_heads, n, n, self.kernel_size)
         bias_HT = self.bias.view(self.num_heads, n)
         if isinstance(layout, AlignedLayout):
             y_BTD = self._mix_aligned(weight_HTTK, bias_HT, x_BTD.transpose(0, 1), layout).transpose(0, 1)
         elif isinstance(layout, ContinuedLayout):
-            x_HTBE = held_BTD.transpose(0, 1).unflatten(-1, (self.num_heads, -1)).movedim(2, 0)
-            y_HQBE = continued_token_mixing(weight_HTTK, bias_HT, x_HTBE, layout.new_length)
-            y_BTD = y_HQBE.movedim(0, 2).flatten(2).transpose(0, 1)
+            held_TBD, cached = held_BTD.transpose(0, 1), past_key_values.layers[self.layer_idx]
+            if layout.new_length == 1 and isinstance(cached, MixingLayer) and cached.is_steady:
+                y_TBD, cached.ahead = next_token_mixing(weight_HTTK, bias_HT, held_TBD, cached.ahead)
+            else:
+                y_TBD = continued_token_mixing(weight_HTTK, bias_HT, held_TBD, layout.new_length)
+            y_BTD = y_TBD.transpose(0, 1)
         else:
             x_BTHE = held_BTD.unflatten(-1, (self.num_heads, -1))
             y_BTD = gathered_token_mixing(
@@ -113,9 +119,9 @@ class MaskedMixerMLP(nn.Module):
 
     def __init__(self, config: MaskedMixerConfig):
         super().__init__()
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.up_proj = FewRowsLinear(config.hidden_size, config.intermediate_size)
         self.act_fn = ACT2FN[config.hidden_act]
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.down_proj = FewRowsLinear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(self.act_fn(self.up_proj(x)))
@@ -305,7 +311,7 @@ class MaskedMixerForCausalLM(MaskedMixerPreTrainedModel, GenerationMixin):
             raise ValueError("A causal language model needs is_causal=True: with False it would see what it predicts.")
         super().__init__(config)
         self.model = MaskedMixerModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = FewRowsLinear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     @can_return_tuple

@@ -88,3 +88,26 @@ def test_only_empty_layers_are_replaced(with_config: bool) -> None:
     filled.update(*states(3), 0)
     grow_in_place(filled)
     assert type(filled.layers[0]) is DynamicLayer
+
+
+def test_what_was_looked_ahead_goes_with_the_tokens_it_read() -> None:
+    """Cropping and choosing other texts, between tokens: the next logits are those of the texts read anew."""
+    torch.manual_seed(0)
+    config = MaskedMixerConfig(vocab_size=20, hidden_size=8, num_hidden_layers=2, max_position_embeddings=40)
+    model = MaskedMixerForCausalLM(config).eval()
+    ids = torch.randint(20, (2, 30))
+    cache = DynamicCache(config=config)
+    with torch.no_grad():
+        model(ids[:, :5], past_key_values=cache)
+        for position in range(5, 12):
+            model(ids[:, position : position + 1], past_key_values=cache)
+        cache.crop(-3)
+        other = torch.cat([ids[:, :9], ids[:, 20:22]], dim=-1)
+        for position in (9, 10):
+            logits = model(other[:, position : position + 1], past_key_values=cache).logits
+        torch.testing.assert_close(logits[:, -1], model(other, use_cache=False).logits[:, -1], rtol=1e-4, atol=1e-4)
+        cache.reorder_cache(torch.tensor([1, 1]))
+        swapped = torch.cat([other[[1, 1]], ids[:, :2]], dim=-1)
+        for position in (11, 12):
+            logits = model(swapped[:, position : position + 1], past_key_values=cache).logits
+        torch.testing.assert_close(logits[:, -1], model(swapped, use_cache=False).logits[:, -1], rtol=1e-4, atol=1e-4)

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from modeling_eem import MaskedMixerForCausalLM, MaskedMixerModel
 from modeling_eem.mixing_masked_mixer import (
+    LOOK_AHEAD,
     AlignedLayout,
     GatheredLayout,
     continued_token_mixing,
     gathered_token_mixing,
+    next_token_mixing,
     reference_token_mixing,
     token_mixing,
 )
@@ -66,9 +68,22 @@ def test_the_reference_is_the_equation(heads: int, kernel: int, is_causal: bool)
 def test_the_last_rows_alone_are_those_of_the_whole(heads: int, kernel: int, new_length: int) -> None:
     weight, bias, x = _mixing_inputs(heads, length=9, kernel=kernel)
     expected = reference_token_mixing(weight[:, :7, :7], bias[:, :7], x[:, :7], is_causal=True)[:, -new_length:]
-    x_HTBE = x[:, :7].transpose(0, 1).unflatten(-1, (heads, -1)).movedim(2, 0)
-    actual = continued_token_mixing(weight, bias, x_HTBE, new_length)
-    torch.testing.assert_close(actual.movedim(0, 2).flatten(2).transpose(0, 1), expected)
+    actual = continued_token_mixing(weight, bias, x[:, :7].transpose(0, 1), new_length)
+    torch.testing.assert_close(actual.transpose(0, 1), expected)
+
+
+@pytest.mark.parametrize("kernel", [1, 4])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_looking_ahead_changes_no_token(heads: int, kernel: int) -> None:
+    """Past two look-aheads, up to the last row of W; what another position left is not used."""
+    length = 2 * LOOK_AHEAD + 7
+    weight, bias, x = _mixing_inputs(heads, length, kernel)
+    expected_BTD = reference_token_mixing(weight, bias, x, is_causal=True)
+    ahead = None
+    for position in [*range(5, length), 3, 4, 30]:
+        so_far = x[:, : position + 1].transpose(0, 1)
+        actual, ahead = next_token_mixing(weight, bias, so_far, ahead)
+        torch.testing.assert_close(actual[0], expected_BTD[:, position])
 
 
 @pytest.mark.parametrize("length", BLOCK_LENGTHS)
