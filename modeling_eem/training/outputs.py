@@ -109,7 +109,7 @@ def _card(run: Run, results: dict[str, Any]) -> str:
 
 
 def _limits(run: Run) -> list[str]:
-    limits = ["It has met one kind of text, and was measured on the same kind."]
+    limits = ["It has met one kind of text, and the rows held out of training are of the same kind."]
     if isinstance(run.config, EEMConfig) and not run.config.random_prefix_probability:
         limits.append("It has met whole rows only, so entropies from its codes of prefixes are extrapolations.")
     if isinstance(run.config, EncoderDecoderConfig) and run.code_bits is None:
