@@ -36,10 +36,15 @@ class FewRowsLinear(nn.Linear):
 def few_rows_linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
     """`F.linear(x [..., I], W [O, I], b)` as `W x^T` in two halves of W; O is even. Returns `[..., O]`, a view."""
     num_outputs, num_inputs = weight_OI.shape
-    x_2IN = x.reshape(-1, num_inputs).T.expand(2, -1, -1)
-    weight_2OI = weight_OI.view(2, -1, num_inputs)
-    y_2ON = weight_2OI @ x_2IN if bias_O is None else torch.baddbmm(bias_O.view(2, -1, 1), weight_2OI, x_2IN)
-    return y_2ON.view(num_outputs, -1).T.view(*x.shape[:-1], num_outputs)
+    x_NI = x.reshape(-1, num_inputs)
+    x_2IN = x_NI.T.expand(2, num_inputs, len(x_NI))
+    weight_2OI = weight_OI.view(2, num_outputs // 2, num_inputs)
+    if bias_O is None:
+        y_2ON = torch.bmm(weight_2OI, x_2IN)
+    else:
+        y_2ON = torch.baddbmm(bias_O.view(2, num_outputs // 2, 1), weight_2OI, x_2IN)
+    shape = (*x.shape[:-1], num_outputs)
+    return y_2ON.view(shape) if len(x_NI) == 1 else y_2ON.view(num_outputs, len(x_NI)).T.view(shape)
 
 
 # What a head may be to run in chunks: a product and nothing else.

@@ -202,16 +202,14 @@ def _add_products(sums: Tensor, weight_HQTK: Tensor, x_TBD: Tensor) -> Tensor:
     """`sums [H, Q, 1 or F] + sum_p W[..., p] x[..., p : p + E]` over all given tokens; F is B rows of E features."""
     num_heads, _, length, kernel_size = weight_HQTK.shape
     dtype = _product_dtype(x_TBD)
+    sums, weight_HQTK, x_TBD = sums.to(dtype), weight_HQTK.to(dtype), x_TBD.to(dtype)
     if num_heads == kernel_size == 1:
-        columns_TF = x_TBD.reshape(length, -1).to(dtype)
-        return torch.addmm(sums[0].to(dtype), weight_HQTK[0, :, :, 0].to(dtype), columns_TF)[None]
+        return torch.addmm(sums[0], weight_HQTK[0, ..., 0], x_TBD.reshape(length, -1))[None]
     x_HTBE = x_TBD.unflatten(-1, (num_heads, -1)).movedim(2, 0)
     width = x_HTBE.shape[-1]
-    padded_HTBF = _pad_features(x_HTBE, kernel_size, width + kernel_size - 1).to(dtype)
-    sums = sums.to(dtype)
+    padded_HTBF = _pad_features(x_HTBE, kernel_size, width + kernel_size - 1)
     for tap in range(kernel_size):
-        columns_HTF = padded_HTBF[..., tap : tap + width].flatten(2)
-        sums = torch.baddbmm(sums, weight_HQTK[..., tap].to(dtype), columns_HTF)
+        sums = torch.baddbmm(sums, weight_HQTK[..., tap], padded_HTBF[..., tap : tap + width].flatten(2))
     return sums
 
 

@@ -79,31 +79,31 @@ class MaskedMixerMixing(nn.Module):
             return weight.tril()
         return weight.movedim(-1, 0).tril().movedim(0, -1).contiguous()
 
-    def forward(self, x_BTD: Tensor, layout: Layout, past_key_values: Cache | None = None) -> Tensor:
+    def forward(self, x_TBD: Tensor, layout: Layout, past_key_values: Cache | None = None) -> Tensor:
         if self.in_proj is not None:
-            x_BTD = self.in_proj(x_BTD)
-        held_BTD = x_BTD  # the new tokens, behind those of the cache
+            x_TBD = self.in_proj(x_TBD)
+        held_TBD = x_TBD  # the new tokens, behind those of the cache
         if past_key_values is not None:
-            keys = x_BTD[:, None]
-            held_BTD = past_key_values.update(keys, keys[..., :0], self.layer_idx)[0].squeeze(1)
+            keys = x_TBD.transpose(0, 1)[:, None]
+            held_TBD = past_key_values.update(keys, keys[..., :0], self.layer_idx)[0][:, 0].transpose(0, 1)
         n = self.bias.shape[-1]
         weight_HTTK = self.weight.view(self.num_heads, n, n, self.kernel_size)
         bias_HT = self.bias.view(self.num_heads, n)
         if isinstance(layout, AlignedLayout):
-            y_BTD = self._mix_aligned(weight_HTTK, bias_HT, x_BTD.transpose(0, 1), layout).transpose(0, 1)
+            y_TBD = self._mix_aligned(weight_HTTK, bias_HT, x_TBD, layout)
         elif isinstance(layout, ContinuedLayout):
-            held_TBD, cached = held_BTD.transpose(0, 1), past_key_values.layers[self.layer_idx]
+            cached = past_key_values.layers[self.layer_idx]
             if layout.new_length == 1 and isinstance(cached, MixingLayer) and cached.is_steady:
                 y_TBD, cached.ahead = next_token_mixing(weight_HTTK, bias_HT, held_TBD, cached.ahead)
             else:
                 y_TBD = continued_token_mixing(weight_HTTK, bias_HT, held_TBD, layout.new_length)
-            y_BTD = y_TBD.transpose(0, 1)
         else:
-            x_BTHE = held_BTD.unflatten(-1, (self.num_heads, -1))
-            y_BTD = gathered_token_mixing(
+            x_BTHE = held_TBD.transpose(0, 1).unflatten(-1, (self.num_heads, -1))
+            y_BTHE = gathered_token_mixing(
                 weight_HTTK, bias_HT, x_BTHE, layout.rows_BQ, layout.columns_BT, layout.visible_BQT
-            ).flatten(2)
-        return y_BTD if self.out_proj is None else self.out_proj(y_BTD)
+            )
+            y_TBD = y_BTHE.flatten(2).transpose(0, 1)
+        return y_TBD if self.out_proj is None else self.out_proj(y_TBD)
 
     def _mix_aligned(self, weight_HTTK: Tensor, bias_HT: Tensor, x_TBD: Tensor, layout: AlignedLayout) -> Tensor:
         length = x_TBD.shape[0]
@@ -145,8 +145,7 @@ class MaskedMixerBlock(GradientCheckpointingLayer):
     ) -> Tensor:
         # The tensors that pass between blocks look like [B, T, D] and lie in memory as [T, B, D]: no copies here.
         x_TBD = hidden_states.transpose(0, 1)
-        mixed_BTD = self.mixing(self.mixing_layernorm(x_TBD).transpose(0, 1), layout, past_key_values)
-        x_TBD = x_TBD + mixed_BTD.transpose(0, 1)
+        x_TBD = x_TBD + self.mixing(self.mixing_layernorm(x_TBD), layout, past_key_values)
         x_TBD = x_TBD + self.mlp(self.mlp_layernorm(x_TBD))
         return x_TBD.transpose(0, 1)
 
