@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
@@ -167,9 +168,28 @@ def score_models(
     return scores
 
 
+class _RandomOfProcess:
+    """Draws what one process would draw for the rows that are this one's: every `world_size`-th, from `rank` on.
+
+    lm-eval draws the solved examples of a prompt row by row from one generator, so processes that share the rows would
+    show each other's examples, and their scores would be of other prompts.
+    """
+
+    def __init__(self, seed: int | None, rank: int, world_size: int):
+        self.random = random.Random(seed)
+        self.rank, self.world_size = rank, world_size
+
+    def sample(self, population: Sequence[Any], k: int) -> list[Any]:
+        return [self.random.sample(population, k) for _ in range(self.world_size)][self.rank]
+
+
 def score_task(model: CausalHarnessModel, task: Task, options: HarnessOptions) -> TaskScores | None:
     """One task; None on every process but the first."""
     model.start()
+    if model.world_size > 1:
+        task.sampler.set_rnd = lambda seed: setattr(
+            task.sampler, "rnd", _RandomOfProcess(seed, model.rank, model.world_size)
+        )
     # lm-eval tells of each bootstrap, and scikit-learn of each draw without a positive row: neither is news.
     with redirect_stdout(StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore", UndefinedMetricWarning)

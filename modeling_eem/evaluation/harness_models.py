@@ -42,8 +42,9 @@ class CausalHarnessModel(HFLM):
     def __init__(self, pretrained: str, advance: Callable[[int], None] | None = None, **kwargs: Any) -> None:
         """`advance` is told after each batch how many rows it had; all else as `HFLM`."""
         kwargs.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
+        # Before lm-eval makes its own: the first one decides, and without `cpu` it takes two processes for two runs.
+        state = PartialState(cpu=not torch.accelerator.is_available())
         super().__init__(pretrained, **kwargs)
-        state = PartialState()
         self._rank, self._world_size = state.process_index, state.num_processes
         self.advance = advance or (lambda num_rows: None)
         self.is_rolling = False

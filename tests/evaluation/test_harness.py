@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from modeling_eem import EEMAutoencoderConfig
 from modeling_eem.bits import nats_to_bits
 from modeling_eem.data import CausalCollator, RowFormat, encode_text, windows
 from modeling_eem.evaluation import held_out_code_length
-from modeling_eem.evaluation.harness import open_models, score_models, score_task
+from modeling_eem.evaluation.harness import _RandomOfProcess, open_models, score_models, score_task
 from modeling_eem.evaluation.harness_models import CausalHarnessModel
 from modeling_eem.evaluation.harness_scores import HarnessOptions, ModelScores
 from modeling_eem.evaluation.harness_tasks import COLUMNS, load_tasks
@@ -167,3 +168,12 @@ def test_contexts_must_agree(harness_model: Callable[..., Path]) -> None:
     assert [model.name for model in open_models(paths, max_length=16)] == ["masked_mixer-16", "masked_mixer-128"]
     with pytest.raises(ValueError, match="--max-length 17 is longer than a model's context"):
         open_models(paths, max_length=17)
+
+
+def test_processes_draw_the_examples_that_one_would() -> None:
+    """Row i is the `i // world_size`-th of process `i % world_size`, and is shown what one process shows it."""
+    alone = random.Random(7)
+    expected = [alone.sample(range(50), 3) for _ in range(6)]
+    processes = [_RandomOfProcess(7, rank, world_size=3) for rank in range(3)]
+    drawn = {rank: [process.sample(range(50), 3) for _ in range(2)] for rank, process in enumerate(processes)}
+    assert [drawn[row % 3][row // 3] for row in range(6)] == expected
