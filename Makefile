@@ -30,7 +30,7 @@ test-slow: install .venv/transformers-tests ## the tests that take more than a f
 	$(PYTEST) -m slow
 
 bench: install ## speed and memory against their floors; exits with 1 if one is missed
-	$(BIN)/python benchmarks/speed.py --output records/speed
+	$(BIN)/python benchmarks/speed.py --output records
 
 lint: install ## ruff and the import contracts
 	$(BIN)/ruff check .

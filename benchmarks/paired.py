@@ -23,13 +23,16 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def paired_ratios(ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> list[float]:
+def paired_ratios(
+    ours: Callable[[], object], theirs: Callable[[], object], repeats: int, warm_up: bool = True
+) -> list[float]:
     """How many times longer theirs takes than ours, once for each repeat; who goes first alternates.
 
-    Both are run once before, so that neither pays for first allocations.
+    With `warm_up` both are run once before, so that neither pays for first allocations.
     """
-    ours()
-    theirs()
+    if warm_up:
+        ours()
+        theirs()
     ratios = []
     for repeat in range(repeats):
         if repeat % 2:
@@ -60,22 +63,30 @@ def shares_of_peak(run: Callable[[], object], flops: float, repeats: int) -> lis
 
 
 def peak_megabytes(statement: str, setup: str) -> float:
-    """Memory that `statement` adds at its highest to what the process holds after `setup`, in a process of its own.
+    """Memory that `statement` adds at its highest to what is held after `setup`, in a process of its own.
 
-    Linux only: the highest resident size is reset by writing 5 to /proc/self/clear_refs.
+    On a GPU what PyTorch allocated there; else the process's resident memory, on Linux only: its highest is reset by
+    writing 5 to /proc/self/clear_refs.
     """
     program = f"""
 import re
 from pathlib import Path
+import torch
 
 def resident(name):
     return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 {setup}
-Path("/proc/self/clear_refs").write_text("5")
-before = resident("VmRSS")
-{statement}
-print(resident("VmHWM") - before)
+if torch.cuda.is_available():
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    {statement}
+    print((torch.cuda.max_memory_allocated() - before) / 2**20)
+else:
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    {statement}
+    print(resident("VmHWM") - before)
 """
     folder = Path(__file__).parent
     done = subprocess.run(

@@ -127,7 +127,7 @@ def _load_block(plain: PlainBlock, ours: MaskedMixerBlock) -> None:
     if isinstance(plain.mix, PlainHeads):
         _load_heads(plain.mix, ours.mixing)
     else:
-        _load_conv(plain.mix.conv, ours.mixing.weight, ours.mixing.bias)
+        load_conv(plain.mix.conv, ours.mixing.weight, ours.mixing.bias)
 
 
 def _load_heads(plain: PlainHeads, ours: MaskedMixerMixing) -> None:
@@ -137,9 +137,9 @@ def _load_heads(plain: PlainHeads, ours: MaskedMixerMixing) -> None:
     for proj, mix, proj_weight, proj_bias, weight, bias in zip(plain.proj, plain.mixings, *parts):
         proj.weight.copy_(proj_weight)
         proj.bias.copy_(proj_bias)
-        _load_conv(mix.conv, weight, bias)
+        load_conv(mix.conv, weight, bias)
 
 
-def _load_conv(conv: nn.Conv1d, weight: Tensor, bias: Tensor) -> None:
+def load_conv(conv: nn.Conv1d, weight: Tensor, bias: Tensor) -> None:
     conv.weight.copy_(weight.view_as(conv.weight))
     conv.bias.copy_(bias)

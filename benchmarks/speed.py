@@ -1,54 +1,80 @@
 """All that is promised about speed and memory, measured: `make bench`.
 
-    python benchmarks/speed.py --output records/speed
+    python benchmarks/speed.py --output records
     python benchmarks/speed.py --only mixer-steps --only generation --repeats 5
 
 Every ratio is of two things run in turn in one process; a figure that falls behind its floor by more than its own
 noise is reported, and the exit code is then 1. On a machine with a GPU the same cases run there.
 """
 
-import json
 import platform
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
+import choice_cases
+import exact_cases
 import generation_cases
+import mode_cases
 import part_cases
+import prepare_cases
 import torch
 import training_cases
 import typer
+from growth import costs, draw_growth, growth_table
 from paired import Figure, matmul_peak
 from rich.console import Console
 
-from modeling_eem.report import Table, provenance, write_atomically
+from modeling_eem.report import Table, write_results
 
-CASES = {**training_cases.CASES, **part_cases.CASES, **generation_cases.CASES}
+GROWTH = "growth"
+CASES = {
+    **training_cases.CASES,
+    **part_cases.CASES,
+    **exact_cases.CASES,
+    **generation_cases.CASES,
+    **prepare_cases.CASES,
+    **choice_cases.CASES,
+    **mode_cases.CASES,
+}
 
 
 def speed(
-    output: Annotated[Path | None, typer.Option(help="Where to write .md and .json, without the ending.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Cases to run, by default all.")] = None,
-    repeats: Annotated[int, typer.Option(help="Pairs that a ratio is the median of.")] = 7,
+    output: Annotated[Path | None, typer.Option(help="Folder for speed.md, speed.json and speed-growth.png.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help=f"Cases to run, by default all: {GROWTH}, …")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Pairs that a ratio is the median of.")] = 7,
 ) -> None:
-    """Measure, print the table, and exit with 1 if a floor is missed."""
-    if unknown := set(only or ()) - set(CASES):
-        raise typer.BadParameter(f"no case {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
+    """Measure, print the tables, and exit with 1 if a floor is missed."""
+    if unknown := set(only or ()) - {*CASES, GROWTH}:
+        raise typer.BadParameter(f"no case {', '.join(sorted(unknown))}; there are {', '.join([*CASES, GROWTH])}")
     console = Console()
     figures: list[Figure] = []
-    for name in only or CASES:
-        with console.status(name):
-            figures += CASES[name](repeats)
-    table = _table(figures)
-    console.print(table)
+    for name in CASES:
+        if not only or name in only:
+            with console.status(name):
+                figures += CASES[name](repeats)
+            print(f"{name} done", file=sys.stderr)
+    tables = [_table(figures)] if figures else []
+    growth = []
+    if not only or GROWTH in only:
+        with console.status(GROWTH):
+            growth = costs(repeats)
+        tables.append(growth_table(growth))
+    for table in tables:
+        console.print(table)
     if output is not None:
-        origin = provenance()
-        told = (
-            f"`{origin['command']}`; {', '.join(origin[name] for name in ('date', 'commit', 'versions', 'machine'))}."
-        )
-        text = f"# Speed and memory\n\n{table.to_markdown()}\n\n{told}\n"
-        write_atomically(output.with_suffix(".md"), text)
-        write_atomically(output.with_suffix(".json"), json.dumps(_json(figures), indent=2) + "\n")
+        output.mkdir(parents=True, exist_ok=True)
+        pictures = {}
+        if growth:
+            draw_growth(growth, output / "speed-growth.png")
+            pictures["How the cost of a training step grows"] = "speed-growth.png"
+        content = {
+            "machine": _machine(),
+            "figures": [_content(figure) for figure in figures],
+            "growth": [asdict(cost) for cost in growth],
+        }
+        write_results(output, "speed", tables, content, pictures)
     if any(figure.is_behind for figure in figures):
         raise typer.Exit(1)
 
@@ -61,14 +87,15 @@ def _table(figures: list[Figure]) -> Table:
         verdict = "" if figure.floor is None else "BEHIND" if figure.is_behind else "ok"
         rows.append((figure.what, f"{figure.median:.3g} {figure.unit}", f"{low:.3g} … {high:.3g}", floor, verdict))
     machine = _machine()
-    notes = [note for figure in figures for note in figure.notes]
     return Table(
         columns=("what", "median", "95 %", "floor", ""),
         rows=rows,
         title="Speed and memory",
         notes=(
-            f"{machine['device']}, {machine['threads']} threads, {machine['peak_gflops']:.0f} GFLOP/s sgemm",
-            *notes,
+            f"{machine['device']}, {machine['threads']} threads, {machine['peak_gflops']:.0f} GFLOP/s of float32 "
+            "matrix product at the end.",
+            "BEHIND: the floor is outside the interval, on the better side; ok: it is held, or within the noise.",
+            *(note for figure in figures for note in figure.notes),
         ),
     )
 
@@ -81,19 +108,12 @@ def _machine() -> dict[str, str | int | float]:
     }
 
 
-def _json(figures: list[Figure]) -> dict:
+def _content(figure: Figure) -> dict:
     return {
-        "provenance": provenance(),
-        "machine": _machine(),
-        "figures": [
-            {
-                **asdict(figure),
-                "median": figure.median,
-                "interval_95": figure.interval,
-                "is_behind": figure.is_behind,
-            }
-            for figure in figures
-        ],
+        **asdict(figure),
+        "median": figure.median,
+        "interval_95": figure.interval,
+        "is_behind": figure.is_behind,
     }
 
 

@@ -37,12 +37,12 @@ def random_rows(length: int = LENGTH, rows: int = ROWS) -> Tensor:
 
 
 def mixer(
-    num_heads: int = 0, kernel_size: int = 1, length: int = LENGTH, width: int = WIDTH
+    num_heads: int = 0, kernel_size: int = 1, length: int = LENGTH, width: int = WIDTH, layers: int = LAYERS
 ) -> MaskedMixerForCausalLM:
     config = MaskedMixerConfig(
         vocab_size=VOCABULARY,
         hidden_size=width,
-        num_hidden_layers=LAYERS,
+        num_hidden_layers=layers,
         max_position_embeddings=length,
         num_mixing_heads=num_heads,
         mixing_kernel_size=kernel_size,

@@ -1,0 +1,131 @@
+"""Exact entropies against two full-width passes a token, which give the same values.
+
+The plain way shows the model the row cut after token j and after token j - 1, both padded to the context, with whole
+logits, and mixes tokens by the plain Conv1d; it gets batches as large as ours, so only the work differs.
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from paired import Figure, paired_ratios
+from plain import PlainMixing, load_conv
+from torch import Tensor, nn
+from training_cases import DEVICE, VOCABULARY
+from transformers import LlamaConfig, PreTrainedConfig
+
+from modeling_eem import EEMConfig, EEMForCausalLM, MaskedMixerConfig
+from modeling_eem.entropy import ExactEntropy
+from modeling_eem.modeling_masked_mixer import MaskedMixerBlock
+
+CONTEXT, BATCH_TOKENS = 256, 2048
+ENCODER_WIDTH, DECODER_WIDTH, LAYERS = 64, 128, 4
+LEAST_LENGTH = 32
+MOST_PAIRS = 5  # a pair takes many seconds
+
+
+def llama(width: int, length: int, **tokens: int) -> LlamaConfig:
+    return LlamaConfig(
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        max_position_embeddings=length,
+        **tokens,
+    )
+
+
+def mixer(width: int, length: int, **tokens: int) -> MaskedMixerConfig:
+    return MaskedMixerConfig(hidden_size=width, num_hidden_layers=LAYERS, max_position_embeddings=length, **tokens)
+
+
+def build(backbone: Callable[..., PreTrainedConfig]) -> EEMForCausalLM:
+    tokens = {"vocab_size": VOCABULARY, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 0}
+    config = EEMConfig(
+        encoder_config=backbone(ENCODER_WIDTH, CONTEXT, **tokens),
+        decoder_config=backbone(DECODER_WIDTH, CONTEXT + 1, **tokens),
+        random_prefix_probability=0.1,
+    )
+    return EEMForCausalLM(config).to(DEVICE).eval()
+
+
+class PlainMixingOfBlock(nn.Module):
+    """`PlainMixing` where a block of ours has its mixing."""
+
+    def __init__(self, block: MaskedMixerBlock):
+        super().__init__()
+        self.mixing = PlainMixing(len(block.mixing.bias), 1)
+        load_conv(self.mixing.conv, block.mixing.weight, block.mixing.bias)
+
+    def forward(self, x_TBD: Tensor, *_: object) -> Tensor:
+        missing = self.mixing.conv.in_channels - len(x_TBD)
+        x_BTD = F.pad(x_TBD.transpose(0, 1), (0, 0, 0, missing))
+        return self.mixing(x_BTD)[:, : len(x_TBD)].transpose(0, 1)
+
+
+@torch.no_grad()
+def plain_copy(model: EEMForCausalLM) -> EEMForCausalLM:
+    """The same model, whose mixers mix tokens by the plain Conv1d."""
+    plain = copy.deepcopy(model)
+    for block in plain.modules():
+        if isinstance(block, MaskedMixerBlock):
+            block.mixing = PlainMixingOfBlock(block)
+    return plain.to(DEVICE).eval()
+
+
+@torch.no_grad()
+def two_full_passes_a_token(model: EEMForCausalLM, row_T: Tensor) -> Tensor:
+    """`[T - 1]` values of a row that begins with BOS."""
+    padded_T = F.pad(row_T, (0, CONTEXT - len(row_T)), value=1)
+    lengths = torch.tensor([length for last in range(2, len(row_T) + 1) for length in (last, last - 1)])
+    sums = []
+    for lengths_B in lengths.to(row_T.device).split(BATCH_TOKENS // CONTEXT):
+        mask_BT = torch.arange(CONTEXT, device=row_T.device) < lengths_B[:, None]
+        ids_BT = padded_T.expand(len(lengths_B), -1)
+        logits_BTV = model(ids_BT, attention_mask=mask_BT.long(), labels=ids_BT, use_cache=False).logits
+        nats_BT = F.cross_entropy(logits_BTV[:, :-1].transpose(1, 2), ids_BT[:, 1:], reduction="none")
+        sums.append((nats_BT * mask_BT[:, 1:]).double().sum(-1))
+    longer, shorter = torch.cat(sums).view(-1, 2).T
+    return longer - shorter
+
+
+def exact_entropies(repeats: int) -> list[Figure]:
+    """Full rows, and rows of lengths drawn evenly between 32 and 256 tokens, a pair a row."""
+    figures = []
+    repeats = min(repeats, MOST_PAIRS)
+    for name, backbone in (("Llama–Llama", llama), ("mixer–mixer", mixer)):
+        torch.manual_seed(0)
+        model = build(backbone)
+        plain, estimator = plain_copy(model), ExactEntropy(model, BATCH_TOKENS)
+        step = (CONTEXT - LEAST_LENGTH) / max(repeats - 1, 1)
+        drawn = [CONTEXT - round(index * step) for index in range(repeats)]
+        for what, lengths, floor in (("full rows", [CONTEXT] * repeats, 6.0), ("32 to 256 tokens", drawn, 12.0)):
+            ratios = [ratio for length in lengths for ratio in _paired(plain, estimator, length)]
+            figures.append(Figure(f"exact entropies, {name}, {what}, over two passes a token", ratios, floor))
+        figures[-1].notes.append(
+            f"Exact entropies, {name}, rows of {', '.join(map(str, drawn))} tokens, each of which the plain way pads "
+            f"to {CONTEXT}: {', '.join(f'{ratio:.1f}' for ratio in ratios)}."
+        )
+    return figures
+
+
+def _paired(plain: EEMForCausalLM, estimator: ExactEntropy, length: int) -> list[float]:
+    """One pair, on a row of its own; the values are compared as well."""
+    row_T = torch.cat([torch.zeros(1).long(), torch.randint(2, VOCABULARY, (length - 1,))]).to(DEVICE)
+    values = {}
+
+    def ours() -> None:
+        values["ours"] = estimator(input_ids=row_T[None]).values[0, 1:]
+
+    def theirs() -> None:
+        values["theirs"] = two_full_passes_a_token(plain, row_T).cpu()
+
+    ratios = paired_ratios(ours, theirs, repeats=1, warm_up=False)
+    apart = (values["ours"] - values["theirs"]).abs().max().item()
+    if apart > 1e-3:  # the plain way sums in float32
+        raise AssertionError(f"exact entropies of {length} tokens differ by {apart} nats")
+    return ratios
+
+
+CASES = {"exact-entropies": exact_entropies}
