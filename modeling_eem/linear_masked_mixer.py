@@ -1,8 +1,8 @@
 """A Linear that is fast for few rows too, as in generation, where it is the weights that have to be read.
 
 The BLAS behind PyTorch on a CPU takes `x W^T` for a product of few rows and reads W with one core at a third of what
-memory gives (`benchmarks/part_cases.py` has the figures). `W x^T` in two halves, one batched product, is faster by
-what that leaves.
+memory gives (`benchmarks/choice_cases.py` measures it). `W x^T` in two halves, one batched product, is faster by
+what that leaves. As in PyTorch's own product of a single row, the last bits depend on where W lies in memory.
 """
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 # Rows up to which the batched product is the faster one, by measurement; above, the ordinary product catches up.
 FEW_ROWS = 32
+# Numbers in W from which it is worth while; smaller ones lie in a core's own cache.
+LEAST_WEIGHTS = 1 << 16
 
 
 class FewRowsLinear(nn.Linear):
@@ -25,6 +27,7 @@ class FewRowsLinear(nn.Linear):
         return (
             not torch.is_grad_enabled()
             and 0 < x.numel() <= FEW_ROWS * self.in_features
+            and self.weight.numel() >= LEAST_WEIGHTS
             and x.device.type == "cpu"
             and x.dtype == self.weight.dtype == torch.float32
             and self.out_features % 2 == 0

@@ -19,25 +19,35 @@ def test_few_rows_are_a_linear(shape: tuple[int, ...], has_bias: bool) -> None:
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, FEW_ROWS, FEW_ROWS + 1])
-@pytest.mark.parametrize("num_outputs", [7, 8])
+@pytest.mark.parametrize("num_outputs", [8, 511, 512])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_the_layer_is_a_linear_for_any_rows(num_rows: int, num_outputs: int, dtype: torch.dtype) -> None:
-    layer = FewRowsLinear(12, num_outputs).to(dtype)
-    x = torch.randn(num_rows, 12, dtype=dtype)
+    layer = FewRowsLinear(256, num_outputs).to(dtype)
+    x = torch.randn(num_rows, 256, dtype=dtype)
     with torch.no_grad():
         expected = nn.functional.linear(x, layer.weight, layer.bias)
-        torch.testing.assert_close(layer(x), expected)
+        torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(256, 512), (12, 8)], ids=["large", "small"])
+def test_only_large_weights_go_the_other_way(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fits a core's cache gains nothing, and keeps PyTorch's bits."""
+    called = []
+    monkeypatch.setattr("modeling_eem.linear_masked_mixer.few_rows_linear", lambda *_: called.append(1))
+    with torch.no_grad():
+        FewRowsLinear(*size)(torch.randn(1, size[0]))
+    assert bool(called) == (size == (256, 512))
 
 
 def test_gradients_are_those_of_a_linear() -> None:
-    layer = FewRowsLinear(12, 8)
-    layer(torch.randn(2, 12)).sum().backward()
+    layer = FewRowsLinear(256, 512)
+    layer(torch.randn(2, 256)).sum().backward()
     assert layer.weight.grad.any() and layer.bias.grad.any()
 
 
 def test_autocast_decides_the_dtype() -> None:
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        assert FewRowsLinear(12, 8)(torch.randn(1, 12)).dtype == torch.bfloat16
+        assert FewRowsLinear(256, 512)(torch.randn(1, 256)).dtype == torch.bfloat16
 
 
 def test_hooks_and_resized_heads_still_count() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from modeling_eem.report.plots import COLOURS, GREY, INK, MARKERS, add_legend, label_axes, save_png
 
@@ -99,6 +100,8 @@ def code_histograms(
         label_axes(axes, "", "", f"window {number + 1}")
         axes.title.set_fontsize(8)
         axes.tick_params(labelsize=7)
+    for axes in figure.axes:
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     return save_png(path, figure)
 
 

@@ -18,9 +18,9 @@ def _model(config: Any) -> PreTrainedModel:
 
 
 def _mixing(length: int, width: int) -> int:
-    """Multiply-adds of the triangle in blocks of 128 rows: a block's rows see all positions up to the block's end."""
-    starts = range(0, length, 128)
-    return sum((min(s + 128, length) - s) * min(s + 128, length) * width for s in starts)
+    """Multiply-adds of the triangle in blocks of 64 columns: all positions from a block's begin on see the block."""
+    starts = range(0, length, 64)
+    return sum((min(s + 64, length) - s) * (length - s) * width for s in starts)
 
 
 def _mixer(length: int, width: int) -> int:
@@ -28,22 +28,22 @@ def _mixer(length: int, width: int) -> int:
     return LAYERS * (_mixing(length, width) + 8 * length * width**2)
 
 
-@pytest.mark.parametrize("length", [1, 100, 128, 129, 300])
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 300])
 def test_flat_mixer(backbone_config: Callable[..., Any], length: int) -> None:
     d = 32
     model = _model(backbone_config(hidden_size=d, max_position_embeddings=LENGTH))
     assert training_flops(model, length) == 3 * 2 * (_mixer(length, d) + length * d * VOCAB_SIZE)
 
 
-@pytest.mark.parametrize("heads, kernel", [(4, 1), (0, 3), (2, 4)])
-def test_heads_and_kernels(backbone_config: Callable[..., Any], heads: int, kernel: int) -> None:
-    """Heads add a projection in and one out; every tap is a product of its own."""
+@pytest.mark.parametrize("heads, kernel, columns", [(4, 1, 8), (0, 3, 3 * 32), (2, 4, 9 * (16 + 4) // 4)])
+def test_heads_and_kernels(backbone_config: Callable[..., Any], heads: int, kernel: int, columns: int) -> None:
+    """Heads add a projection in and one out; taps are products of their own, nine of a quarter for each four."""
     d, t = 32, 200
     config = backbone_config(
         hidden_size=d, max_position_embeddings=t, num_mixing_heads=heads, mixing_kernel_size=kernel
     )
     num_heads = heads or 1
-    mixing = LAYERS * num_heads * kernel * _mixing(t, d // num_heads)
+    mixing = LAYERS * num_heads * _mixing(t, columns)
     linear = LAYERS * (8 + 2 * (heads > 0)) * t * d**2 + t * d * VOCAB_SIZE
     assert training_flops(_model(config), t) == 6 * (mixing + linear)
 
