@@ -151,10 +151,10 @@ def test_the_sweep_rounds_one_thing_at_a_time(
     before = copy.deepcopy(model.state_dict())
     effects = sweep_layers(model, rows, collator)
     layers = swept_layers(model)
-    assert len(effects) == 4 * len(layers) and {type(module) for module in layers.values()} == {
-        nn.Linear,
-        nn.Embedding,
-    }
+    assert len(effects) == 4 * len(layers)
+    for kind in (nn.Linear, nn.Embedding):
+        assert any(isinstance(module, kind) for module in layers.values())
+    assert all(isinstance(module, nn.Linear | nn.Embedding) for module in layers.values())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(math.isnan(effect.nats) for effect in effects)
     by_key = {(effect.layer, effect.part, effect.code_format): effect.nats for effect in effects}
