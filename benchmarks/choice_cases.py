@@ -1,6 +1,7 @@
 """The measurements behind the constants of the fast paths: what each choice costs beside the one that was made."""
 
 from collections.abc import Callable
+from unittest.mock import patch
 
 import torch
 from paired import Figure, paired_ratios
@@ -9,7 +10,7 @@ from training_cases import DEVICE
 
 from modeling_eem import mixing_masked_mixer
 from modeling_eem.linear_masked_mixer import FEW_ROWS, few_rows_linear
-from modeling_eem.mixing_masked_mixer import token_mixing
+from modeling_eem.mixing_masked_mixer import BLOCK_SIZE, MOST_SPLITS, token_mixing
 
 LENGTH, ROWS, WIDTH = 512, 8, 256
 
@@ -24,12 +25,8 @@ def _mixing(constant: str, value: int, kernel_size: int) -> Callable[[], None]:
     upstream = torch.randn_like(x)
 
     def run() -> None:
-        chosen = getattr(mixing_masked_mixer, constant)
-        setattr(mixing_masked_mixer, constant, value)
-        try:
+        with patch.object(mixing_masked_mixer, constant, value):
             torch.autograd.grad(token_mixing(weight, bias, x, is_causal=True), (weight, bias, x), upstream)
-        finally:
-            setattr(mixing_masked_mixer, constant, chosen)
 
     return run
 
@@ -37,11 +34,10 @@ def _mixing(constant: str, value: int, kernel_size: int) -> Callable[[], None]:
 def mixing_constants(repeats: int) -> list[Figure]:
     """Other block sizes, and other numbers of halvings of eight taps, over those the models use."""
     figures = []
-    for constant, kernel_size, others, what in (
-        ("BLOCK_SIZE", 1, (32, 128, 256), "token mixing in blocks of {}, time over blocks of {}"),
-        ("MOST_SPLITS", 8, (0, 1, 3), "mixing of 8 taps halved {} times, time over {} times"),
+    for constant, chosen, kernel_size, others, what in (
+        ("BLOCK_SIZE", BLOCK_SIZE, 1, (32, 128, 256), "token mixing in blocks of {}, time over blocks of {}"),
+        ("MOST_SPLITS", MOST_SPLITS, 8, (0, 1, 3), "mixing of 8 taps halved {} times, time over {} times"),
     ):
-        chosen = getattr(mixing_masked_mixer, constant)
         for other in others:
             ours, theirs = (_mixing(constant, value, kernel_size) for value in (chosen, other))
             figures.append(Figure(what.format(other, chosen), paired_ratios(ours, theirs, repeats)))
