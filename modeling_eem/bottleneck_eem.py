@@ -114,7 +114,7 @@ class TextEncoder(nn.Module):
         # transformers gathers these from children, and FSDP and device maps want each layer class that is there.
         self._no_split_modules = self.backbone._no_split_modules
 
-    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
         """The backbone's outputs `[B, T, D]`, before one of them becomes the code."""
         return run_backbone(
             self.backbone,
@@ -122,16 +122,21 @@ class TextEncoder(nn.Module):
             attention_mask,
             None if attention_mask is None else token_ranks(attention_mask),
             use_cache=False,
+            **kwargs,
         ).last_hidden_state
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Codes `[B, P]`: the bottleneck's view of the output at the last real token."""
-        hidden_BTD = self.hidden_states(input_ids, attention_mask)
+        batch_size, length = input_ids.shape
         if attention_mask is None:
-            output_BD = hidden_BTD[:, -1]
+            last_B = torch.full((batch_size,), length - 1, device=input_ids.device)
         else:
-            last_B = attention_mask.shape[1] - 1 - attention_mask.flip(-1).int().argmax(-1)
-            output_BD = hidden_BTD[torch.arange(len(last_B), device=last_B.device), last_B]
+            last_B = length - 1 - attention_mask.flip(-1).int().argmax(-1)
+        if is_masked_mixer(self.backbone.config):
+            output_BD = self.hidden_states(input_ids, attention_mask, read_positions=last_B)[:, 0]
+        else:
+            hidden_BTD = self.hidden_states(input_ids, attention_mask)
+            output_BD = hidden_BTD[torch.arange(batch_size, device=last_B.device), last_B]
         return self.bottleneck.compress(output_BD)
 
 

@@ -1,39 +1,85 @@
-"""A Linear that is fast for few rows too, as in generation, where it is the weights that have to be read.
+"""A Linear that is fast on a CPU: many rows by oneDNN, a few in two halves of the weights.
 
-The BLAS behind PyTorch on a CPU takes `x W^T` for a product of few rows and reads W with one core at a third of what
-memory gives (`benchmarks/choice_cases.py` measures it). `W x^T` in two halves, one batched product, is faster by
-what that leaves. As in PyTorch's own product of a single row, the last bits depend on where W lies in memory.
+PyTorch hands float32 products on an x86 CPU to MKL, although the oneDNN it comes with is as fast or faster from about
+a million multiply-adds on: by half on a Zen 4 core (`benchmarks/choice_cases.py` measures it). Other than MKL's, its
+sums do not depend on where in memory the weights lie, nor on how many rows there are beyond one.
+
+A few rows, as in generation, are different: it is the weights that have to be read, and `x W^T` reads them with one
+core. `W x^T` in two halves, one batched product, reads them with two.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Rows up to which the batched product is the faster one, by measurement; above, the ordinary product catches up.
-FEW_ROWS = 32
-# Numbers in W from which it is worth while; smaller ones lie in a core's own cache.
+# Rows up to which two halves of W are the faster way, by measurement.
+FEW_ROWS = 8
+# Numbers in W from which they are; smaller ones lie in a core's own cache.
 LEAST_WEIGHTS = 1 << 16
 
 
-class FewRowsLinear(nn.Linear):
-    """`y = x W^T + b`, as `nn.Linear` in all but speed: on a CPU, in float32, without gradients and with few rows."""
+class FastLinear(nn.Linear):
+    """`y = x W^T + b`: `nn.Linear` in all but speed."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._has_few_rows(x):
+        num_rows = x.numel() // self.in_features
+        if num_rows == 0 or not _is_plain(x, self.weight):
+            return F.linear(x, self.weight, self.bias)
+        is_large = self.weight.numel() >= LEAST_WEIGHTS and self.out_features % 2 == 0
+        if num_rows <= FEW_ROWS and is_large and not torch.is_grad_enabled():
             return few_rows_linear(x, self.weight, self.bias)
-        return F.linear(x, self.weight, self.bias)
+        y_NO = linear_rows(x.reshape(num_rows, self.in_features), self.weight, self.bias)
+        return y_NO.view(*x.shape[:-1], self.out_features)
 
-    def _has_few_rows(self, x: Tensor) -> bool:
-        return (
-            not torch.is_grad_enabled()
-            and 0 < x.numel() <= FEW_ROWS * self.in_features
-            and self.weight.numel() >= LEAST_WEIGHTS
-            and x.device.type == "cpu"
-            and x.dtype == self.weight.dtype == torch.float32
-            and self.out_features % 2 == 0
-            and not torch.is_autocast_enabled("cpu")
-            and not torch.compiler.is_compiling()
-        )
+
+def _is_plain(x: Tensor, weight: Tensor) -> bool:
+    """Whether a product is one of float32 numbers on a CPU, run as it is written."""
+    return (
+        x.device.type == weight.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+def rows_product(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """`x W^T + b`, as `[N, O]`, by the faster library; without gradients.
+
+    `torch.backends.mkldnn.enabled = False` leaves all products to the library that PyTorch would take.
+    """
+    # With gaps between its rows, oneDNN has no fast way for W.
+    is_dense = weight_OI.is_contiguous() or weight_OI.T.is_contiguous()
+    if _HAS_ONEDNN and torch.backends.mkldnn.enabled and is_dense and _is_plain(x_NI, weight_OI):
+        return torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, bias_O, "none", [], "")
+    return F.linear(x_NI, weight_OI, bias_O)
+
+
+# The operator that `torch.compile` writes for a Linear on a CPU; builds without oneDNN lack it.
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def linear_rows(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """`rows_product` with its gradients, to any order."""
+    if torch.is_grad_enabled():
+        return _RowsProduct.apply(x_NI, weight_OI, bias_O)
+    return rows_product(x_NI, weight_OI, bias_O)
+
+
+class _RowsProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x_NI, weight_OI)
+        return rows_product(x_NI, weight_OI, bias_O)
+
+    @staticmethod
+    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x_NI, weight_OI = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        grad_x = linear_rows(grad_NO, weight_OI.T) if needs_x else None
+        grad_weight = grad_NO.T @ x_NI if needs_weight else None
+        return grad_x, grad_weight, grad_NO.sum(0) if needs_bias else None
 
 
 def few_rows_linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
@@ -51,6 +97,6 @@ def few_rows_linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tens
 
 
 # What a head may be to run in chunks: a product and nothing else.
-PLAIN_LINEARS = (nn.Linear, FewRowsLinear)
+PLAIN_LINEARS = (nn.Linear, FastLinear)
 
-__all__ = ["PLAIN_LINEARS", "FewRowsLinear", "few_rows_linear"]
+__all__ = ["PLAIN_LINEARS", "FastLinear", "few_rows_linear", "linear_rows", "rows_product"]

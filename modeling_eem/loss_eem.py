@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .linear_masked_mixer import PLAIN_LINEARS
+from .linear_masked_mixer import PLAIN_LINEARS, rows_product
 
 IGNORE_INDEX = -100
 # Tokens whose logits exist at one time: enough for full matrix speed, few enough for their memory not to count.
@@ -47,8 +47,6 @@ class _LinearTokenLoss(torch.autograd.Function):
         entropies_N = torch.empty(labels_N.shape, device=device) if with_entropy else None
         grad_hidden = torch.empty_like(hidden_ND) if needs_hidden else None
         grad_weight = torch.zeros(weight_VD.shape, device=device) if needs_weight else None
-        # One piece of memory for the logits of all chunks: a new one for each would be fetched page by page.
-        buffer = torch.empty(min(CHUNK_SIZE, len(labels_N)), len(weight_VD), dtype=dtype, device=device)
         with torch.autocast(device.type, enabled=False):
             for start in range(0, hidden_ND.shape[0], CHUNK_SIZE):
                 chunk = slice(start, start + CHUNK_SIZE)
@@ -56,17 +54,16 @@ class _LinearTokenLoss(torch.autograd.Function):
                 labels = labels_N[chunk]
                 is_scored = labels != IGNORE_INDEX
                 targets = labels.masked_fill(~is_scored, 0)[:, None]
-                logits = torch.mm(hidden_low, weight_low_VD.T, out=buffer[: len(labels)]).float()
+                logits = rows_product(hidden_low, weight_low_VD).float()
                 logits = logits.sub_(logits.amax(-1, keepdim=True))
                 target_logits = logits.gather(1, targets)
-                probabilities = logits.exp() if with_entropy else logits.exp_()
-                z = probabilities.sum(-1, keepdim=True)
+                exponentials = logits.exp() if with_entropy else logits.exp_()
+                z = exponentials.sum(-1, keepdim=True)
                 log_z = z.log()
-                probabilities.div_(z)
                 losses = (log_z - target_logits).squeeze(1).masked_fill(~is_scored, 0.0)
                 entropies = None
                 if with_entropy:
-                    entropies = log_z.squeeze(1) - torch.einsum("nv,nv->n", probabilities, logits)
+                    entropies = (log_z - torch.einsum("nv,nv->n", exponentials, logits)[:, None] / z).squeeze(1)
                     entropies_N[chunk] = entropies
                 losses_N[chunk] = losses
                 if token_loss is None:
@@ -77,11 +74,11 @@ class _LinearTokenLoss(torch.autograd.Function):
                     chunk_total, slopes = _value_and_slopes(token_loss, losses, entropies, chunk, is_scored)
                     total += chunk_total
                 if needs_hidden or needs_weight:
-                    # d CE / d logits = softmax - onehot, times the slope of the token's loss, in the softmax's memory.
-                    grad_logits = probabilities.scatter_add_(1, targets, torch.full_like(log_z, -1.0))
-                    grad_logits = grad_logits.mul_(slopes[:, None]).to(dtype)
+                    # d CE / d logits = softmax - onehot, times the slope of the token's loss, in the logits' memory.
+                    slopes = slopes[:, None]
+                    grad_logits = exponentials.mul_(slopes / z).scatter_add_(1, targets, -slopes).to(dtype)
                     if needs_hidden:
-                        grad_hidden[chunk] = grad_logits @ weight_low_VD
+                        grad_hidden[chunk] = rows_product(grad_logits, weight_low_VD.T)
                     if needs_weight and dtype == torch.float32:
                         grad_weight.addmm_(grad_logits.T, hidden_low)
                     elif needs_weight:

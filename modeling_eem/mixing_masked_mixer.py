@@ -11,8 +11,8 @@ on `[T, B, E]`, so that a head's mixing is a product of a `[T, T]` matrix with `
 rows so that the half above the diagonal is never computed.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import torch
@@ -40,90 +40,163 @@ def reference_token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_BTD: Tensor, 
 
 
 class _BlockMixing(torch.autograd.Function):
-    """`y[h] = bias[h] + sum_p W[h, p] x[h, :, p : p + L]` by blocks of columns of W, and its gradients.
+    """`y[h, :, f] = bias[h] + sum_p W[h, :, :, p] x[h, :, f + p]` and its gradients, fast.
 
-    Shapes: `W [H, K, T, T]`, `bias [H, T]` or None for 0, `x [H, T, F]`, `y [H, T, L]` with `L = F - K + 1`.
+    Shapes: `W [H, T, T, K]`, `bias [H, T]`, `x [H, T, F]`, `y [H, T, F]`. Columns of y whose taps reach past x's last
+    column hold anything, and their gradient must be zero. With `is_causal` nothing above W's diagonal counts, whatever
+    stands there, and its gradient is zero: `_mix` skips the blocks there.
 
-    With `is_causal` nothing above the diagonal is read, whatever stands there, and its gradient is zero: blocks there
-    are skipped, and `_lower` cuts the pieces of W that touch the diagonal.
+    An even number of taps is halved `splits` times, each time for a quarter of the products, as a fast FIR filter
+    (F(2, 2) of Winograd). Even and odd taps A, B and even and odd columns U, V of x, U' being U one further, give
+
+        y_even = A*U + B*V  = A*(U - V) + (A + B)*V
+        y_odd  = A*V + B*U' = (A + B)*V + B*(U' - V)
+
+    so that three convolutions of half the taps and half the columns do the work of four. The products are between
+    `_fan_out(taps)` and `_differences(columns)`; `_fan_in` makes y of them.
     """
 
     @staticmethod
-    def forward(ctx: Any, weight_HKTT: Tensor, bias_HT: Tensor | None, x_HTF: Tensor, is_causal: bool) -> Tensor:
-        num_heads, num_taps, length, _ = weight_HKTT.shape
-        width = x_HTF.shape[-1] - num_taps + 1
-        if bias_HT is None:
-            y_HTL = x_HTF.new_zeros(num_heads, length, width)
-        else:
-            y_HTL = bias_HT[..., None].repeat(1, 1, width)
-        for head, tap in product(range(num_heads), range(num_taps)):
-            tapped_TL = x_HTF[head, :, tap : tap + width]
-            for block, seeing, _ in _blocks(length, is_causal):
-                weight = _lower(weight_HKTT[head, tap, seeing, block], 0, is_causal)
-                y_HTL[head, seeing].addmm_(weight, tapped_TL[block])
-        ctx.save_for_backward(weight_HKTT, x_HTF)
-        ctx.is_causal = is_causal
-        return y_HTL
+    def forward(ctx: Any, weight_HTTK: Tensor, bias_HT: Tensor, x_HTF: Tensor, is_causal: bool, splits: int) -> Tensor:
+        weight_KHTT = weight_HTTK.movedim(3, 0)
+        weight_KHTT = weight_KHTT.tril() if is_causal else weight_KHTT.contiguous()
+        kernels = _fan_out(weight_KHTT.unbind(), splits)
+        pieces = _differences(_columns(x_HTF, splits))
+        mixed = [
+            [_mix(taps, bias_HT if piece == len(pieces) // 2 else None, columns, is_causal)]
+            for piece, (taps, columns) in enumerate(zip(kernels, pieces))
+        ]
+        ctx.save_for_backward(*pieces, *(tap for taps in kernels for tap in taps))
+        ctx.is_causal, ctx.splits = is_causal, splits
+        return torch.stack(_fan_in(mixed), dim=-1).reshape(x_HTF.shape)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_HTL: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        weight_HKTT, x_HTF = ctx.saved_tensors
-        num_heads, num_taps, length, _ = weight_HKTT.shape
-        width = x_HTF.shape[-1] - num_taps + 1
-        grad_HTL = grad_HTL.contiguous()
-        # Made from the incoming gradient, so that vmap can batch over it.
-        grad_weight = grad_HTL.new_zeros(weight_HKTT.shape) if ctx.needs_input_grad[0] else None
-        grad_bias = grad_HTL.sum(-1) if ctx.needs_input_grad[1] else None
-        grad_x = grad_HTL.new_zeros(x_HTF.shape) if ctx.needs_input_grad[2] else None
-        for head, tap in product(range(num_heads), range(num_taps)):
-            taps = slice(tap, tap + width)
-            for block, seeing, seen in _blocks(length, ctx.is_causal):
-                if grad_weight is not None:
-                    slopes_ST = grad_HTL[head, seeing] @ x_HTF[head, block, taps].T
-                    grad_weight[head, tap, seeing, block] = _lower(slopes_ST, 0, ctx.is_causal)
-                if grad_x is not None:
-                    weight = _lower(weight_HKTT[head, tap, block, seen], block.start, ctx.is_causal)
-                    grad_x[head, seen, taps].addmm_(weight.T, grad_HTL[head, block])
-        return grad_weight, grad_bias, grad_x, None
+    def backward(ctx: Any, grad_HTF: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        needs_weight, needs_bias, needs_x = ctx.needs_input_grad[:3]
+        num_pieces = 3**ctx.splits
+        saved = ctx.saved_tensors
+        pieces, taps = saved[:num_pieces], saved[num_pieces:]
+        num_taps = len(taps) // num_pieces
+        grads = [grad for (grad,) in _fan_out(_columns(grad_HTF, ctx.splits), ctx.splits)]
+        grad_weight = grad_x = None
+        if needs_weight:
+            slopes = [_mix_slopes(*pair, num_taps, ctx.is_causal) for pair in zip(grads, pieces)]
+            grad_weight = torch.stack(_fan_in(slopes), dim=-1)
+        if needs_x:
+            kernels = [taps[start : start + num_taps] for start in range(0, len(taps), num_taps)]
+            grad_pieces = [_mix_transposed(*pair, ctx.is_causal) for pair in zip(kernels, grads)]
+            grad_x = torch.stack(_differences_transposed(grad_pieces), dim=-1).reshape(grad_HTF.shape)
+        return grad_weight, grad_HTF.sum(-1) if needs_bias else None, grad_x, None, None
 
 
-def _lower(piece: Tensor, diagonal: int, is_causal: bool) -> Tensor:
-    """A piece of W without what stands above W's diagonal, which is the piece's own one number `diagonal`."""
-    return piece.tril(diagonal) if is_causal else piece
+def _columns(x_HTF: Tensor, splits: int) -> tuple[Tensor, ...]:
+    """Every `2**splits`-th column from the first, from the second, …"""
+    return x_HTF.reshape(*x_HTF.shape[:2], -1, 2**splits).movedim(3, 0).contiguous().unbind()
 
 
-def _blocks(length: int, is_causal: bool) -> list[tuple[slice, slice, slice]]:
+def _fan_out(parts: Sequence[Tensor], splits: int) -> list[Sequence[Tensor]]:
+    """Even parts, even + odd ones, odd ones; each again, `splits` times."""
+    if splits == 0:
+        return [parts]
+    even, odd = parts[::2], parts[1::2]
+    middle = [a + b for a, b in zip(even, odd)]
+    return [*_fan_out(even, splits - 1), *_fan_out(middle, splits - 1), *_fan_out(odd, splits - 1)]
+
+
+def _fan_in(parts: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
+    """The transpose of `_fan_out`: even = first + middle, odd = middle + last."""
+    if len(parts) == 1:
+        return parts[0]
+    first, middle, last = (_fan_in(third) for third in _thirds(parts))
+    return [sum_ for a, b, c in zip(first, middle, last) for sum_ in (a + b, b + c)]
+
+
+def _differences(columns: Sequence[Tensor]) -> list[Tensor]:
+    """Even columns less the odd ones after them, odd ones, the even ones after those less these; each again."""
+    if len(columns) == 1:
+        return [*columns]
+    even, odd = columns[::2], columns[1::2]
+    after = [*even[1:], F.pad(even[0][..., 1:], (0, 1))]
+    first = [u - v for u, v in zip(even, odd)]
+    last = [u - v for u, v in zip(after, odd)]
+    return [*_differences(first), *_differences(odd), *_differences(last)]
+
+
+def _differences_transposed(pieces: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Gradients of `_differences`' columns, from those of its pieces."""
+    if len(pieces) == 1:
+        return pieces
+    first, middle, last = (_differences_transposed(third) for third in _thirds(pieces))
+    before = [F.pad(last[-1][..., :-1], (1, 0)), *last[:-1]]
+    even = [u + v for u, v in zip(first, before)]
+    odd = [(m - u).sub_(v) for m, u, v in zip(middle, first, last)]
+    return [grad for pair in zip(even, odd) for grad in pair]
+
+
+def _thirds(parts: Sequence[Any]) -> list[Sequence[Any]]:
+    third = len(parts) // 3
+    return [parts[:third], parts[third : 2 * third], parts[2 * third :]]
+
+
+def _mix(taps: Sequence[Tensor], bias_HT: Tensor | None, x_HTF: Tensor, is_causal: bool) -> Tensor:
+    """`bias + sum_p taps[p] x[..., p:]`, by blocks of columns of W."""
+    y_HTF = x_HTF.new_zeros(x_HTF.shape) if bias_HT is None else bias_HT[..., None].repeat(1, 1, x_HTF.shape[-1])
+    for weight_TT, x_TL, y_TL in _matrices(taps, x_HTF, y_HTF):
+        for block, seeing, _ in _blocks(len(weight_TT), is_causal):
+            y_TL.narrow(0, *seeing).addmm_(_piece(weight_TT, seeing, block), x_TL.narrow(0, *block))
+    return y_HTF
+
+
+def _mix_transposed(taps: Sequence[Tensor], grad_HTF: Tensor, is_causal: bool) -> Tensor:
+    """`_mix`'s gradient with respect to x."""
+    grad_x_HTF = grad_HTF.new_zeros(grad_HTF.shape)  # made from the gradient, so that vmap can batch over it
+    for weight_TT, grad_x_TL, grad_TL in _matrices(taps, grad_x_HTF, grad_HTF):
+        for block, _, seen in _blocks(len(weight_TT), is_causal):
+            grad_x_TL.narrow(0, *seen).addmm_(_piece(weight_TT, block, seen).T, grad_TL.narrow(0, *block))
+    return grad_x_HTF
+
+
+def _mix_slopes(grad_HTF: Tensor, x_HTF: Tensor, num_taps: int, is_causal: bool) -> list[Tensor]:
+    """`_mix`'s gradients with respect to its taps."""
+    num_heads, length, _ = x_HTF.shape
+    slopes = [grad_HTF.new_zeros(num_heads, length, length) for _ in range(num_taps)]
+    for slopes_TT, x_TL, grad_TL in _matrices(slopes, x_HTF, grad_HTF):
+        for block, seeing, _ in _blocks(length, is_causal):
+            tapped_FT = x_TL.narrow(0, *block).T
+            _piece(slopes_TT, seeing, block).addmm_(grad_TL.narrow(0, *seeing), tapped_FT, beta=0)
+            if is_causal:
+                _piece(slopes_TT, block, block).tril_()
+    return slopes
+
+
+def _matrices(taps: Sequence[Tensor], x_HTF: Tensor, y_HTF: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """For each head and tap: its matrix, the columns of x it reads and those of y it is for."""
+    width = x_HTF.shape[-1] - len(taps) + 1
+    for tap, weight_HTT in enumerate(taps):
+        yield from zip(weight_HTT, x_HTF.narrow(-1, tap, width), y_HTF.narrow(-1, 0, width))
+
+
+# A first position and a number of positions: narrow's arguments. A whole slice would be an alias, which vmap cannot
+# batch.
+Span = tuple[int, int]
+
+
+def _piece(matrix: Tensor, rows: Span, columns: Span) -> Tensor:
+    return matrix.narrow(0, *rows).narrow(1, *columns)
+
+
+def _blocks(length: int, is_causal: bool) -> list[tuple[Span, Span, Span]]:
     """Blocks of positions as (the block, the positions that see it, the positions it sees)."""
     if not is_causal:
-        return [(slice(0, length),) * 3]
-    spans = [(start, min(start + BLOCK_SIZE, length)) for start in range(0, length, BLOCK_SIZE)]
-    return [(slice(start, stop), slice(start, length), slice(0, stop)) for start, stop in spans]
-
-
-def _convolve(weight_HKTT: Tensor, bias_HT: Tensor | None, x_HTF: Tensor, is_causal: bool, splits: int) -> Tensor:
-    """`_BlockMixing` with fewer products for an even number of taps: a fast FIR filter, `splits` levels deep.
-
-    Even and odd taps A, B and even and odd columns U, V of x (U' is U one further) give the even and odd columns of y
-
-        A*U + B*V  = A*(U - V) + (A + B)*V
-        A*V + B*U' = (A + B)*V - B*(V - U')
-
-    so that three convolutions of half the taps and half the columns do the work of four: F(2, 2) of Winograd.
-    """
-    if splits == 0:
-        return _BlockMixing.apply(weight_HKTT, bias_HT, x_HTF, is_causal)
-    even_weight, odd_weight = weight_HKTT.unflatten(1, (-1, 2)).unbind(2)
-    even, odd = x_HTF.unflatten(2, (-1, 2)).unbind(3)
-    next_even = F.pad(even[..., 1:], (0, 1))
-    middle = _convolve(even_weight + odd_weight, bias_HT, odd.contiguous(), is_causal, splits - 1)
-    y_even = _convolve(even_weight, None, even - odd, is_causal, splits - 1) + middle
-    y_odd = middle - _convolve(odd_weight, None, odd - next_even, is_causal, splits - 1)
-    return torch.stack((y_even, y_odd), dim=-1).flatten(-2)
+        return [((0, length),) * 3]
+    starts = range(0, length, BLOCK_SIZE)
+    sizes = [min(BLOCK_SIZE, length - start) for start in starts]
+    return [((start, size), (start, length - start), (0, start + size)) for start, size in zip(starts, sizes)]
 
 
 def _num_splits(num_taps: int, dtype: torch.dtype) -> int:
-    """How often `_convolve` halves the taps: each halving saves a quarter of the products and moves the data twice.
+    """How often `_BlockMixing` halves the taps: each halving saves a quarter of the products and moves the data twice.
 
     Not in half precision, where the sums and differences would be rounded.
     """
@@ -140,14 +213,12 @@ def token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor, is_causal
     """
     batch_size, width = x_HTBE.shape[2:]
     kernel_size = weight_HTTK.shape[-1]
-    weight_HKTT = weight_HTTK.permute(0, 3, 1, 2).contiguous()
     # Autocast stops at the door of an autograd function, so the product's dtype is settled here.
     dtype = _product_dtype(x_HTBE)
     splits = _num_splits(kernel_size, dtype)
     row_width = -(-(width + kernel_size - 1) // 2**splits) * 2**splits
     x_HTF = _pad_features(x_HTBE, kernel_size, row_width).flatten(2)
-    y_HTL = _convolve(weight_HKTT.to(dtype), bias_HT.to(dtype), x_HTF.to(dtype), is_causal, splits)
-    y_HTF = F.pad(y_HTL, (0, x_HTF.shape[-1] - y_HTL.shape[-1])) if kernel_size > 1 else y_HTL
+    y_HTF = _BlockMixing.apply(weight_HTTK.to(dtype), bias_HT.to(dtype), x_HTF.to(dtype), is_causal, splits)
     return y_HTF.unflatten(2, (batch_size, row_width))[..., :width]
 
 

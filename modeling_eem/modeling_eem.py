@@ -33,7 +33,7 @@ from .bottleneck_eem import (
     token_ranks,
 )
 from .configuration_eem import EEMConfig
-from .linear_masked_mixer import FewRowsLinear
+from .linear_masked_mixer import FastLinear
 from .loss_eem import causal_lm_loss, next_token_targets
 
 logger = logging.get_logger(__name__)
@@ -266,7 +266,7 @@ class EEMForCausalLM(EEMPreTrainedModel, GenerationMixin):
     def __init__(self, config: EEMConfig):
         super().__init__(config)
         self.model = EEMModel(config)
-        self.lm_head = FewRowsLinear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = FastLinear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     def encode(self, input_ids: torch.LongTensor, attention_mask: Tensor | None = None) -> Tensor:

@@ -20,6 +20,7 @@ from .bottleneck_eem import (
     token_ranks,
 )
 from .configuration_eem import EEMAutoencoderConfig
+from .linear_masked_mixer import FastLinear
 from .loss_eem import causal_lm_loss
 
 
@@ -76,7 +77,7 @@ class EEMAutoencoder(EncoderDecoderPreTrainedModel):
         self.encoder = TextEncoder(config)
         self.expansion = expansion(config.encoder_config.hidden_size, config.hidden_size)
         self.decoder = build_backbone("decoder_config", config.decoder_config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = FastLinear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:

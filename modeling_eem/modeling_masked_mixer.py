@@ -24,7 +24,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .cache_masked_mixer import MixingLayer, grow_in_place
 from .configuration_masked_mixer import MaskedMixerConfig
 from .hub_eem import RemoteCodeMixin
-from .linear_masked_mixer import FewRowsLinear
+from .linear_masked_mixer import FastLinear
 from .loss_eem import causal_lm_loss, next_token_targets, token_classification_loss
 from .mixing_masked_mixer import (
     AlignedLayout,
@@ -61,8 +61,8 @@ class MaskedMixerMixing(nn.Module):
         self.kernel_size = k
         self.weight = nn.Parameter(torch.empty((h,) * (h > 0) + (n, n) + (k,) * (k > 1)))
         self.bias = nn.Parameter(torch.empty((h,) * (h > 0) + (n,)))
-        self.in_proj = FewRowsLinear(d, d) if h else None  # the heads' Linear(d, d / h), side by side
-        self.out_proj = FewRowsLinear(d, d) if h else None
+        self.in_proj = FastLinear(d, d) if h else None  # the heads' Linear(d, d / h), side by side
+        self.out_proj = FastLinear(d, d) if h else None
         if self.is_causal:
             # What another program left above the diagonal of a checkpoint is not used, and not passed on either.
             self.register_state_dict_post_hook(MaskedMixerMixing._drop_future)
@@ -119,9 +119,9 @@ class MaskedMixerMLP(nn.Module):
 
     def __init__(self, config: MaskedMixerConfig):
         super().__init__()
-        self.up_proj = FewRowsLinear(config.hidden_size, config.intermediate_size)
+        self.up_proj = FastLinear(config.hidden_size, config.intermediate_size)
         self.act_fn = ACT2FN[config.hidden_act]
-        self.down_proj = FewRowsLinear(config.intermediate_size, config.hidden_size)
+        self.down_proj = FastLinear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(self.act_fn(self.up_proj(x)))
@@ -142,10 +142,13 @@ class MaskedMixerBlock(GradientCheckpointingLayer):
         hidden_states: Tensor,
         layout: Layout | None = None,
         past_key_values: Cache | None = None,
+        read_positions: Tensor | None = None,
     ) -> Tensor:
         # The tensors that pass between blocks look like [B, T, D] and lie in memory as [T, B, D]: no copies here.
         x_TBD = hidden_states.transpose(0, 1)
         x_TBD = x_TBD + self.mixing(self.mixing_layernorm(x_TBD), layout, past_key_values)
+        if read_positions is not None:
+            x_TBD = x_TBD[read_positions, torch.arange(x_TBD.shape[1], device=x_TBD.device)][None]
         x_TBD = x_TBD + self.mlp(self.mlp_layernorm(x_TBD))
         return x_TBD.transpose(0, 1)
 
@@ -215,6 +218,7 @@ class MaskedMixerModel(MaskedMixerPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
+        read_positions: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
         """Hidden states `[B, T, D]` of tokens `[B, T]`.
@@ -224,6 +228,8 @@ class MaskedMixerModel(MaskedMixerPreTrainedModel):
             position_ids: `[1 or B, T]` rows of the mixing matrices; by default the rank among real tokens. A position
                 of 0 begins a document that sees nothing before it (packed rows).
             past_key_values: cache whose `keys` hold the mixing inputs `[B, 1, T, D]`; its `values` are empty.
+            read_positions: `[B]`, the one output of each row that is wanted; the hidden states are then `[B, 1, D]`,
+                and the last block's feed-forward runs for them alone.
 
         Raises:
             ValueError: more tokens than `max_position_embeddings`; a cache or restarting positions with right
@@ -253,7 +259,13 @@ class MaskedMixerModel(MaskedMixerPreTrainedModel):
         layout = self._layout(inputs_embeds, attention_mask, position_ids, past_length)
         hidden_states = inputs_embeds
         for layer in self.layers:
-            hidden_states = layer(hidden_states, layout=layout, past_key_values=past_key_values)
+            is_last = layer is self.layers[-1]
+            hidden_states = layer(
+                hidden_states,
+                layout=layout,
+                past_key_values=past_key_values,
+                read_positions=read_positions if is_last else None,
+            )
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
 
     def _layout(
@@ -310,7 +322,7 @@ class MaskedMixerForCausalLM(MaskedMixerPreTrainedModel, GenerationMixin):
             raise ValueError("A causal language model needs is_causal=True: with False it would see what it predicts.")
         super().__init__(config)
         self.model = MaskedMixerModel(config)
-        self.lm_head = FewRowsLinear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = FastLinear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     @can_return_tuple

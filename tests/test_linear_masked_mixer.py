@@ -1,11 +1,11 @@
-"""The Linear for few rows: the same numbers as `nn.Linear`, whatever way they are computed."""
+"""The fast Linear: the same numbers as `nn.Linear`, whatever way they are computed."""
 
 import pytest
 import torch
 from torch import nn
 
 from modeling_eem import MaskedMixerConfig, MaskedMixerForCausalLM
-from modeling_eem.linear_masked_mixer import FEW_ROWS, FewRowsLinear, few_rows_linear
+from modeling_eem.linear_masked_mixer import FEW_ROWS, FastLinear, few_rows_linear, rows_product
 
 
 @pytest.mark.parametrize("shape", [(12,), (1, 12), (1, 1, 12), (5, 12), (2, 3, 12), (3, 1, 12)])
@@ -22,7 +22,7 @@ def test_few_rows_are_a_linear(shape: tuple[int, ...], has_bias: bool) -> None:
 @pytest.mark.parametrize("num_outputs", [8, 511, 512])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_the_layer_is_a_linear_for_any_rows(num_rows: int, num_outputs: int, dtype: torch.dtype) -> None:
-    layer = FewRowsLinear(256, num_outputs).to(dtype)
+    layer = FastLinear(256, num_outputs).to(dtype)
     x = torch.randn(num_rows, 256, dtype=dtype)
     with torch.no_grad():
         expected = nn.functional.linear(x, layer.weight, layer.bias)
@@ -35,19 +35,64 @@ def test_only_large_weights_go_the_other_way(size: tuple[int, int], monkeypatch:
     called = []
     monkeypatch.setattr("modeling_eem.linear_masked_mixer.few_rows_linear", lambda *_: called.append(1))
     with torch.no_grad():
-        FewRowsLinear(*size)(torch.randn(1, size[0]))
+        FastLinear(*size)(torch.randn(1, size[0]))
     assert bool(called) == (size == (256, 512))
 
 
+@pytest.mark.parametrize("num_rows", [1, 2, 7, 300])
+@pytest.mark.parametrize(("num_inputs", "num_outputs"), [(1, 1), (17, 33), (256, 512)])
+def test_a_product_of_rows_is_one(num_rows: int, num_inputs: int, num_outputs: int) -> None:
+    x, bias = torch.randn(num_rows, num_inputs), torch.randn(num_outputs)
+    dense, wide = torch.randn(num_outputs, num_inputs), torch.randn(num_outputs, 2 * num_inputs)
+    # As it is, as a transpose, and with gaps between its rows.
+    for weight in (dense, dense.T.contiguous().T, wide[:, :num_inputs]):
+        expected = (x.double() @ weight.double().T + bias.double()).float()
+        torch.testing.assert_close(rows_product(x, weight, bias), expected, rtol=1e-5, atol=1e-4)
+
+
 def test_gradients_are_those_of_a_linear() -> None:
-    layer = FewRowsLinear(256, 512)
-    layer(torch.randn(2, 256)).sum().backward()
-    assert layer.weight.grad.any() and layer.bias.grad.any()
+    """First and second ones, of a sum that is not linear in the weights."""
+    layer, x = FastLinear(24, 16), torch.randn(3, 5, 24, requires_grad=True)
+    plain = nn.Linear(24, 16)
+    plain.load_state_dict(layer.state_dict())
+    found = []
+    for linear in (layer, plain):
+        wanted = (x, linear.weight, linear.bias)
+        first = torch.autograd.grad(linear(x).pow(3).sum(), wanted, create_graph=True)
+        second = torch.autograd.grad(sum(grad.pow(2).sum() for grad in first), wanted)
+        found.append([*first, *second])
+    for ours, theirs in zip(*found):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+    assert all(grad.any() for grad in found[0])
+
+
+def test_only_wanted_gradients_are_formed() -> None:
+    layer = FastLinear(24, 16).requires_grad_(False)
+    x = torch.randn(9, 24, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad.any() and layer.weight.grad is None and layer.bias.grad is None
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch was built without oneDNN")
+def test_bits_do_not_depend_on_the_place_of_the_weights_or_the_number_of_rows() -> None:
+    x, weight = torch.randn(300, 40), torch.randn(24, 40)
+    expected = rows_product(x, weight)
+    for offset in (1, 3, 16):
+        moved = torch.empty(weight.numel() + offset)[offset:].view_as(weight).copy_(weight)
+        assert torch.equal(rows_product(x, moved), expected)
+    for num_rows in (2, 3, 33, 299):
+        assert torch.equal(rows_product(x[:num_rows], weight), expected[:num_rows])
+
+
+def test_pytorchs_own_switch_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = torch.randn(300, 40), torch.randn(24, 40)
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    assert torch.equal(rows_product(x, weight), nn.functional.linear(x, weight))
 
 
 def test_autocast_decides_the_dtype() -> None:
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        assert FewRowsLinear(256, 512)(torch.randn(1, 256)).dtype == torch.bfloat16
+        assert FastLinear(256, 512)(torch.randn(1, 256)).dtype == torch.bfloat16
 
 
 def test_hooks_and_resized_heads_still_count() -> None:

@@ -115,6 +115,22 @@ def test_hidden_states_are_the_residual_stream(mixer: MaskedMixerForCausalLM) ->
     assert mixer(input_ids).hidden_states is None
 
 
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+def test_one_output_of_each_row_can_be_read(
+    alignment: str, variant: dict[str, Any], backbone_config: Callable[..., Any]
+) -> None:
+    """The values, and the gradients of what earlier blocks did for them."""
+    model = MaskedMixerModel(backbone_config(position_alignment=alignment, **variant))
+    ids, mask = _ids(3, 7), torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [0] * 2 + [1] * 5])
+    last = torch.tensor([6, 3, 6])
+    whole = model(ids, attention_mask=mask).last_hidden_state[torch.arange(3), last]
+    read = model(ids, attention_mask=mask, read_positions=last).last_hidden_state
+    assert read.shape == (3, 1, 32)
+    torch.testing.assert_close(read[:, 0], whole)
+    for one, other in zip(*(torch.autograd.grad(h.square().sum(), list(model.parameters())) for h in (read, whole))):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_embeddings_can_be_given(mixer: MaskedMixerForCausalLM) -> None:
     input_ids = _ids(2, 9)
     embeds = mixer.model.embed_tokens(input_ids)

@@ -19,9 +19,14 @@ def _attention_backward_flops(
     return sdpa_backward_flop_count(grad, query, key, value)
 
 
-# What torch's counter does not know: a product written into a slice, and attention as a CPU runs it.
+def _rows_flops(rows_shape: torch.Size, weight_shape: torch.Size, *_args: object, **_kwargs: object) -> int:
+    return 2 * rows_shape[0] * rows_shape[1] * weight_shape[0]
+
+
+# What torch's counter does not know: products by oneDNN or into a slice, and attention as a CPU runs it.
 _KNOWN_HERE = {
     torch.ops.aten.addmm_: _addmm_flops,
+    torch.ops.mkldnn._linear_pointwise: _rows_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
 }
