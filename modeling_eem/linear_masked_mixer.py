@@ -24,20 +24,21 @@ class FastLinear(nn.Linear):
     """`y = x W^T + b`: `nn.Linear` in all but speed."""
 
     def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight, self.bias
         num_rows = x.numel() // self.in_features
-        if num_rows == 0 or not _is_plain(x, self.weight):
-            return F.linear(x, self.weight, self.bias)
-        is_large = self.weight.numel() >= LEAST_WEIGHTS and self.out_features % 2 == 0
-        if num_rows <= FEW_ROWS and is_large and not torch.is_grad_enabled():
-            return few_rows_linear(x, self.weight, self.bias)
-        y_NO = linear_rows(x.reshape(num_rows, self.in_features), self.weight, self.bias)
+        if num_rows == 0 or not _is_plain(x, weight):
+            return F.linear(x, weight, bias)
+        is_halved = num_rows <= FEW_ROWS and weight.numel() >= LEAST_WEIGHTS and self.out_features % 2 == 0
+        if is_halved and not torch.is_grad_enabled():
+            return few_rows_linear(x, weight, bias)
+        y_NO = linear_rows(x.reshape(num_rows, self.in_features), weight, bias)
         return y_NO.view(*x.shape[:-1], self.out_features)
 
 
 def _is_plain(x: Tensor, weight: Tensor) -> bool:
     """Whether a product is one of float32 numbers on a CPU, run as it is written."""
     return (
-        x.device.type == weight.device.type == "cpu"
+        x.is_cpu
         and x.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
@@ -85,15 +86,15 @@ class _RowsProduct(torch.autograd.Function):
 def few_rows_linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
     """`F.linear(x [..., I], W [O, I], b)` as `W x^T` in two halves of W; O is even. Returns `[..., O]`, a view."""
     num_outputs, num_inputs = weight_OI.shape
-    x_NI = x.reshape(-1, num_inputs)
-    x_2IN = x_NI.T.expand(2, num_inputs, len(x_NI))
+    num_rows = x.numel() // num_inputs
+    x_2IN = x.reshape(num_rows, num_inputs).T.expand(2, num_inputs, num_rows)
     weight_2OI = weight_OI.view(2, num_outputs // 2, num_inputs)
     if bias_O is None:
         y_2ON = torch.bmm(weight_2OI, x_2IN)
     else:
         y_2ON = torch.baddbmm(bias_O.view(2, num_outputs // 2, 1), weight_2OI, x_2IN)
     shape = (*x.shape[:-1], num_outputs)
-    return y_2ON.view(shape) if len(x_NI) == 1 else y_2ON.view(num_outputs, len(x_NI)).T.view(shape)
+    return y_2ON.view(shape) if num_rows == 1 else y_2ON.view(num_outputs, num_rows).T.view(shape)
 
 
 # What a head may be to run in chunks: a product and nothing else.

@@ -258,14 +258,9 @@ class MaskedMixerModel(MaskedMixerPreTrainedModel):
 
         layout = self._layout(inputs_embeds, attention_mask, position_ids, past_length)
         hidden_states = inputs_embeds
-        for layer in self.layers:
-            is_last = layer is self.layers[-1]
-            hidden_states = layer(
-                hidden_states,
-                layout=layout,
-                past_key_values=past_key_values,
-                read_positions=read_positions if is_last else None,
-            )
+        reads = [None] * (len(self.layers) - 1) + [read_positions]
+        for layer, read in zip(self.layers, reads):
+            hidden_states = layer(hidden_states, layout=layout, past_key_values=past_key_values, read_positions=read)
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
 
     def _layout(
