@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from training_cases import DEVICE
 
 from modeling_eem import mixing_masked_mixer
-from modeling_eem.linear_masked_mixer import FEW_ROWS, few_rows_linear
+from modeling_eem.linear_masked_mixer import FEW_ROWS, FastLinear, few_rows_linear, rows_product
 from modeling_eem.mixing_masked_mixer import BLOCK_SIZE, MOST_SPLITS, token_mixing
 
 LENGTH, ROWS, WIDTH = 512, 8, 256
@@ -45,29 +45,40 @@ def mixing_constants(repeats: int) -> list[Figure]:
 
 
 @torch.no_grad()
-def few_rows(repeats: int) -> list[Figure]:
-    """The linear layers of a small model, one after the other, for few rows: `nn.functional.linear` over ours.
+def linear_layers(repeats: int) -> list[Figure]:
+    """The linear layers of a small model, one after the other: our speed over that of `nn.functional.linear`.
 
-    Together they are larger than the caches near a core, as in generation: it is reading them that takes the time.
+    Together they are larger than the caches near a core, as in generation, where it is reading them that takes the
+    time. At the number of rows where ours changes its way, and at twice that, both ways are compared.
     """
-    shapes = [(1024, 256), (256, 1024)] * 8 + [(8000, 256)]
-    weights = [torch.randn(shape, device=DEVICE) for shape in shapes]
-    figures = []
-    for num_rows in (1, 8, FEW_ROWS):
-        inputs = {width: torch.randn(num_rows, width, device=DEVICE) for _, width in shapes}
+    layers = [
+        FastLinear(*shape, bias=False, device=DEVICE) for shape in [(256, 1024), (1024, 256)] * 8 + [(256, 8000)]
+    ]
 
-        def ours(inputs: dict[int, Tensor] = inputs) -> None:
-            for weight in weights:
-                few_rows_linear(inputs[weight.shape[1]], weight, None)
+    def on_rows(num_rows: int, way: Callable[[FastLinear, Tensor], Tensor]) -> Callable[[], None]:
+        inputs = {width: torch.randn(num_rows, width, device=DEVICE) for width in (256, 1024)}
 
-        def theirs(inputs: dict[int, Tensor] = inputs) -> None:
-            for weight in weights:
-                nn.functional.linear(inputs[weight.shape[1]], weight)
+        def run() -> None:
+            for layer in layers:
+                way(layer, inputs[layer.in_features])
 
-        name = "row" if num_rows == 1 else "rows"
-        ratios = paired_ratios(ours, theirs, 5 * repeats)
-        figures.append(Figure(f"linear layers on {num_rows} {name}, speed over F.linear's", ratios))
-    return figures
+        return run
+
+    ways = {
+        "ours": lambda layer, x: layer(x),
+        "F.linear's": lambda layer, x: nn.functional.linear(x, layer.weight),
+        "in two halves": lambda layer, x: few_rows_linear(x, layer.weight, None),
+        "oneDNN's": lambda layer, x: rows_product(x, layer.weight),
+    }
+    compared = [("ours", "F.linear's", num_rows) for num_rows in (1, FEW_ROWS, 4 * FEW_ROWS, LENGTH * ROWS)]
+    compared += [("in two halves", "oneDNN's", num_rows) for num_rows in (FEW_ROWS, 2 * FEW_ROWS)]
+    return [
+        Figure(
+            f"linear layers on {num_rows} row{'s' if num_rows > 1 else ''}, {one}, speed over {other}",
+            paired_ratios(on_rows(num_rows, ways[one]), on_rows(num_rows, ways[other]), 5 * repeats),
+        )
+        for one, other, num_rows in compared
+    ]
 
 
-CASES = {"mixing-constants": mixing_constants, "few-rows": few_rows}
+CASES = {"mixing-constants": mixing_constants, "linear-layers": linear_layers}

@@ -22,7 +22,7 @@ def token_mixing_alone(repeats: int) -> list[Figure]:
     """Forward and both gradients of one mixing, 8 rows of d = 512, against Conv1d and against a dense product."""
     figures = []
     for length, rivals in ((512, {"Conv1d": 1.6}), (1024, {"Conv1d": 1.6, "a dense product": 1.4})):
-        ways = _mixings(length)
+        ways = mixings(length)
         ours = ways.pop("ours")
         for rival, floor in rivals.items():
             check_equal(ours().sum().item() / 1e3, ways[rival]().sum().item() / 1e3, f"token mixing and {rival}")
@@ -31,7 +31,8 @@ def token_mixing_alone(repeats: int) -> list[Figure]:
     return figures
 
 
-def _mixings(length: int) -> dict[str, Callable[[], Tensor]]:
+def mixings(length: int) -> dict[str, Callable[[], Tensor]]:
+    """Forward and both gradients of one mixing, in several ways."""
     weight_TT = torch.randn(length, length, device=DEVICE).tril().div_(length**0.5).requires_grad_()
     bias_T = torch.zeros(length, device=DEVICE, requires_grad=True)
     x_BTD = torch.randn(8, length, 512, device=DEVICE, requires_grad=True)

@@ -28,11 +28,12 @@ import training_cases
 import typer
 from growth import costs, draw_growth, growth_table
 from paired import Figure, matmul_peak
+from profiles import profile_table, profiles
 from rich.console import Console
 
 from modeling_eem.report import Table, write_results
 
-GROWTH = "growth"
+GROWTH, PROFILE = "growth", "profile"
 CASES = {
     **training_cases.CASES,
     **part_cases.CASES,
@@ -46,12 +47,15 @@ CASES = {
 
 def speed(
     output: Annotated[Path | None, typer.Option(help="Folder for speed.md, speed.json and speed-growth.png.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help=f"Cases to run, by default all: {GROWTH}, …")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help=f"Cases to run, by default all: {GROWTH}, {PROFILE}, …")
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Pairs that a ratio is the median of.")] = 7,
 ) -> None:
     """Measure, print the tables, and exit with 1 if a floor is missed."""
-    if unknown := set(only or ()) - {*CASES, GROWTH}:
-        raise typer.BadParameter(f"no case {', '.join(sorted(unknown))}; there are {', '.join([*CASES, GROWTH])}")
+    all_names = [*CASES, PROFILE, GROWTH]
+    if unknown := set(only or ()) - set(all_names):
+        raise typer.BadParameter(f"no case {', '.join(sorted(unknown))}; there are {', '.join(all_names)}")
     console = Console()
     figures: list[Figure] = []
     names = [name for name in CASES if not only or name in only]
@@ -59,7 +63,11 @@ def speed(
         with console.status(name):
             figures += CASES[name](repeats) if only == [name] else _in_own_process(name, repeats)
     tables = [_table(figures)] if figures else []
-    growth = []
+    profiled, growth = [], []
+    if not only or PROFILE in only:
+        with console.status(PROFILE):
+            profiled = profiles()
+        tables.append(profile_table(profiled))
     if not only or GROWTH in only:
         with console.status(GROWTH):
             growth = costs(repeats)
@@ -75,6 +83,7 @@ def speed(
         content = {
             "machine": _machine(),
             "figures": [_content(figure) for figure in figures],
+            "profiles": [asdict(profile) for pair in profiled for profile in pair],
             "growth": [asdict(cost) for cost in growth],
         }
         write_results(output, "speed", tables, content, pictures)

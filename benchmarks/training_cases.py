@@ -1,6 +1,7 @@
 """Training steps: against the plain implementation, against Llama, and against the machine's own matrix product."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from paired import Figure, paired_ratios, shares_of_peak
@@ -64,9 +65,22 @@ def check_equal(ours: float, theirs: float, what: str) -> None:
         raise AssertionError(f"{what}: ours gives {ours}, the plain implementation {theirs}")
 
 
-def mixer_steps(repeats: int) -> list[Figure]:
-    """Flat, with heads and with taps, against the plain implementation."""
-    figures = []
+@dataclass(frozen=True)
+class Comparison:
+    """A training step of ours and the plain implementation's, which compute the same loss."""
+
+    what: str
+    floor: float
+    ours: Callable[[], None]
+    plain: Callable[[], None]
+
+    def figure(self, repeats: int) -> Figure:
+        ratios = paired_ratios(self.ours, self.plain, repeats)
+        return Figure(f"{self.what} training step, against the plain one", ratios, self.floor)
+
+
+def compared_mixers() -> Iterator[Comparison]:
+    """Flat, with heads and with taps."""
     input_ids = random_rows()
     for what, options, floor in (
         ("flat", {}, 1.5),
@@ -79,15 +93,12 @@ def mixer_steps(repeats: int) -> list[Figure]:
         with torch.no_grad():
             loss = ours(input_ids=input_ids, labels=input_ids).loss.item()
             check_equal(loss, plain(input_ids).item(), f"mixer, {what}")
-        ratios = paired_ratios(
-            ours_step(ours, input_ids), step_of(plain, lambda plain=plain: plain(input_ids)), repeats
-        )
-        figures.append(Figure(f"masked-mixer training step, {what}, against the plain one", ratios, floor))
-    return figures
+        plain_step = step_of(plain, lambda plain=plain: plain(input_ids))
+        yield Comparison(f"masked mixer, {what},", floor, ours_step(ours, input_ids), plain_step)
 
 
-def autoencoder_step(repeats: int) -> list[Figure]:
-    """The unrolled autoencoder, against the plain implementation."""
+def compared_autoencoder() -> Comparison:
+    """The unrolled autoencoder."""
     backbone = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "max_position_embeddings": LENGTH}
     config = EEMAutoencoderConfig(
         encoder_config={**backbone, "num_hidden_layers": LAYERS // 2},
@@ -102,8 +113,15 @@ def autoencoder_step(repeats: int) -> list[Figure]:
         loss = ours(input_ids=input_ids, labels=input_ids).loss.item()
         check_equal(loss, plain(input_ids).item(), "unrolled autoencoder")
     our_step = step_of(ours, lambda: ours(input_ids=input_ids, labels=input_ids).loss)
-    ratios = paired_ratios(our_step, step_of(plain, lambda: plain(input_ids)), repeats)
-    return [Figure("unrolled autoencoder training step, against the plain one", ratios, 1.5)]
+    return Comparison("unrolled autoencoder,", 1.5, our_step, step_of(plain, lambda: plain(input_ids)))
+
+
+def mixer_steps(repeats: int) -> list[Figure]:
+    return [compared.figure(repeats) for compared in compared_mixers()]
+
+
+def autoencoder_step(repeats: int) -> list[Figure]:
+    return [compared_autoencoder().figure(repeats)]
 
 
 def llama_of(num_parameters: int, length: int = LENGTH) -> LlamaForCausalLM:

@@ -54,6 +54,7 @@ class _LinearTokenLoss(torch.autograd.Function):
                 labels = labels_N[chunk]
                 is_scored = labels != IGNORE_INDEX
                 targets = labels.masked_fill(~is_scored, 0)[:, None]
+                logits = exponentials = grad_logits = None  # the last chunk's make room for these
                 logits = rows_product(hidden_low, weight_low_VD).float()
                 logits = logits.sub_(logits.amax(-1, keepdim=True))
                 target_logits = logits.gather(1, targets)

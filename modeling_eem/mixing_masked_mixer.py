@@ -68,7 +68,7 @@ class _BlockMixing(torch.autograd.Function):
         ]
         ctx.save_for_backward(*pieces, *(tap for taps in kernels for tap in taps))
         ctx.is_causal, ctx.splits = is_causal, splits
-        return torch.stack(_fan_in(mixed), dim=-1).reshape(x_HTF.shape)
+        return _interleaved(_fan_in(mixed)).reshape(x_HTF.shape)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -82,17 +82,22 @@ class _BlockMixing(torch.autograd.Function):
         grad_weight = grad_x = None
         if needs_weight:
             slopes = [_mix_slopes(*pair, num_taps, ctx.is_causal) for pair in zip(grads, pieces)]
-            grad_weight = torch.stack(_fan_in(slopes), dim=-1)
+            grad_weight = _interleaved(_fan_in(slopes))
         if needs_x:
             kernels = [taps[start : start + num_taps] for start in range(0, len(taps), num_taps)]
             grad_pieces = [_mix_transposed(*pair, ctx.is_causal) for pair in zip(kernels, grads)]
-            grad_x = torch.stack(_differences_transposed(grad_pieces), dim=-1).reshape(grad_HTF.shape)
+            grad_x = _interleaved(_differences_transposed(grad_pieces)).reshape(grad_HTF.shape)
         return grad_weight, grad_HTF.sum(-1) if needs_bias else None, grad_x, None, None
 
 
 def _columns(x_HTF: Tensor, splits: int) -> tuple[Tensor, ...]:
     """Every `2**splits`-th column from the first, from the second, …"""
     return x_HTF.reshape(*x_HTF.shape[:2], -1, 2**splits).movedim(3, 0).contiguous().unbind()
+
+
+def _interleaved(parts: Sequence[Tensor]) -> Tensor:
+    """The inverse of `_columns`, with one more axis; one part is not copied."""
+    return parts[0][..., None] if len(parts) == 1 else torch.stack(tuple(parts), dim=-1)
 
 
 def _fan_out(parts: Sequence[Tensor], splits: int) -> list[Sequence[Tensor]]:

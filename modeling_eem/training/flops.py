@@ -1,5 +1,7 @@
 """What a training step costs: floating-point operations, counted as they are run."""
 
+from collections.abc import Callable
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import PreTrainedModel
@@ -42,9 +44,19 @@ def training_flops(model: PreTrainedModel, length: int) -> int:
     input_ids = torch.zeros(1, length, dtype=torch.long, device=device)
     was_training = model.training
     model.train()
-    counter = FlopCounterMode(display=False, custom_mapping=_KNOWN_HERE)
-    with torch.random.fork_rng(), counter:
+
+    def step() -> None:
         loss = model(input_ids=input_ids, labels=input_ids).loss
         torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
+
+    with torch.random.fork_rng():
+        flops = counted_flops(step)
     model.train(was_training)
+    return flops
+
+
+def counted_flops(run: Callable[[], object]) -> int:
+    """FLOPs of the matrix products and convolutions of a call."""
+    with FlopCounterMode(display=False, custom_mapping=_KNOWN_HERE) as counter:
+        run()
     return counter.get_total_flops()
