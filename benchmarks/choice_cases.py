@@ -70,7 +70,7 @@ def linear_layers(repeats: int) -> list[Figure]:
         "in two halves": lambda layer, x: few_rows_linear(x, layer.weight, None),
         "oneDNN's": lambda layer, x: rows_product(x, layer.weight),
     }
-    compared = [("ours", "F.linear's", num_rows) for num_rows in (1, FEW_ROWS, 4 * FEW_ROWS, LENGTH * ROWS)]
+    compared = [("ours", "F.linear's", num_rows) for num_rows in (1, FEW_ROWS, 8 * FEW_ROWS, LENGTH)]
     compared += [("in two halves", "oneDNN's", num_rows) for num_rows in (FEW_ROWS, 2 * FEW_ROWS)]
     return [
         Figure(

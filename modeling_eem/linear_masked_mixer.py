@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # Rows up to which two halves of W are the faster way, by measurement.
-FEW_ROWS = 8
+FEW_ROWS = 4
 # Numbers in W from which they are; smaller ones lie in a core's own cache.
 LEAST_WEIGHTS = 1 << 16
 
