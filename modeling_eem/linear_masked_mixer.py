@@ -1,8 +1,8 @@
 """A Linear that is fast on a CPU: many rows by oneDNN, a few in two halves of the weights.
 
-PyTorch hands float32 products on an x86 CPU to MKL, although the oneDNN it comes with is as fast or faster from about
-a million multiply-adds on: by half on a Zen 4 core (`benchmarks/choice_cases.py` measures it). Other than MKL's, its
-sums do not depend on where in memory the weights lie, nor on how many rows there are beyond one.
+PyTorch hands float32 products on an x86 CPU to MKL, although the oneDNN it comes with can be the faster one: by a
+fifth to a half on the Zen 4 cores it was measured on (`benchmarks/choice_cases.py`). There its sums depend neither on
+where in memory the weights lie nor on how many rows there are beyond one; MKL's do.
 
 A few rows, as in generation, are different: it is the weights that have to be read, and `x W^T` reads them with one
 core. `W x^T` in two halves, one batched product, reads them with two.
@@ -52,13 +52,13 @@ def rows_product(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) 
     """
     # With gaps between its rows, oneDNN has no fast way for W.
     is_dense = weight_OI.is_contiguous() or weight_OI.T.is_contiguous()
-    if _HAS_ONEDNN and torch.backends.mkldnn.enabled and is_dense and _is_plain(x_NI, weight_OI):
+    if HAS_ONEDNN and torch.backends.mkldnn.enabled and is_dense and _is_plain(x_NI, weight_OI):
         return torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, bias_O, "none", [], "")
     return F.linear(x_NI, weight_OI, bias_O)
 
 
 # The operator that `torch.compile` writes for a Linear on a CPU; builds without oneDNN lack it.
-_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def linear_rows(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
@@ -100,4 +100,4 @@ def few_rows_linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tens
 # What a head may be to run in chunks: a product and nothing else.
 PLAIN_LINEARS = (nn.Linear, FastLinear)
 
-__all__ = ["PLAIN_LINEARS", "FastLinear", "few_rows_linear", "linear_rows", "rows_product"]
+__all__ = ["HAS_ONEDNN", "PLAIN_LINEARS", "FastLinear", "few_rows_linear", "linear_rows", "rows_product"]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from modeling_eem import MaskedMixerConfig, MaskedMixerForCausalLM
-from modeling_eem.linear_masked_mixer import FEW_ROWS, FastLinear, few_rows_linear, rows_product
+from modeling_eem.linear_masked_mixer import FEW_ROWS, HAS_ONEDNN, FastLinear, few_rows_linear, rows_product
 
 
 @pytest.mark.parametrize("shape", [(12,), (1, 12), (1, 1, 12), (5, 12), (2, 3, 12), (3, 1, 12)])
@@ -73,7 +73,7 @@ def test_only_wanted_gradients_are_formed() -> None:
     assert x.grad.any() and layer.weight.grad is None and layer.bias.grad is None
 
 
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch was built without oneDNN")
+@pytest.mark.skipif(not HAS_ONEDNN, reason="PyTorch was built without oneDNN")
 def test_bits_do_not_depend_on_the_place_of_the_weights_or_the_number_of_rows() -> None:
     x, weight = torch.randn(300, 40), torch.randn(24, 40)
     expected = rows_product(x, weight)

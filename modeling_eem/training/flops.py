@@ -6,6 +6,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import PreTrainedModel
 
+from modeling_eem.linear_masked_mixer import HAS_ONEDNN
+
 
 def _addmm_flops(_out_shape: torch.Size, a_shape: torch.Size, b_shape: torch.Size, **_kwargs: object) -> int:
     return 2 * a_shape[0] * a_shape[1] * b_shape[1]
@@ -28,10 +30,11 @@ def _rows_flops(rows_shape: torch.Size, weight_shape: torch.Size, *_args: object
 # What torch's counter does not know: products by oneDNN or into a slice, and attention as a CPU runs it.
 _KNOWN_HERE = {
     torch.ops.aten.addmm_: _addmm_flops,
-    torch.ops.mkldnn._linear_pointwise: _rows_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
 }
+if HAS_ONEDNN:
+    _KNOWN_HERE[torch.ops.mkldnn._linear_pointwise] = _rows_flops
 
 
 def training_flops(model: PreTrainedModel, length: int) -> int:
