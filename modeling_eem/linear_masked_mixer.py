@@ -18,6 +18,7 @@ from torch import Tensor, nn
 FEW_ROWS = 4
 # Numbers in W from which they are; smaller ones lie in a core's own cache.
 LEAST_WEIGHTS = 1 << 16
+_PLAIN_TENSORS = (Tensor, nn.Parameter)
 
 
 class FastLinear(nn.Linear):
@@ -36,9 +37,11 @@ class FastLinear(nn.Linear):
 
 
 def _is_plain(x: Tensor, weight: Tensor) -> bool:
-    """Whether a product is one of float32 numbers on a CPU, run as it is written."""
+    """Whether a product is one of plain float32 numbers on a CPU, run as written; not of shards or quantized weights."""
     return (
         x.is_cpu
+        and type(x) in _PLAIN_TENSORS
+        and type(weight) in _PLAIN_TENSORS
         and x.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()

@@ -8,7 +8,7 @@ E = D / H.
 
 It stands here twice: `reference_token_mixing` is the equation, `token_mixing` what the models run. The fast path works
 on `[T, B, E]`, so that a head's mixing is a product of a `[T, T]` matrix with `[T, B * E]` columns, cut into blocks of
-rows so that the half above the diagonal is never computed.
+columns of W so that the half above the diagonal is never computed.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,5 +1,7 @@
 """The fast Linear: the same numbers as `nn.Linear`, whatever way they are computed."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from torch import nn
@@ -88,6 +90,18 @@ def test_pytorchs_own_switch_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> No
     x, weight = torch.randn(300, 40), torch.randn(24, 40)
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
     assert torch.equal(rows_product(x, weight), nn.functional.linear(x, weight))
+
+
+def test_other_kinds_of_tensors_are_left_to_pytorch() -> None:
+    """Shards (DTensor) and quantized weights are subclasses, which only PyTorch's own functions know."""
+
+    class Shard(torch.Tensor):
+        pass
+
+    x, weight = torch.randn(300, 40), torch.randn(24, 40).as_subclass(Shard)
+    with patch.object(nn.functional, "linear", wraps=nn.functional.linear) as linear:
+        assert type(rows_product(x, weight)) is Shard
+    linear.assert_called_once()
 
 
 def test_autocast_decides_the_dtype() -> None:
