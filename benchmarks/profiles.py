@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from statistics import mean
+from itertools import chain
+from statistics import mean, median
 
-from paired import matmul_peak
+from paired import matmul_peak, seconds
 from part_cases import mixings
+from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEventAvg
 from torch.profiler import ProfilerActivity, profile
 from training_cases import DEVICE, compared_autoencoder, compared_mixers
@@ -30,18 +32,15 @@ PRODUCTS = {
 
 @dataclass(frozen=True)
 class Profile:
-    """Of one run: seconds in products and elsewhere, FLOPs of the products, the machine's peak beside it."""
+    """Of one run: seconds in all, in products and in other operators, FLOPs of the products, the peak beside it."""
 
     what: str
     whose: str
+    took: float
     in_products: float
     flops: float
     peak: float
     elsewhere: dict[str, float]
-
-    @property
-    def took(self) -> float:
-        return self.in_products + sum(self.elsewhere.values())
 
     @property
     def least(self) -> float:
@@ -57,8 +56,8 @@ def profiles() -> list[tuple[Profile, Profile]]:
 
 
 def _comparisons() -> Iterator[tuple[str, Callable[[], object], str, Callable[[], object]]]:
-    for compared in (*compared_mixers(), compared_autoencoder()):
-        yield compared.what.rstrip(","), compared.ours, "plain", compared.plain
+    for compared in chain(compared_mixers(), compared_autoencoder()):
+        yield compared.what, compared.ours, "plain", compared.plain
     for length in (512, 1024):
         ways = mixings(length)
         yield f"token mixing alone, n = {length}", ways["ours"], "Conv1d", ways["Conv1d"]
@@ -70,18 +69,21 @@ def profiled(what: str, whose: str, run: Callable[[], object]) -> Profile:
     is_gpu = DEVICE == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_gpu else [])]
     before = matmul_peak()
+    took = median(seconds(run) for _ in range(RUNS))
     with profile(activities=activities) as profiler:
         for _ in range(RUNS):
             run()
     peak = mean((before, matmul_peak()))
 
-    def seconds(event: FunctionEventAvg) -> float:
+    def own_time(event: FunctionEventAvg) -> float:
         return (event.self_device_time_total if is_gpu else event.self_cpu_time_total) / 1e6 / RUNS
 
-    times = {event.key: seconds(event) for event in profiler.key_averages()}
+    # On a GPU the kernels are listed too; their time is already that of the operators that started them.
+    operators = [event for event in profiler.key_averages() if event.device_type == DeviceType.CPU]
+    times = {event.key: own_time(event) for event in operators}
     in_products = sum(time for name, time in times.items() if name in PRODUCTS)
     elsewhere = {name: time for name, time in times.items() if name not in PRODUCTS and time > 0}
-    return Profile(what, whose, in_products, flops, peak, elsewhere)
+    return Profile(what, whose, took, in_products, flops, peak, elsewhere)
 
 
 def profile_table(pairs: list[tuple[Profile, Profile]]) -> Table:
@@ -119,8 +121,8 @@ def profile_table(pairs: list[tuple[Profile, Profile]]) -> Table:
         rows=rows,
         title="Where the time goes",
         notes=(
-            f"By PyTorch's profiler, {RUNS} runs one after the other, so that the ratio is not one of pairs; products "
-            "with the parts of blocks beside a triangle, which are multiplied too.",
+            f"Medians of {RUNS} runs one after the other, not of pairs; where in them, by PyTorch's profiler in "
+            "as many more. Products with what blocks hold beside a triangle, which is multiplied too.",
             "Peak: GFLOP/s of the machine's own matrix product before and after. At most: the ratio, if our products "
             "ran at the peak and nothing else took time.",
         ),

@@ -76,7 +76,7 @@ class Comparison:
 
     def figure(self, repeats: int) -> Figure:
         ratios = paired_ratios(self.ours, self.plain, repeats)
-        return Figure(f"{self.what} training step, against the plain one", ratios, self.floor)
+        return Figure(f"{self.what}, training step against the plain one", ratios, self.floor)
 
 
 def compared_mixers() -> Iterator[Comparison]:
@@ -94,10 +94,10 @@ def compared_mixers() -> Iterator[Comparison]:
             loss = ours(input_ids=input_ids, labels=input_ids).loss.item()
             check_equal(loss, plain(input_ids).item(), f"mixer, {what}")
         plain_step = step_of(plain, lambda plain=plain: plain(input_ids))
-        yield Comparison(f"masked mixer, {what},", floor, ours_step(ours, input_ids), plain_step)
+        yield Comparison(f"masked mixer, {what}", floor, ours_step(ours, input_ids), plain_step)
 
 
-def compared_autoencoder() -> Comparison:
+def compared_autoencoder() -> Iterator[Comparison]:
     """The unrolled autoencoder."""
     backbone = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "max_position_embeddings": LENGTH}
     config = EEMAutoencoderConfig(
@@ -113,7 +113,7 @@ def compared_autoencoder() -> Comparison:
         loss = ours(input_ids=input_ids, labels=input_ids).loss.item()
         check_equal(loss, plain(input_ids).item(), "unrolled autoencoder")
     our_step = step_of(ours, lambda: ours(input_ids=input_ids, labels=input_ids).loss)
-    return Comparison("unrolled autoencoder,", 1.5, our_step, step_of(plain, lambda: plain(input_ids)))
+    yield Comparison("unrolled autoencoder", 1.5, our_step, step_of(plain, lambda: plain(input_ids)))
 
 
 def mixer_steps(repeats: int) -> list[Figure]:
@@ -121,7 +121,7 @@ def mixer_steps(repeats: int) -> list[Figure]:
 
 
 def autoencoder_step(repeats: int) -> list[Figure]:
-    return [compared_autoencoder().figure(repeats)]
+    return [compared.figure(repeats) for compared in compared_autoencoder()]
 
 
 def llama_of(num_parameters: int, length: int = LENGTH) -> LlamaForCausalLM:

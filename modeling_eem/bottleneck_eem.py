@@ -114,16 +114,9 @@ class TextEncoder(nn.Module):
         # transformers gathers these from children, and FSDP and device maps want each layer class that is there.
         self._no_split_modules = self.backbone._no_split_modules
 
-    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """The backbone's outputs `[B, T, D]`, before one of them becomes the code."""
-        return run_backbone(
-            self.backbone,
-            self.embed_tokens(input_ids),
-            attention_mask,
-            None if attention_mask is None else token_ranks(attention_mask),
-            use_cache=False,
-            **kwargs,
-        ).last_hidden_state
+        return self._run(input_ids, attention_mask)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Codes `[B, P]`: the bottleneck's view of the output at the last real token."""
@@ -133,11 +126,21 @@ class TextEncoder(nn.Module):
         else:
             last_B = length - 1 - attention_mask.flip(-1).int().argmax(-1)
         if is_masked_mixer(self.backbone.config):
-            output_BD = self.hidden_states(input_ids, attention_mask, read_positions=last_B)[:, 0]
+            output_BD = self._run(input_ids, attention_mask, read_positions=last_B)[:, 0]
         else:
-            hidden_BTD = self.hidden_states(input_ids, attention_mask)
+            hidden_BTD = self._run(input_ids, attention_mask)
             output_BD = hidden_BTD[torch.arange(batch_size, device=last_B.device), last_B]
         return self.bottleneck.compress(output_BD)
+
+    def _run(self, input_ids: Tensor, attention_mask: Tensor | None, **kwargs) -> Tensor:
+        return run_backbone(
+            self.backbone,
+            self.embed_tokens(input_ids),
+            attention_mask,
+            None if attention_mask is None else token_ranks(attention_mask),
+            use_cache=False,
+            **kwargs,
+        ).last_hidden_state
 
 
 def check_text(input_ids: Tensor, attention_mask: Tensor | None, vocab_size: int, max_length: int) -> None:

@@ -1,8 +1,8 @@
 """A Linear that is fast on a CPU: many rows by oneDNN, a few in two halves of the weights.
 
-PyTorch hands float32 products on an x86 CPU to MKL, although the oneDNN it comes with can be the faster one: by a
-fifth to a half on the Zen 4 cores it was measured on (`benchmarks/choice_cases.py`). There its sums depend neither on
-where in memory the weights lie nor on how many rows there are beyond one; MKL's do.
+PyTorch hands float32 products on an x86 CPU to MKL, although the oneDNN it comes with can be the faster one: by 27 %
+on many rows on the Zen 4 cores it was measured on (`records/LOG.md`). There its sums depend neither on where in memory
+the weights lie nor on how many rows there are beyond one; MKL's do.
 
 A few rows, as in generation, are different: it is the weights that have to be read, and `x W^T` reads them with one
 core. `W x^T` in two halves, one batched product, reads them with two.
@@ -18,33 +18,45 @@ from torch import Tensor, nn
 FEW_ROWS = 4
 # Numbers in W from which they are; smaller ones lie in a core's own cache.
 LEAST_WEIGHTS = 1 << 16
+# The operator that `torch.compile` writes for a Linear on a CPU; builds without oneDNN lack it.
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+# What shards (DTensor) and quantized weights are not.
 _PLAIN_TENSORS = (Tensor, nn.Parameter)
 
 
 class FastLinear(nn.Linear):
-    """`y = x W^T + b`: `nn.Linear` in all but speed."""
+    """`y = x W^T + b`: `nn.Linear` in all but speed.
+
+    Two things a function with gradients of its own cannot do: forward-mode differentiation, and leaving out W's
+    gradient where only x's is asked for and W is not frozen. Up to `FEW_ROWS` rows without gradients, the last bits
+    depend on where large weights lie in memory, as they do in PyTorch's own product of one row.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
-        num_rows = x.numel() // self.in_features
-        if num_rows == 0 or not _is_plain(x, weight):
+        if not _is_plain(x, weight) or x.numel() == 0:
             return F.linear(x, weight, bias)
-        is_halved = num_rows <= FEW_ROWS and weight.numel() >= LEAST_WEIGHTS and self.out_features % 2 == 0
+        # Not from the layer's own sizes: under tensor parallelism its weight is a part.
+        num_outputs, num_inputs = weight.shape
+        num_rows = x.numel() // num_inputs
+        is_halved = num_rows <= FEW_ROWS and weight.numel() >= LEAST_WEIGHTS and num_outputs % 2 == 0
         if is_halved and not torch.is_grad_enabled():
             return few_rows_linear(x, weight, bias)
-        y_NO = linear_rows(x.reshape(num_rows, self.in_features), weight, bias)
-        return y_NO.view(*x.shape[:-1], self.out_features)
+        return linear_rows(x.reshape(num_rows, num_inputs), weight, bias).view(*x.shape[:-1], num_outputs)
 
 
 def _is_plain(x: Tensor, weight: Tensor) -> bool:
-    """Whether a product is one of plain float32 numbers on a CPU, run as written; not of shards or quantized weights."""
+    """Whether a product is one of float32 numbers on a CPU, and run as it is written."""
     return (
-        x.is_cpu
+        not torch.compiler.is_compiling()
+        and x.is_cpu
+        and weight.is_cpu
+        and x.dtype == weight.dtype == torch.float32
         and type(x) in _PLAIN_TENSORS
         and type(weight) in _PLAIN_TENSORS
-        and x.dtype == weight.dtype == torch.float32
+        and weight.layout == torch.strided
+        and x.shape[-1] == weight.shape[-1]
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
     )
 
 
@@ -53,15 +65,12 @@ def rows_product(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) 
 
     `torch.backends.mkldnn.enabled = False` leaves all products to the library that PyTorch would take.
     """
+    if not (HAS_ONEDNN and _is_plain(x_NI, weight_OI) and torch.backends.mkldnn.enabled):
+        return F.linear(x_NI, weight_OI, bias_O)
     # With gaps between its rows, oneDNN has no fast way for W.
-    is_dense = weight_OI.is_contiguous() or weight_OI.T.is_contiguous()
-    if HAS_ONEDNN and torch.backends.mkldnn.enabled and is_dense and _is_plain(x_NI, weight_OI):
-        return torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, bias_O, "none", [], "")
-    return F.linear(x_NI, weight_OI, bias_O)
-
-
-# The operator that `torch.compile` writes for a Linear on a CPU; builds without oneDNN lack it.
-HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    if not (weight_OI.is_contiguous() or weight_OI.T.is_contiguous()):
+        return F.linear(x_NI, weight_OI, bias_O)
+    return torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, bias_O, "none", [], "")
 
 
 def linear_rows(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
@@ -72,16 +81,24 @@ def linear_rows(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -
 
 
 class _RowsProduct(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x_NI, weight_OI)
+    def forward(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
         return rows_product(x_NI, weight_OI, bias_O)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+        x_NI, weight_OI, _ = inputs
+        needs_x, needs_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x_NI if needs_weight else None, weight_OI if needs_x else None)
 
     @staticmethod
     def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x_NI, weight_OI = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         grad_x = linear_rows(grad_NO, weight_OI.T) if needs_x else None
+        # By the BLAS, which reads transposes as they lie; oneDNN would have them copied.
         grad_weight = grad_NO.T @ x_NI if needs_weight else None
         return grad_x, grad_weight, grad_NO.sum(0) if needs_bias else None
 
@@ -103,4 +120,4 @@ def few_rows_linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tens
 # What a head may be to run in chunks: a product and nothing else.
 PLAIN_LINEARS = (nn.Linear, FastLinear)
 
-__all__ = ["HAS_ONEDNN", "PLAIN_LINEARS", "FastLinear", "few_rows_linear", "linear_rows", "rows_product"]
+__all__ = ["HAS_ONEDNN", "PLAIN_LINEARS", "FastLinear", "few_rows_linear", "rows_product"]

@@ -42,11 +42,11 @@ class _LinearTokenLoss(torch.autograd.Function):
         is_autocast = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if is_autocast else hidden_ND.dtype
         weight_low_VD = weight_VD.to(dtype)
-        total = torch.zeros((), device=device)
-        losses_N = torch.empty(labels_N.shape, device=device)
-        entropies_N = torch.empty(labels_N.shape, device=device) if with_entropy else None
+        total = torch.zeros((), dtype=torch.float32, device=device)
+        losses_N = torch.empty(labels_N.shape, dtype=torch.float32, device=device)
+        entropies_N = torch.empty_like(losses_N) if with_entropy else None
         grad_hidden = torch.empty_like(hidden_ND) if needs_hidden else None
-        grad_weight = torch.zeros(weight_VD.shape, device=device) if needs_weight else None
+        grad_weight = torch.zeros(weight_VD.shape, dtype=torch.float32, device=device) if needs_weight else None
         with torch.autocast(device.type, enabled=False):
             for start in range(0, hidden_ND.shape[0], CHUNK_SIZE):
                 chunk = slice(start, start + CHUNK_SIZE)
@@ -76,7 +76,7 @@ class _LinearTokenLoss(torch.autograd.Function):
                     total += chunk_total
                 if needs_hidden or needs_weight:
                     # d CE / d logits = softmax - onehot, times the slope of the token's loss, in the logits' memory.
-                    slopes = slopes[:, None]
+                    slopes = slopes[:, None].to(z.dtype)
                     grad_logits = exponentials.mul_(slopes / z).scatter_add_(1, targets, -slopes).to(dtype)
                     if needs_hidden:
                         grad_hidden[chunk] = rows_product(grad_logits, weight_low_VD.T)

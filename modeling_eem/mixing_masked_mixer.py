@@ -46,8 +46,8 @@ class _BlockMixing(torch.autograd.Function):
     column hold anything, and their gradient must be zero. With `is_causal` nothing above W's diagonal counts, whatever
     stands there, and its gradient is zero: `_mix` skips the blocks there.
 
-    An even number of taps is halved `splits` times, each time for a quarter of the products, as a fast FIR filter
-    (F(2, 2) of Winograd). Even and odd taps A, B and even and odd columns U, V of x, U' being U one further, give
+    An even number of taps is halved `splits` times, each time for three quarters of the products, as a fast FIR
+    filter (F(2, 2) of Winograd). Even and odd taps A, B and even and odd columns U, V of x, with U' for U one further:
 
         y_even = A*U + B*V  = A*(U - V) + (A + B)*V
         y_odd  = A*V + B*U' = (A + B)*V + B*(U' - V)
@@ -58,41 +58,46 @@ class _BlockMixing(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight_HTTK: Tensor, bias_HT: Tensor, x_HTF: Tensor, is_causal: bool, splits: int) -> Tensor:
-        weight_KHTT = weight_HTTK.movedim(3, 0)
-        weight_KHTT = weight_KHTT.tril() if is_causal else weight_KHTT.contiguous()
-        kernels = _fan_out(weight_KHTT.unbind(), splits)
+        kernels = _kernels(weight_HTTK, is_causal, splits)
         pieces = _differences(_columns(x_HTF, splits))
         mixed = [
             [_mix(taps, bias_HT if piece == len(pieces) // 2 else None, columns, is_causal)]
             for piece, (taps, columns) in enumerate(zip(kernels, pieces))
         ]
-        ctx.save_for_backward(*pieces, *(tap for taps in kernels for tap in taps))
-        ctx.is_causal, ctx.splits = is_causal, splits
+        needs_weight, _, needs_x = ctx.needs_input_grad[:3]
+        ctx.save_for_backward(weight_HTTK if needs_x else None, *(pieces if needs_weight else ()))
+        ctx.is_causal, ctx.splits, ctx.num_taps = is_causal, splits, len(kernels[0])
         return _interleaved(_fan_in(mixed)).reshape(x_HTF.shape)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_HTF: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         needs_weight, needs_bias, needs_x = ctx.needs_input_grad[:3]
-        num_pieces = 3**ctx.splits
-        saved = ctx.saved_tensors
-        pieces, taps = saved[:num_pieces], saved[num_pieces:]
-        num_taps = len(taps) // num_pieces
+        weight_HTTK, *pieces = ctx.saved_tensors
         grads = [grad for (grad,) in _fan_out(_columns(grad_HTF, ctx.splits), ctx.splits)]
         grad_weight = grad_x = None
         if needs_weight:
-            slopes = [_mix_slopes(*pair, num_taps, ctx.is_causal) for pair in zip(grads, pieces)]
+            slopes = [_mix_slopes(*pair, ctx.num_taps, ctx.is_causal) for pair in zip(grads, pieces)]
             grad_weight = _interleaved(_fan_in(slopes))
         if needs_x:
-            kernels = [taps[start : start + num_taps] for start in range(0, len(taps), num_taps)]
+            kernels = _kernels(weight_HTTK, ctx.is_causal, ctx.splits)  # formed again: they are larger than W
             grad_pieces = [_mix_transposed(*pair, ctx.is_causal) for pair in zip(kernels, grads)]
             grad_x = _interleaved(_differences_transposed(grad_pieces)).reshape(grad_HTF.shape)
         return grad_weight, grad_HTF.sum(-1) if needs_bias else None, grad_x, None, None
 
 
-def _columns(x_HTF: Tensor, splits: int) -> tuple[Tensor, ...]:
-    """Every `2**splits`-th column from the first, from the second, …"""
-    return x_HTF.reshape(*x_HTF.shape[:2], -1, 2**splits).movedim(3, 0).contiguous().unbind()
+def _kernels(weight_HTTK: Tensor, is_causal: bool, splits: int) -> list[Sequence[Tensor]]:
+    """The taps `[H, T, T]` of each of the `3**splits` convolutions; with `is_causal` zero above the diagonal."""
+    weight_KHTT = weight_HTTK.movedim(3, 0)
+    weight_KHTT = weight_KHTT.tril() if is_causal else weight_KHTT.contiguous()
+    return _fan_out(weight_KHTT.unbind(), splits)
+
+
+def _columns(x_HTF: Tensor, splits: int) -> list[Tensor]:
+    """Every `2**splits`-th column from the first, from the second, …, each in memory of its own."""
+    num_heads, length, width = x_HTF.shape
+    columns_HTFP = x_HTF.reshape(num_heads, length, width >> splits, 1 << splits)
+    return [columns_HTF.contiguous() for columns_HTF in columns_HTFP.unbind(-1)]
 
 
 def _interleaved(parts: Sequence[Tensor]) -> Tensor:
@@ -114,7 +119,7 @@ def _fan_in(parts: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
     if len(parts) == 1:
         return parts[0]
     first, middle, last = (_fan_in(third) for third in _thirds(parts))
-    return [sum_ for a, b, c in zip(first, middle, last) for sum_ in (a + b, b + c)]
+    return [part for a, b, c in zip(first, middle, last) for part in (a + b, b + c)]
 
 
 def _differences(columns: Sequence[Tensor]) -> list[Tensor]:
@@ -168,8 +173,8 @@ def _mix_slopes(grad_HTF: Tensor, x_HTF: Tensor, num_taps: int, is_causal: bool)
     slopes = [grad_HTF.new_zeros(num_heads, length, length) for _ in range(num_taps)]
     for slopes_TT, x_TL, grad_TL in _matrices(slopes, x_HTF, grad_HTF):
         for block, seeing, _ in _blocks(length, is_causal):
-            tapped_FT = x_TL.narrow(0, *block).T
-            _piece(slopes_TT, seeing, block).addmm_(grad_TL.narrow(0, *seeing), tapped_FT, beta=0)
+            block_LB = x_TL.narrow(0, *block).T
+            _piece(slopes_TT, seeing, block).addmm_(grad_TL.narrow(0, *seeing), block_LB, beta=0)
             if is_causal:
                 _piece(slopes_TT, block, block).tril_()
     return slopes
@@ -201,7 +206,7 @@ def _blocks(length: int, is_causal: bool) -> list[tuple[Span, Span, Span]]:
 
 
 def _num_splits(num_taps: int, dtype: torch.dtype) -> int:
-    """How often `_BlockMixing` halves the taps: each halving saves a quarter of the products and moves the data twice.
+    """How often `_BlockMixing` halves the taps: each time saves a quarter of the products, for a pass over x and y.
 
     Not in half precision, where the sums and differences would be rounded.
     """

@@ -228,8 +228,8 @@ class MaskedMixerModel(MaskedMixerPreTrainedModel):
             position_ids: `[1 or B, T]` rows of the mixing matrices; by default the rank among real tokens. A position
                 of 0 begins a document that sees nothing before it (packed rows).
             past_key_values: cache whose `keys` hold the mixing inputs `[B, 1, T, D]`; its `values` are empty.
-            read_positions: `[B]`, the one output of each row that is wanted; the hidden states are then `[B, 1, D]`,
-                and the last block's feed-forward runs for them alone.
+            read_positions: `[B]`, the one output of each row that is wanted; `last_hidden_state` is then `[B, 1, D]`,
+                and the last block's feed-forward runs for these alone.
 
         Raises:
             ValueError: more tokens than `max_position_embeddings`; a cache or restarting positions with right

@@ -33,7 +33,7 @@ def test_the_layer_is_a_linear_for_any_rows(num_rows: int, num_outputs: int, dty
 
 @pytest.mark.parametrize("size", [(256, 512), (12, 8)], ids=["large", "small"])
 def test_only_large_weights_go_the_other_way(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What fits a core's cache gains nothing, and keeps PyTorch's bits."""
+    """What fits a core's cache gains nothing."""
     called = []
     monkeypatch.setattr("modeling_eem.linear_masked_mixer.few_rows_linear", lambda *_: called.append(1))
     with torch.no_grad():
@@ -89,7 +89,9 @@ def test_bits_do_not_depend_on_the_place_of_the_weights_or_the_number_of_rows() 
 def test_pytorchs_own_switch_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = torch.randn(300, 40), torch.randn(24, 40)
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
-    assert torch.equal(rows_product(x, weight), nn.functional.linear(x, weight))
+    with patch.object(nn.functional, "linear", wraps=nn.functional.linear) as linear:
+        rows_product(x, weight)
+    linear.assert_called_once()
 
 
 def test_other_kinds_of_tensors_are_left_to_pytorch() -> None:
@@ -102,6 +104,43 @@ def test_other_kinds_of_tensors_are_left_to_pytorch() -> None:
     with patch.object(nn.functional, "linear", wraps=nn.functional.linear) as linear:
         assert type(rows_product(x, weight)) is Shard
     linear.assert_called_once()
+
+
+def test_a_weight_may_be_a_part_of_the_layers() -> None:
+    """Tensor parallelism puts its shard in the weight's place; the layer's own sizes then are not the weight's."""
+    layer = FastLinear(256, 1024, bias=False)
+    layer.weight = nn.Parameter(layer.weight[:511].detach().clone())
+    for num_rows in (1, 300):
+        x = torch.randn(num_rows, 256)
+        with torch.no_grad():
+            torch.testing.assert_close(layer(x), x @ layer.weight.T, rtol=1e-5, atol=1e-5)
+
+
+def test_mistakes_are_told_as_by_pytorch() -> None:
+    layer = FastLinear(24, 16)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        layer(torch.randn(3, 12))
+    with pytest.raises(RuntimeError, match="meta"):
+        FastLinear(24, 16, device="meta")(torch.randn(3, 24))
+
+
+def test_frozen_layers_hold_nothing_they_do_not_need() -> None:
+    held = []
+    x = torch.randn(9, 24, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: held.append(tensor.shape), lambda _: None):
+        FastLinear(24, 16).requires_grad_(False)(x)
+    assert held == [(16, 24)]
+
+
+def test_functional_gradients_and_vmap() -> None:
+    layer, x = FastLinear(24, 16), torch.randn(5, 3, 24)
+
+    def loss(weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(layer, {"weight": weight}, (rows,)).pow(2).sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(layer.weight.detach(), x)
+    loop = torch.stack([torch.autograd.grad(loss(layer.weight, rows), layer.weight)[0] for rows in x])
+    torch.testing.assert_close(each, loop, rtol=1e-4, atol=1e-4)
 
 
 def test_autocast_decides_the_dtype() -> None:

@@ -277,3 +277,16 @@ def test_plain_heads(model_type: str, changes: dict[str, Any], is_plain: bool) -
     ).train()
     assert has_plain_head(model) is is_plain
     assert model.training and not model.get_output_embeddings()._forward_hooks
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_default_dtype_is_not_the_losss(dtype: torch.dtype) -> None:
+    """As where transformers builds a model in another dtype than PyTorch's default."""
+    hidden, weight, labels, _ = _problem(9)
+    expected = torch.autograd.grad(linear_cross_entropy(hidden, weight, labels)[0], (hidden, weight))
+    torch.set_default_dtype(dtype)
+    try:
+        actual = torch.autograd.grad(linear_cross_entropy(hidden, weight, labels)[0], (hidden, weight))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(actual, expected, rtol=2e-2, atol=2e-2)

@@ -53,7 +53,7 @@ class GradientInputEntropy(EEMEstimator):
             is_output_KT = output_K[:, None] == outputs_T
             cotangents_KBTD = slopes_BTD * is_output_KT[:, None, :, None]
             with warnings.catch_warnings():
-                # vmap takes a mixing's in-place products one cotangent at a time: fewer passes over memory, not more.
+                # vmap takes a mixer's products one cotangent at a time: fewer passes over memory, not more.
                 warnings.filterwarnings("ignore", "There is a performance drop")
                 (gradients_KBF,) = torch.autograd.grad(
                     hidden_BTD, memory_BF, cotangents_KBTD, is_grads_batched=True, retain_graph=True
