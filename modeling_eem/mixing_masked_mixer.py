@@ -58,14 +58,16 @@ class _BlockMixing(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight_HTTK: Tensor, bias_HT: Tensor, x_HTF: Tensor, is_causal: bool, splits: int) -> Tensor:
-        kernels = _kernels(weight_HTTK, is_causal, splits)
+        weight_KHTT = weight_HTTK.movedim(3, 0)
+        weight_KHTT = weight_KHTT.tril() if is_causal else weight_KHTT.contiguous()
+        kernels = _fan_out(weight_KHTT.unbind(), splits)
         pieces = _differences(_columns(x_HTF, splits))
         mixed = [
             [_mix(taps, bias_HT if piece == len(pieces) // 2 else None, columns, is_causal)]
             for piece, (taps, columns) in enumerate(zip(kernels, pieces))
         ]
         needs_weight, _, needs_x = ctx.needs_input_grad[:3]
-        ctx.save_for_backward(weight_HTTK if needs_x else None, *(pieces if needs_weight else ()))
+        ctx.save_for_backward(weight_KHTT if needs_x else None, *(pieces if needs_weight else ()))
         ctx.is_causal, ctx.splits, ctx.num_taps = is_causal, splits, len(kernels[0])
         return _interleaved(_fan_in(mixed)).reshape(x_HTF.shape)
 
@@ -73,24 +75,17 @@ class _BlockMixing(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_HTF: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         needs_weight, needs_bias, needs_x = ctx.needs_input_grad[:3]
-        weight_HTTK, *pieces = ctx.saved_tensors
+        weight_KHTT, *pieces = ctx.saved_tensors
         grads = [grad for (grad,) in _fan_out(_columns(grad_HTF, ctx.splits), ctx.splits)]
         grad_weight = grad_x = None
         if needs_weight:
             slopes = [_mix_slopes(*pair, ctx.num_taps, ctx.is_causal) for pair in zip(grads, pieces)]
             grad_weight = _interleaved(_fan_in(slopes))
         if needs_x:
-            kernels = _kernels(weight_HTTK, ctx.is_causal, ctx.splits)  # formed again: they are larger than W
+            kernels = _fan_out(weight_KHTT.unbind(), ctx.splits)  # formed again: together they are larger than W
             grad_pieces = [_mix_transposed(*pair, ctx.is_causal) for pair in zip(kernels, grads)]
             grad_x = _interleaved(_differences_transposed(grad_pieces)).reshape(grad_HTF.shape)
         return grad_weight, grad_HTF.sum(-1) if needs_bias else None, grad_x, None, None
-
-
-def _kernels(weight_HTTK: Tensor, is_causal: bool, splits: int) -> list[Sequence[Tensor]]:
-    """The taps `[H, T, T]` of each of the `3**splits` convolutions; with `is_causal` zero above the diagonal."""
-    weight_KHTT = weight_HTTK.movedim(3, 0)
-    weight_KHTT = weight_KHTT.tril() if is_causal else weight_KHTT.contiguous()
-    return _fan_out(weight_KHTT.unbind(), splits)
 
 
 def _columns(x_HTF: Tensor, splits: int) -> list[Tensor]:
