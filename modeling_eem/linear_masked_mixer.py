@@ -1,8 +1,8 @@
 """A Linear that is fast on a CPU: many rows by oneDNN, a few in two halves of the weights.
 
-PyTorch hands float32 products on an x86 CPU to MKL, although the oneDNN it comes with can be the faster one: by 27 %
-on many rows on the Zen 4 cores it was measured on (`records/LOG.md`). There its sums depend neither on where in memory
-the weights lie nor on how many rows there are beyond one; MKL's do.
+PyTorch hands float32 products on an x86 CPU to MKL, although the oneDNN it comes with can be the faster one: by 29 %
+for 4,096 rows on the Zen 4 cores it was measured on (`records/LOG.md`). There its sums depend neither on where in
+memory the weights lie nor on how many rows there are beyond one; MKL's do.
 
 A few rows, as in generation, are different: it is the weights that have to be read, and `x W^T` reads them with one
 core. `W x^T` in two halves, one batched product, reads them with two.
@@ -108,11 +108,11 @@ def few_rows_linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tens
     num_outputs, num_inputs = weight_OI.shape
     num_rows = x.numel() // num_inputs
     x_2IN = x.reshape(num_rows, num_inputs).T.expand(2, num_inputs, num_rows)
-    weight_2OI = weight_OI.view(2, num_outputs // 2, num_inputs)
+    weight_2OI = weight_OI.reshape(2, num_outputs // 2, num_inputs)
     if bias_O is None:
         y_2ON = torch.bmm(weight_2OI, x_2IN)
     else:
-        y_2ON = torch.baddbmm(bias_O.view(2, num_outputs // 2, 1), weight_2OI, x_2IN)
+        y_2ON = torch.baddbmm(bias_O.reshape(2, num_outputs // 2, 1), weight_2OI, x_2IN)
     shape = (*x.shape[:-1], num_outputs)
     return y_2ON.view(shape) if num_rows == 1 else y_2ON.view(num_outputs, num_rows).T.view(shape)
 
