@@ -6,13 +6,11 @@ from unittest.mock import patch
 import torch
 from paired import Figure, paired_ratios
 from torch import Tensor, nn
-from training_cases import DEVICE
+from training_cases import DEVICE, LENGTH, ROWS, WIDTH
 
 from modeling_eem import mixing_masked_mixer
 from modeling_eem.linear_masked_mixer import FEW_ROWS, FastLinear, few_rows_linear, rows_product
 from modeling_eem.mixing_masked_mixer import BLOCK_SIZE, MOST_SPLITS, token_mixing
-
-LENGTH, ROWS, WIDTH = 512, 8, 256
 
 
 def _mixing(constant: str, value: int, kernel_size: int) -> Callable[[], None]:

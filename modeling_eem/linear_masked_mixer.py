@@ -1,8 +1,8 @@
 """A Linear that is fast on a CPU: many rows by oneDNN, a few in two halves of the weights.
 
-PyTorch hands float32 products on an x86 CPU to MKL, although the oneDNN it comes with can be the faster one: by 29 %
-for 4,096 rows on the Zen 4 cores it was measured on (`records/LOG.md`). There its sums depend neither on where in
-memory the weights lie nor on how many rows there are beyond one; MKL's do.
+PyTorch hands float32 products on an x86 CPU to MKL, although the oneDNN it comes with can be the faster one: on the
+Zen 4 cores it was measured on, 1.1 times on 512 rows and 1.3 times on 32 (`records/speed.md`). There its sums depend
+neither on where in memory the weights lie nor on how many rows there are beyond one; MKL's do.
 
 A few rows, as in generation, are different: it is the weights that have to be read, and `x W^T` reads them with one
 core. `W x^T` in two halves, one batched product, reads them with two.
@@ -19,7 +19,7 @@ FEW_ROWS = 4
 # Numbers in W from which they are; smaller ones lie in a core's own cache.
 LEAST_WEIGHTS = 1 << 16
 # The operator that `torch.compile` writes for a Linear on a CPU; builds without oneDNN lack it.
-HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+HAS_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 # What shards (DTensor) and quantized weights are not.
 _PLAIN_TENSORS = (Tensor, nn.Parameter)
 
@@ -65,10 +65,9 @@ def rows_product(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) 
 
     `torch.backends.mkldnn.enabled = False` leaves all products to the library that PyTorch would take.
     """
-    if not (HAS_ONEDNN and _is_plain(x_NI, weight_OI) and torch.backends.mkldnn.enabled):
-        return F.linear(x_NI, weight_OI, bias_O)
+    is_taken = HAS_ONEDNN and torch.backends.mkldnn.enabled and _is_plain(x_NI, weight_OI)
     # With gaps between its rows, oneDNN has no fast way for W.
-    if not (weight_OI.is_contiguous() or weight_OI.T.is_contiguous()):
+    if not is_taken or not (weight_OI.is_contiguous() or weight_OI.T.is_contiguous()):
         return F.linear(x_NI, weight_OI, bias_O)
     return torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, bias_O, "none", [], "")
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from modeling_eem import MaskedMixerConfig, MaskedMixerForCausalLM
-from modeling_eem.linear_masked_mixer import FEW_ROWS, HAS_ONEDNN, FastLinear, few_rows_linear, rows_product
+from modeling_eem.linear_masked_mixer import FEW_ROWS, FastLinear, few_rows_linear, rows_product
 
 
 @pytest.mark.parametrize("shape", [(12,), (1, 12), (1, 1, 12), (5, 12), (2, 3, 12), (3, 1, 12)])
@@ -75,7 +75,6 @@ def test_only_wanted_gradients_are_formed() -> None:
     assert x.grad.any() and layer.weight.grad is None and layer.bias.grad is None
 
 
-@pytest.mark.skipif(not HAS_ONEDNN, reason="PyTorch was built without oneDNN")
 def test_bits_do_not_depend_on_the_place_of_the_weights_or_the_number_of_rows() -> None:
     x, weight = torch.randn(300, 40), torch.randn(24, 40)
     expected = rows_product(x, weight)
@@ -86,9 +85,14 @@ def test_bits_do_not_depend_on_the_place_of_the_weights_or_the_number_of_rows() 
         assert torch.equal(rows_product(x[:num_rows], weight), expected[:num_rows])
 
 
-def test_pytorchs_own_switch_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "switch",
+    ["torch.backends.mkldnn.enabled", "modeling_eem.linear_masked_mixer.HAS_ONEDNN"],
+    ids=["off", "not built"],
+)
+def test_without_onednn_it_is_pytorchs_linear(switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = torch.randn(300, 40), torch.randn(24, 40)
-    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    monkeypatch.setattr(switch, False)
     with patch.object(nn.functional, "linear", wraps=nn.functional.linear) as linear:
         rows_product(x, weight)
     linear.assert_called_once()
