@@ -55,6 +55,8 @@ def harness(
     Example: `python evaluate.py harness --model runs/a runs/b --tasks table --data-dir data/hub --output results`
     """
     # Many seconds of imports, which the other commands need not wait for.
+    from accelerate import PartialState
+
     from modeling_eem.evaluation.harness import open_models, score_models
     from modeling_eem.evaluation.harness_scores import HarnessOptions
     from modeling_eem.evaluation.harness_tables import summary_tables, task_table
@@ -90,6 +92,7 @@ def harness(
             add_to_card(folder.path, "harness", summary, provenance(_LIBRARIES))
         Console().print(_upright(summary[0]) if is_table else summary[0], *summary[1:])
         Console().print(f"{output / 'harness.md'}, {output / 'harness.json'}")
+    PartialState().destroy_process_group()
 
 
 def _upright(table: Table) -> Table:

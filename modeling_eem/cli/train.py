@@ -55,6 +55,7 @@ def train(
         measured = held_out_metrics(run, trainer.state)
         console.print(f"held out: {', '.join(f'{name} {value:.4f}' for name, value in measured.items())}")
         console.print(f"{run.arguments.output_dir}: model, card, learning curve and results.json", soft_wrap=True)
+        trainer.accelerator.end_training()
 
 
 def fit(run: Run, name: str) -> LearningCurve:

@@ -218,7 +218,7 @@ def test_killed_and_started_again(rows: Path, harness_model: Callable[..., Path]
 def test_two_processes_make_the_files_of_one(rows: Path, harness_model: Callable[..., Path], tmp_path: Path) -> None:
     model = harness_model("eem")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29523"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     subprocess.run([sys.executable, *_command(model, rows, tmp_path / "one")], check=True, env=environment)
     both = [sys.executable, *torchrun, *_command(model, rows, tmp_path / "two")]
     subprocess.run(both, check=True, env=environment)

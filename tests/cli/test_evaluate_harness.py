@@ -99,7 +99,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
 
 ACCELERATE = ("accelerate", "launch", "--mixed_precision", "no", "--main_process_port", "29541")
 LAUNCHERS = {
-    "torchrun": ("torchrun", "--nproc_per_node", "2", "--master_port", "29542"),
+    "torchrun": ("torchrun", "--standalone", "--nproc_per_node", "2"),
     "accelerate": (*ACCELERATE, "--config_file", "configs/accelerate/ddp.yaml", "--num_processes", "2"),
     "accelerate --cpu": (*ACCELERATE, "--cpu", "--num_processes", "1"),
 }

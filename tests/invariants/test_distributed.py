@@ -28,7 +28,7 @@ NAMES = [
 
 # What every process runs: two steps of SGD for each model of the job, the rows shared out among the processes.
 BEGINNING = """
-import json, sys, warnings
+import json, os, sys, warnings
 from pathlib import Path
 import torch
 import torch.distributed as dist
@@ -52,6 +52,13 @@ def models():
     for class_name, name in json.loads((folder / "models.json").read_text()):
         yield name, getattr(modeling_eem, class_name).from_pretrained(folder / name).train()
 """
+# All is written. The interpreter is not taken down: models and meshes still hold the group, whose gloo threads may
+# then drop the tensors of their last work, for which they need it, and PyTorch aborts (its pull request 179291).
+END = """
+dist.barrier()
+dist.destroy_process_group()
+os._exit(0)
+"""
 DDP = """
 from torch.nn.parallel import DistributedDataParallel
 
@@ -59,7 +66,6 @@ for name, model in models():
     train(DistributedDataParallel(model, find_unused_parameters=False), model.parameters())
     if rank == 0:
         model.save_pretrained(folder / "trained" / name)
-dist.destroy_process_group()
 """
 FSDP2 = """
 from accelerate.utils.fsdp_utils import fsdp2_load_full_state_dict
@@ -102,7 +108,6 @@ for name, model in models():
         if rank == 0:
             (folder / f"{name}.loading.txt").write_text(error)
         dist.barrier()
-dist.destroy_process_group()
 """
 
 
@@ -127,7 +132,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, make_model: Callable[[str], An
 
 def _run(script: str, num_processes: int, folder: Path) -> None:
     path = folder / "job.py"
-    path.write_text(BEGINNING + script)
+    path.write_text(BEGINNING + script + END)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(

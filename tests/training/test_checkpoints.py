@@ -238,7 +238,7 @@ def test_two_processes_resume_bit_for_bit(write_run: Callable[..., Path], tmp_pa
     path = write_run(**STEPS, per_device_train_batch_size=2)
 
     def launch() -> None:
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29523"]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         done = subprocess.run(
             [*torchrun, str(root / "train.py"), "--config", str(path)],
             cwd=tmp_path,

@@ -58,7 +58,7 @@ def test_two_processes_make_the_step_of_one(tmp_path: Path) -> None:
     script.write_text(SCRIPT)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     one = [sys.executable, str(script), str(tmp_path), "8"]
-    two = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517"]
+    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     subprocess.run(one, check=True, env=environment)
     subprocess.run([*two, str(script), str(tmp_path), "4"], check=True, env=environment)
     world_size, single, _ = torch.load(tmp_path / "8.pt")
