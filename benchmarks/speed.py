@@ -25,6 +25,7 @@ import part_cases
 import prepare_cases
 import torch
 import training_cases
+import triangle_cases
 import typer
 from growth import costs, draw_growth, growth_table
 from paired import Figure, matmul_peak
@@ -41,6 +42,7 @@ CASES = {
     **generation_cases.CASES,
     **prepare_cases.CASES,
     **choice_cases.CASES,
+    **triangle_cases.CASES,
     **mode_cases.CASES,
 }
 

@@ -277,8 +277,6 @@ def next_token_mixing(
 def _add_products(sums: Tensor, weight_HQTK: Tensor, x_TBD: Tensor) -> Tensor:
     """`sums [H, Q, 1 or F] + sum_p W[..., p] x[..., p : p + E]` over all given tokens; F is B rows of E features."""
     num_heads, _, length, kernel_size = weight_HQTK.shape
-    dtype = _product_dtype(x_TBD)
-    sums, weight_HQTK, x_TBD = sums.to(dtype), weight_HQTK.to(dtype), x_TBD.to(dtype)
     if num_heads == kernel_size == 1:
         return torch.addmm(sums[0], weight_HQTK[0, ..., 0], x_TBD.reshape(length, -1))[None]
     x_HTBE = x_TBD.unflatten(-1, (num_heads, -1)).movedim(2, 0)

@@ -124,7 +124,12 @@ class MaskedMixerMLP(nn.Module):
         self.down_proj = FastLinear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(self.act_fn(self.up_proj(x)))
+        hidden = self.up_proj(x)
+        is_one_row = hidden.is_cpu and hidden.numel() == hidden.shape[-1]
+        if is_one_row and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # Seen twice it is not contiguous; of what is, oneDNN takes the gelu, and wakes all threads for it.
+            return self.down_proj(self.act_fn(hidden.expand(2, *hidden.shape))[0])
+        return self.down_proj(self.act_fn(hidden))
 
 
 class MaskedMixerBlock(GradientCheckpointingLayer):

@@ -71,6 +71,17 @@ def test_a_cached_step_gives_the_logits_of_the_whole_row(
     assert cache.get_seq_length() == 14
 
 
+def test_a_cached_step_under_autocast_is_that_of_the_whole_row(mixer: MaskedMixerForCausalLM) -> None:
+    """Its products take what autocast leaves of the cache, the weights and the sums kept ahead."""
+    input_ids = torch.randint(2, 40, (2, 9))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = mixer(input_ids).logits[:, 6:]
+        cache = mixer(input_ids[:, :6], use_cache=True).past_key_values
+        steps = [mixer(ids, past_key_values=cache, use_cache=True).logits for ids in input_ids[:, 6:].split(1, dim=1)]
+    assert steps[0].dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(torch.cat(steps, dim=1), expected, rtol=0.05, atol=0.05)
+
+
 @pytest.mark.parametrize("helper", ["assistant", "prompt lookup"])
 def test_speculative_decoding_is_greedy_decoding(
     mixer: MaskedMixerForCausalLM, helper: str, backbone_config: Callable[..., Any]

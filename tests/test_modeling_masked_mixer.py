@@ -104,6 +104,20 @@ def test_blocks_are_the_equations(backbone_config: Callable[..., Any]) -> None:
     torch.testing.assert_close(model(input_ids).logits, x @ model.lm_head.weight.T)
 
 
+@pytest.mark.parametrize("activation", ["gelu", "silu", "relu"])
+@pytest.mark.parametrize("shape", [(1, 1), (1,), (2, 1)])
+def test_a_feed_forward_of_one_row_is_that_of_many(
+    activation: str, shape: tuple[int, ...], backbone_config: Callable[..., Any]
+) -> None:
+    """One row without gradients is activated in another way."""
+    mlp = MaskedMixerModel(backbone_config(hidden_act=activation)).layers[0].mlp
+    x = torch.randn(*shape, 32)
+    with torch.no_grad():
+        one = mlp(x)
+    assert one.shape == x.shape and not one.requires_grad
+    torch.testing.assert_close(one, mlp(x).detach())
+
+
 def test_hidden_states_are_the_residual_stream(mixer: MaskedMixerForCausalLM) -> None:
     input_ids = _ids(2, 9)
     output = mixer(input_ids, output_hidden_states=True)
