@@ -20,6 +20,7 @@ from typing import Annotated
 import choice_cases
 import exact_cases
 import generation_cases
+import limit_cases
 import mode_cases
 import part_cases
 import prepare_cases
@@ -43,6 +44,7 @@ CASES = {
     **prepare_cases.CASES,
     **choice_cases.CASES,
     **triangle_cases.CASES,
+    **limit_cases.CASES,
     **mode_cases.CASES,
 }
 
