@@ -1,4 +1,4 @@
-"""How far a training step could be ahead, if each of its products ran in the fastest way PyTorch has for it here.
+"""How fast a training step could be, if each of its products ran in the fastest way PyTorch has for it here.
 
 The machine's peak is that of large squares. What a step multiplies is smaller, and no library multiplies it at that
 speed; this replays the products of a step one by one, as they lie in memory, and times them by each library.
@@ -78,30 +78,23 @@ def products_of(run: Callable[[], object]) -> Counter[Product]:
 
 
 def step_limits(repeats: int) -> list[Figure]:
-    """The plain step over ours, its time in products replaced by the least that they take."""
+    """Our training steps over the least they could take: a ratio to anything else could be so many times larger."""
     figures = []
     for compared in compared_mixers():
-        plain = []
-        for _ in range(repeats + 1):  # in turn with ours, as where the two are compared
-            compared.ours()
-            plain.append(seconds(compared.plain))
         profile = profiled(compared.what, "ours", compared.ours)
+        steps = [seconds(compared.ours) for _ in range(repeats)]
         products = products_of(compared.ours)
         with torch.no_grad():
             least = sum(n * one.least_seconds(repeats) for one, n in products.items())
         elsewhere = profile.took - profile.in_products
         speed = sum(n * one.flops for one, n in products.items()) / least
-        figures.append(
-            Figure(
-                f"{compared.what}, training step against the plain one, at most by the libraries here",
-                [took / (elsewhere + least) for took in plain[1:]],
-                notes=[
-                    f"At most by the libraries here, {compared.what}: products in {least:.3f} s, "
-                    f"{speed / 1e9:.0f} GFLOP/s, where the step's take {profile.in_products:.3f} s; all else "
-                    f"{elsewhere:.3f} s."
-                ],
-            )
+        note = (
+            f"The least of {compared.what}: its products one by one, each in the fastest way of PyTorch's libraries, "
+            f"{least:.3f} s ({speed / 1e9:.0f} GFLOP/s) where they take {profile.in_products:.3f} s in the step; and "
+            f"{elsewhere:.3f} s for all else."
         )
+        what = f"{compared.what}, our training step, time over the least it could take"
+        figures.append(Figure(what, [step / (elsewhere + least) for step in steps], notes=[note]))
     return figures
 
 
