@@ -119,4 +119,4 @@ def few_rows_linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tens
 # What a head may be to run in chunks: a product and nothing else.
 PLAIN_LINEARS = (nn.Linear, FastLinear)
 
-__all__ = ["HAS_ONEDNN", "PLAIN_LINEARS", "FastLinear", "few_rows_linear", "rows_product"]
+__all__ = ["HAS_ONEDNN", "LEAST_WEIGHTS", "PLAIN_LINEARS", "FastLinear", "few_rows_linear", "rows_product"]

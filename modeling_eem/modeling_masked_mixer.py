@@ -24,7 +24,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .cache_masked_mixer import MixingLayer, grow_in_place
 from .configuration_masked_mixer import MaskedMixerConfig
 from .hub_eem import RemoteCodeMixin
-from .linear_masked_mixer import FastLinear
+from .linear_masked_mixer import LEAST_WEIGHTS, FastLinear
 from .loss_eem import causal_lm_loss, next_token_targets, token_classification_loss
 from .mixing_masked_mixer import (
     AlignedLayout,
@@ -126,7 +126,10 @@ class MaskedMixerMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.up_proj(x)
         is_one_row = hidden.is_cpu and hidden.numel() == hidden.shape[-1]
-        if is_one_row and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        is_large = (
+            x.shape[-1] * hidden.shape[-1] >= LEAST_WEIGHTS
+        )  # in small layers a row has the bits it has in a batch
+        if is_one_row and is_large and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
             # Seen twice it is not contiguous; of what is, oneDNN takes the gelu, and wakes all threads for it.
             return self.down_proj(self.act_fn(hidden.expand(2, *hidden.shape))[0])
         return self.down_proj(self.act_fn(hidden))
