@@ -126,9 +126,8 @@ class MaskedMixerMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.up_proj(x)
         is_one_row = hidden.is_cpu and hidden.numel() == hidden.shape[-1]
-        is_large = (
-            x.shape[-1] * hidden.shape[-1] >= LEAST_WEIGHTS
-        )  # in small layers a row has the bits it has in a batch
+        # In a small layer a row keeps the bits it has in a batch.
+        is_large = x.shape[-1] * hidden.shape[-1] >= LEAST_WEIGHTS
         if is_one_row and is_large and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
             # Seen twice it is not contiguous; of what is, oneDNN takes the gelu, and wakes all threads for it.
             return self.down_proj(self.act_fn(hidden.expand(2, *hidden.shape))[0])
