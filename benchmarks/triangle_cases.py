@@ -21,15 +21,11 @@ Product = Callable[[Tensor, Tensor, Tensor, Tensor, str], Tensor]
 
 
 def by_columns(weight_TT: Tensor, x_TF: Tensor, grad_TF: Tensor, out: Tensor, kind: str) -> Tensor:
-    """Blocks of columns of W, added up in place: how `token_mixing` does it."""
+    """Blocks of columns of W, or of W^T, added up in place: how `token_mixing` does it."""
     for start in range(0, len(weight_TT), BLOCK_SIZE):
         block, seeing, seen = _spans(start, BLOCK_SIZE)
-        if kind == "W x":
-            out[seeing].addmm_(weight_TT[seeing, block], x_TF[block])
-        elif kind == "W^T g":
-            out[seen].addmm_(weight_TT[block, seen].T, grad_TF[block])
-        else:
-            out[seeing, block].addmm_(grad_TF[seeing], x_TF[block].T, beta=0)
+        piece = (block, seen) if kind == "W^T g" else (seeing, block)
+        _add_piece(weight_TT, x_TF, grad_TF, out, kind, *piece)
     return out
 
 
@@ -51,20 +47,28 @@ def by_halves(weight_TT: Tensor, x_TF: Tensor, grad_TF: Tensor, out: Tensor, kin
 
     def go_on(start: int, stop: int) -> None:
         middle = (start + stop) // 2
-        is_block = stop - start <= BLOCK_SIZE
-        rows, columns = (slice(start, stop),) * 2 if is_block else (slice(middle, stop), slice(start, middle))
-        if not is_block:
+        piece = (slice(middle, stop), slice(start, middle))
+        if stop - start <= BLOCK_SIZE:
+            piece = (slice(start, stop), slice(start, stop))
+        else:
             go_on(start, middle)
             go_on(middle, stop)
-        if kind == "W x":
-            out[rows].addmm_(weight_TT[rows, columns], x_TF[columns])
-        elif kind == "W^T g":
-            out[columns].addmm_(weight_TT[rows, columns].T, grad_TF[rows])
-        else:
-            out[rows, columns].addmm_(grad_TF[rows], x_TF[columns].T, beta=0)
+        _add_piece(weight_TT, x_TF, grad_TF, out, kind, *piece)
 
     go_on(0, len(weight_TT))
     return out
+
+
+def _add_piece(
+    weight_TT: Tensor, x_TF: Tensor, grad_TF: Tensor, out: Tensor, kind: str, rows: slice, columns: slice
+) -> None:
+    """What one piece of W adds to a product in place; of its own gradient it is all there is."""
+    if kind == "W x":
+        out[rows].addmm_(weight_TT[rows, columns], x_TF[columns])
+    elif kind == "W^T g":
+        out[columns].addmm_(weight_TT[rows, columns].T, grad_TF[rows])
+    else:
+        out[rows, columns].addmm_(grad_TF[rows], x_TF[columns].T, beta=0)
 
 
 def whole(weight_TT: Tensor, x_TF: Tensor, grad_TF: Tensor, out: Tensor, kind: str) -> Tensor:
