@@ -21,7 +21,7 @@ class PlainMixing(nn.Module):
         self.conv = nn.Conv1d(length, length, kernel_size, padding="same")
 
     def forward(self, x: Tensor) -> Tensor:
-        self.conv.weight.data = self.conv.weight.permute(2, 0, 1).tril().permute(1, 2, 0).data
+        self.conv.weight.data = self.conv.weight.permute(2, 0, 1).tril().permute(1, 2, 0).data.contiguous()
         return self.conv(x)
 
 
@@ -68,8 +68,8 @@ class PlainMixer(nn.Module):
         return self.head(x)
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        logits_BVT = self.logits(input_ids).transpose(1, 2).contiguous()
-        return F.cross_entropy(logits_BVT[..., :-1], input_ids[:, 1:])
+        logits_BVT = self.logits(input_ids).transpose(1, 2)[..., :-1].contiguous()
+        return F.cross_entropy(logits_BVT, input_ids[:, 1:])
 
 
 class PlainAutoencoder(nn.Module):

@@ -23,6 +23,8 @@ from torch import Tensor
 BLOCK_SIZE = 64
 # How often the taps are halved; a third time costs as much memory traffic as it saves products.
 MOST_SPLITS = 2
+# Numbers in a cache line: products of taps a column short of it took a sixth longer.
+COLUMN_MULTIPLE = 16
 # Rows of W that one reading of a cache serves: a batch of texts is read less often the more there are.
 LOOK_AHEAD = 16
 
@@ -40,11 +42,10 @@ def reference_token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_BTD: Tensor, 
 
 
 class _BlockMixing(torch.autograd.Function):
-    """`y[h, :, f] = bias[h] + sum_p W[h, :, :, p] x[h, :, f + p]` and its gradients, fast.
+    """`y = reference_token_mixing` on the layout `[H, T, B, E]`, and its gradients, fast.
 
-    Shapes: `W [H, T, T, K]`, `bias [H, T]`, `x [H, T, F]`, `y [H, T, F]`. Columns of y whose taps reach past x's last
-    column hold anything, and their gradient must be zero. With `is_causal` nothing above W's diagonal counts, whatever
-    stands there, and its gradient is zero: `_mix` skips the blocks there.
+    Shapes: `W [H, T, T, K]`, `bias [H, T]`, `x` and `y [H, T, B, E]`. With `is_causal` nothing above W's diagonal
+    counts, whatever stands there, and its gradient is zero: `_mix` skips the blocks there.
 
     An even number of taps is halved `splits` times, each time for three quarters of the products, as a fast FIR
     filter (F(2, 2) of Winograd). Even and odd taps A, B and even and odd columns U, V of x, with U' for U one further:
@@ -57,46 +58,126 @@ class _BlockMixing(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, weight_HTTK: Tensor, bias_HT: Tensor, x_HTF: Tensor, is_causal: bool, splits: int) -> Tensor:
+    def forward(
+        ctx: Any, weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor, is_causal: bool, splits: int
+    ) -> Tensor:
         weight_KHTT = weight_HTTK.movedim(3, 0)
         weight_KHTT = weight_KHTT.tril() if is_causal else weight_KHTT.contiguous()
         kernels = _fan_out(weight_KHTT.unbind(), splits)
-        pieces = _differences(_columns(x_HTF, splits))
+        columns = _Columns(*x_HTBE.shape[2:], len(weight_KHTT), splits)
+        pieces = _differences(columns.of_inputs(x_HTBE))
         mixed = [
-            [_mix(taps, bias_HT if piece == len(pieces) // 2 else None, columns, is_causal)]
-            for piece, (taps, columns) in enumerate(zip(kernels, pieces))
+            [_mix(taps, bias_HT if piece == len(pieces) // 2 else None, x_HTF, columns.num_outputs, is_causal)]
+            for piece, (taps, x_HTF) in enumerate(zip(kernels, pieces))
         ]
         needs_weight, _, needs_x = ctx.needs_input_grad[:3]
         ctx.save_for_backward(weight_KHTT if needs_x else None, *(pieces if needs_weight else ()))
-        ctx.is_causal, ctx.splits, ctx.num_taps = is_causal, splits, len(kernels[0])
-        return _interleaved(_fan_in(mixed)).reshape(x_HTF.shape)
+        ctx.is_causal, ctx.columns = is_causal, columns
+        return columns.outputs(_fan_in(mixed))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_HTF: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad_HTBE: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         needs_weight, needs_bias, needs_x = ctx.needs_input_grad[:3]
         weight_KHTT, *pieces = ctx.saved_tensors
-        grads = [grad for (grad,) in _fan_out(_columns(grad_HTF, ctx.splits), ctx.splits)]
+        columns, splits = ctx.columns, ctx.columns.splits
+        grads = [grad for (grad,) in _fan_out(columns.of_outputs(grad_HTBE), splits)]
         grad_weight = grad_x = None
         if needs_weight:
-            slopes = [_mix_slopes(*pair, ctx.num_taps, ctx.is_causal) for pair in zip(grads, pieces)]
+            slopes = [_mix_slopes(*pair, columns.num_taps, ctx.is_causal) for pair in zip(grads, pieces)]
             grad_weight = _interleaved(_fan_in(slopes))
         if needs_x:
-            kernels = _fan_out(weight_KHTT.unbind(), ctx.splits)  # formed again: together they are larger than W
-            grad_pieces = [_mix_transposed(*pair, ctx.is_causal) for pair in zip(kernels, grads)]
-            grad_x = _interleaved(_differences_transposed(grad_pieces)).reshape(grad_HTF.shape)
-        return grad_weight, grad_HTF.sum(-1) if needs_bias else None, grad_x, None, None
+            kernels = _fan_out(weight_KHTT.unbind(), splits)  # formed again: together they are larger than W
+            grad_pieces = [_mix_transposed(*pair, columns.num_inputs, ctx.is_causal) for pair in zip(kernels, grads)]
+            grad_x = columns.inputs(_differences_transposed(grad_pieces))
+        return grad_weight, grad_HTBE.sum((-2, -1)) if needs_bias else None, grad_x, None, None
 
 
-def _columns(x_HTF: Tensor, splits: int) -> list[Tensor]:
-    """Every `2**splits`-th column from the first, from the second, …, each in memory of its own."""
-    num_heads, length, width = x_HTF.shape
-    columns_HTFP = x_HTF.reshape(num_heads, length, width >> splits, 1 << splits)
-    return [columns_HTF.contiguous() for columns_HTF in columns_HTFP.unbind(-1)]
+@dataclass(frozen=True)
+class _Columns:
+    """Where `_BlockMixing` has the features of a batch: every `2**splits`-th in a `[H, T, F]` tensor of its own.
+
+    In each the texts stand side by side with zeros between them, so a tap is a view shifted by one column; where it
+    runs from one text into the next there are sums nobody reads. Without taps x and y are taken as they lie.
+    """
+
+    batch_size: int
+    width: int
+    kernel_size: int
+    splits: int
+
+    @property
+    def num_taps(self) -> int:
+        """Taps of a product."""
+        return self.kernel_size >> self.splits
+
+    @property
+    def num_outputs(self) -> int:
+        """Columns of a product."""
+        whole = self.batch_size * self._row
+        return whole if self.kernel_size == 1 else _rounded_up(whole, COLUMN_MULTIPLE)
+
+    @property
+    def num_inputs(self) -> int:
+        """Columns that a product's taps read, and `_differences` with them."""
+        beyond = self.num_taps - 1 + self.splits
+        return _rounded_up(self.num_outputs + beyond, COLUMN_MULTIPLE) if beyond else self.num_outputs
+
+    def of_inputs(self, x_HTBE: Tensor) -> list[Tensor]:
+        return self._spread(x_HTBE, self._left, self.num_inputs)
+
+    def inputs(self, parts: Sequence[Tensor]) -> Tensor:
+        """The inverse of `of_inputs`, and its transpose."""
+        return self._gathered(parts, self._left)
+
+    def of_outputs(self, y_HTBE: Tensor) -> list[Tensor]:
+        return self._spread(y_HTBE, 0, self.num_outputs)
+
+    def outputs(self, parts: Sequence[Tensor]) -> Tensor:
+        return self._gathered(parts, 0)
+
+    @property
+    def _left(self) -> int:
+        return (self.kernel_size - 1) // 2
+
+    @property
+    def _row(self) -> int:
+        """Columns between a text and the next."""
+        return _rounded_up(self.width + self.kernel_size - 1, 1 << self.splits) >> self.splits
+
+    # Only what vmap can batch: no flatten, unflatten or whole slices.
+    def _spread(self, x_HTBE: Tensor, left: int, num_columns: int) -> list[Tensor]:
+        num_heads, length = x_HTBE.shape[:2]
+        if self.kernel_size == 1:
+            return [x_HTBE.reshape(num_heads, length, num_columns)]
+        step = 1 << self.splits
+        parts = []
+        for start in range(step):
+            first = (start - left) % step
+            features = x_HTBE[..., first::step] if step > 1 else x_HTBE
+            part_HTF = x_HTBE.new_zeros(num_heads, length, num_columns)
+            rows_HTBF = self._rows(part_HTF, 1)
+            rows_HTBF.narrow(-1, (first + left) >> self.splits, features.shape[-1]).copy_(features)
+            parts.append(part_HTF)
+        return parts
+
+    def _gathered(self, parts: Sequence[Tensor], left: int) -> Tensor:
+        num_heads, length = parts[0].shape[:2]
+        together_HTF = _interleaved(parts).reshape(num_heads, length, -1)
+        return self._rows(together_HTF, len(parts)).narrow(-1, left, self.width)
+
+    def _rows(self, columns_HTF: Tensor, step: int) -> Tensor:
+        num_heads, length = columns_HTF.shape[:2]
+        used = self.batch_size * self._row * step
+        return columns_HTF.narrow(-1, 0, used).view(num_heads, length, self.batch_size, self._row * step)
+
+
+def _rounded_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
 
 
 def _interleaved(parts: Sequence[Tensor]) -> Tensor:
-    """The inverse of `_columns`, with one more axis; one part is not copied."""
+    """All with one more axis, the last; one alone is not copied."""
     return parts[0][..., None] if len(parts) == 1 else torch.stack(tuple(parts), dim=-1)
 
 
@@ -118,11 +199,14 @@ def _fan_in(parts: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
 
 
 def _differences(columns: Sequence[Tensor]) -> list[Tensor]:
-    """Even columns less the odd ones after them, odd ones, the even ones after those less these; each again."""
+    """Even columns less the odd ones after them, odd ones, the even ones after those less these; each again.
+
+    What comes after the last column is the first: no product reads so far.
+    """
     if len(columns) == 1:
         return [*columns]
     even, odd = columns[::2], columns[1::2]
-    after = [*even[1:], F.pad(even[0][..., 1:], (0, 1))]
+    after = [*even[1:], even[0].roll(-1, -1)]
     first = [u - v for u, v in zip(even, odd)]
     last = [u - v for u, v in zip(after, odd)]
     return [*_differences(first), *_differences(odd), *_differences(last)]
@@ -133,7 +217,7 @@ def _differences_transposed(pieces: Sequence[Tensor]) -> Sequence[Tensor]:
     if len(pieces) == 1:
         return pieces
     first, middle, last = (_differences_transposed(third) for third in _thirds(pieces))
-    before = [F.pad(last[-1][..., :-1], (1, 0)), *last[:-1]]
+    before = [last[-1].roll(1, -1), *last[:-1]]
     even = [u + v for u, v in zip(first, before)]
     odd = [(m - u).sub_(v) for m, u, v in zip(middle, first, last)]
     return [grad for pair in zip(even, odd) for grad in pair]
@@ -144,21 +228,21 @@ def _thirds(parts: Sequence[Any]) -> list[Sequence[Any]]:
     return [parts[:third], parts[third : 2 * third], parts[2 * third :]]
 
 
-def _mix(taps: Sequence[Tensor], bias_HT: Tensor | None, x_HTF: Tensor, is_causal: bool) -> Tensor:
-    """`bias + sum_p taps[p] x[..., p:]`, by blocks of columns of W."""
-    y_HTF = x_HTF.new_zeros(x_HTF.shape) if bias_HT is None else bias_HT[..., None].repeat(1, 1, x_HTF.shape[-1])
-    for weight_TT, x_TL, y_TL in _matrices(taps, x_HTF, y_HTF):
-        for block, seeing, _ in _blocks(len(weight_TT), is_causal):
-            y_TL.narrow(0, *seeing).addmm_(_piece(weight_TT, seeing, block), x_TL.narrow(0, *block))
+def _mix(taps: Sequence[Tensor], bias_HT: Tensor | None, x_HTF: Tensor, num_outputs: int, is_causal: bool) -> Tensor:
+    """`bias + sum_p taps[p] x[..., p : p + num_outputs]`, by blocks of columns of W."""
+    shape = (*x_HTF.shape[:2], num_outputs)
+    y_HTF = x_HTF.new_zeros(shape) if bias_HT is None else bias_HT[..., None].repeat(1, 1, num_outputs)
+    for weight_TT, x_TL, y_TL, (block, seeing, _) in _products(taps, x_HTF, y_HTF, is_causal):
+        y_TL.narrow(0, *seeing).addmm_(_piece(weight_TT, seeing, block), x_TL.narrow(0, *block))
     return y_HTF
 
 
-def _mix_transposed(taps: Sequence[Tensor], grad_HTF: Tensor, is_causal: bool) -> Tensor:
+def _mix_transposed(taps: Sequence[Tensor], grad_HTF: Tensor, num_inputs: int, is_causal: bool) -> Tensor:
     """`_mix`'s gradient with respect to x."""
-    grad_x_HTF = grad_HTF.new_zeros(grad_HTF.shape)  # made from the gradient, so that vmap can batch over it
-    for weight_TT, grad_x_TL, grad_TL in _matrices(taps, grad_x_HTF, grad_HTF):
-        for block, _, seen in _blocks(len(weight_TT), is_causal):
-            grad_x_TL.narrow(0, *seen).addmm_(_piece(weight_TT, block, seen).T, grad_TL.narrow(0, *block))
+    # Made from the gradient, so that vmap can batch over it.
+    grad_x_HTF = grad_HTF.new_zeros(*grad_HTF.shape[:2], num_inputs)
+    for weight_TT, grad_x_TL, grad_TL, (block, _, seen) in _products(taps, grad_x_HTF, grad_HTF, is_causal):
+        grad_x_TL.narrow(0, *seen).addmm_(_piece(weight_TT, block, seen).T, grad_TL.narrow(0, *block))
     return grad_x_HTF
 
 
@@ -166,33 +250,38 @@ def _mix_slopes(grad_HTF: Tensor, x_HTF: Tensor, num_taps: int, is_causal: bool)
     """`_mix`'s gradients with respect to its taps."""
     num_heads, length, _ = x_HTF.shape
     slopes = [grad_HTF.new_zeros(num_heads, length, length) for _ in range(num_taps)]
-    for slopes_TT, x_TL, grad_TL in _matrices(slopes, x_HTF, grad_HTF):
-        for block, seeing, _ in _blocks(length, is_causal):
-            block_LB = x_TL.narrow(0, *block).T
-            _piece(slopes_TT, seeing, block).addmm_(grad_TL.narrow(0, *seeing), block_LB, beta=0)
-            if is_causal:
-                _piece(slopes_TT, block, block).tril_()
+    for slopes_TT, x_TL, grad_TL, (block, seeing, _) in _products(slopes, x_HTF, grad_HTF, is_causal):
+        block_LB = x_TL.narrow(0, *block).T
+        _piece(slopes_TT, seeing, block).addmm_(grad_TL.narrow(0, *seeing), block_LB, beta=0)
+        if is_causal:
+            _piece(slopes_TT, block, block).tril_()
     return slopes
-
-
-def _matrices(taps: Sequence[Tensor], x_HTF: Tensor, y_HTF: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """For each head and tap: its matrix, the columns of x it reads and those of y it is for."""
-    width = x_HTF.shape[-1] - len(taps) + 1
-    for tap, weight_HTT in enumerate(taps):
-        yield from zip(weight_HTT, x_HTF.narrow(-1, tap, width), y_HTF.narrow(-1, 0, width))
 
 
 # A first position and a number of positions: narrow's arguments. A whole slice would be an alias, which vmap cannot
 # batch.
 Span = tuple[int, int]
+# The positions of a block, those that see it and those it sees.
+Spans = tuple[Span, Span, Span]
+
+
+def _products(
+    taps: Sequence[Tensor], x_HTF: Tensor, y_HTF: Tensor, is_causal: bool
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Spans]]:
+    """For each head, block and tap: the tap's matrix, the columns of x it reads, y, and the block's spans."""
+    shifted = [x_HTF.narrow(-1, tap, y_HTF.shape[-1]) for tap in range(len(taps))]
+    for head, y_TL in enumerate(y_HTF):
+        pairs = [(weight_HTT[head], x_HTL[head]) for weight_HTT, x_HTL in zip(taps, shifted)]
+        for spans in _blocks(len(y_TL), is_causal):
+            for weight_TT, x_TL in pairs:
+                yield weight_TT, x_TL, y_TL, spans
 
 
 def _piece(matrix: Tensor, rows: Span, columns: Span) -> Tensor:
     return matrix.narrow(0, *rows).narrow(1, *columns)
 
 
-def _blocks(length: int, is_causal: bool) -> list[tuple[Span, Span, Span]]:
-    """Blocks of positions as (the block, the positions that see it, the positions it sees)."""
+def _blocks(length: int, is_causal: bool) -> list[Spans]:
     if not is_causal:
         return [((0, length),) * 3]
     starts = range(0, length, BLOCK_SIZE)
@@ -211,26 +300,16 @@ def _num_splits(num_taps: int, dtype: torch.dtype) -> int:
 
 
 def token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor, is_causal: bool) -> Tensor:
-    """`reference_token_mixing` on the layout `[H, T, B, E]`, fast.
-
-    The padded features of all rows stand side by side in one buffer, so a tap is a view of it shifted by one column.
-    Columns where a tap runs from one row into the next hold sums nobody reads, and are dropped at the end.
-    """
-    batch_size, width = x_HTBE.shape[2:]
-    kernel_size = weight_HTTK.shape[-1]
+    """`reference_token_mixing` on the layout `[H, T, B, E]`, fast."""
     # Autocast stops at the door of an autograd function, so the product's dtype is settled here.
     dtype = _product_dtype(x_HTBE)
-    splits = _num_splits(kernel_size, dtype)
-    row_width = -(-(width + kernel_size - 1) // 2**splits) * 2**splits
-    x_HTF = _pad_features(x_HTBE, kernel_size, row_width).flatten(2)
-    y_HTF = _BlockMixing.apply(weight_HTTK.to(dtype), bias_HT.to(dtype), x_HTF.to(dtype), is_causal, splits)
-    return y_HTF.unflatten(2, (batch_size, row_width))[..., :width]
+    splits = _num_splits(weight_HTTK.shape[-1], dtype)
+    return _BlockMixing.apply(weight_HTTK.to(dtype), bias_HT.to(dtype), x_HTBE.to(dtype), is_causal, splits)
 
 
-def _pad_features(x: Tensor, kernel_size: int, row_width: int) -> Tensor:
+def _pad_features(x: Tensor, kernel_size: int) -> Tensor:
     """Zeros where taps reach past the features; without taps no copy, which `F.pad` would make even so."""
-    left = (kernel_size - 1) // 2
-    return x if kernel_size == 1 else F.pad(x, (left, row_width - x.shape[-1] - left))
+    return x if kernel_size == 1 else F.pad(x, ((kernel_size - 1) // 2, kernel_size // 2))
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:
@@ -281,7 +360,7 @@ def _add_products(sums: Tensor, weight_HQTK: Tensor, x_TBD: Tensor) -> Tensor:
         return torch.addmm(sums[0], weight_HQTK[0, ..., 0], x_TBD.reshape(length, -1))[None]
     x_HTBE = x_TBD.unflatten(-1, (num_heads, -1)).movedim(2, 0)
     width = x_HTBE.shape[-1]
-    padded_HTBF = _pad_features(x_HTBE, kernel_size, width + kernel_size - 1)
+    padded_HTBF = _pad_features(x_HTBE, kernel_size)
     for tap in range(kernel_size):
         sums = torch.baddbmm(sums, weight_HQTK[..., tap], padded_HTBF[..., tap : tap + width].flatten(2))
     return sums
@@ -305,7 +384,7 @@ def gathered_token_mixing(
     kernel_size = weight_HTTK.shape[-1]
     width = x_BTHE.shape[-1]
     dtype = _product_dtype(x_BTHE)
-    padded_BHTF = _pad_features(x_BTHE, kernel_size, width + kernel_size - 1).transpose(1, 2).to(dtype)
+    padded_BHTF = _pad_features(x_BTHE, kernel_size).transpose(1, 2).to(dtype)
     y_BHQE = bias_HT[:, rows_BQ].transpose(0, 1)[..., None].to(dtype)
     for tap in range(kernel_size):
         weight_HBQT = weight_HTTK[..., tap][:, rows_BQ[:, :, None], columns_BT[:, None, :]]
@@ -314,109 +393,7 @@ def gathered_token_mixing(
     return y_BHQE.transpose(1, 2)
 
 
-@dataclass
-class AlignedLayout:
-    """Tokens on consecutive rows of W: the whole row, or its real tokens moved to one side of the padding.
-
-    Padding neither gives nor takes: its inputs and its mixed outputs are zero.
-
-    `order` and `inverse` index the `T * B` tokens of a `[T, B, D]` tensor and are None where there is no mask.
-    """
-
-    order: Tensor | None = None
-    inverse: Tensor | None = None
-    is_real_TB1: Tensor | None = None
-
-    @classmethod
-    def from_mask(cls, attention_mask_BT: Tensor | None, alignment: str) -> "AlignedLayout":
-        if attention_mask_BT is None:
-            return cls()
-        is_real_TB = attention_mask_BT.T.bool()
-        length, batch_size = is_real_TB.shape
-        order_TB = is_real_TB.int().argsort(dim=0, descending=alignment == "left", stable=True)
-        inverse_TB = order_TB.argsort(dim=0)
-        batch_B = torch.arange(batch_size, device=order_TB.device)
-        return cls(
-            order=(order_TB * batch_size + batch_B).flatten(),
-            inverse=(inverse_TB * batch_size + batch_B).flatten(),
-            is_real_TB1=is_real_TB.gather(0, order_TB)[..., None],
-        )
-
-    def align(self, x_TBD: Tensor) -> Tensor:
-        """Real tokens in order on their side, zeros elsewhere."""
-        if self.order is None:
-            return x_TBD
-        return self._move(x_TBD, self.order).masked_fill(~self.is_real_TB1, 0.0)
-
-    def restore(self, x_TBD: Tensor) -> Tensor:
-        if self.inverse is None:
-            return x_TBD
-        return self._move(x_TBD.masked_fill(~self.is_real_TB1, 0.0), self.inverse)
-
-    @staticmethod
-    def _move(x_TBD: Tensor, index: Tensor) -> Tensor:
-        return x_TBD.flatten(0, 1).index_select(0, index).view_as(x_TBD)
-
-
-@dataclass
-class ContinuedLayout:
-    """`new_length` tokens behind those of a cache, all rows on consecutive rows of W and without padding."""
-
-    new_length: int
-
-
-@dataclass
-class GatheredLayout:
-    """Tokens at any rows of W: `rows [1 or B, Q]` of the new tokens, `columns [1 or B, T]` of all, who sees whom."""
-
-    rows_BQ: Tensor
-    columns_BT: Tensor
-    visible_BQT: Tensor
-
-    @classmethod
-    def from_positions(
-        cls,
-        position_ids_BQ: Tensor | None,
-        attention_mask_BT: Tensor | None,
-        past_length: int,
-        new_length: int,
-        is_causal: bool,
-        device: torch.device,
-    ) -> "GatheredLayout":
-        """Positions of cached tokens follow from the mask (rank among real tokens), of new ones from `position_ids`.
-
-        A real token at position 0 begins a document; documents do not see each other.
-        """
-        length = past_length + new_length
-        if attention_mask_BT is None:
-            is_real_BT = torch.ones(1, length, dtype=torch.bool, device=device)
-        else:
-            is_real_BT = attention_mask_BT.bool()
-        columns_BT = (is_real_BT.cumsum(-1) - 1).clamp(min=0)
-        if position_ids_BQ is not None:
-            position_ids_BQ = position_ids_BQ[:, -new_length:]
-            batch_size = max(position_ids_BQ.shape[0], columns_BT.shape[0])
-            columns_BT = torch.cat(
-                [
-                    columns_BT[:, :past_length].expand(batch_size, -1),
-                    position_ids_BQ.expand(batch_size, -1).to(columns_BT),
-                ],
-                dim=-1,
-            )
-        document_BT = (is_real_BT & (columns_BT == 0)).cumsum(-1)
-        visible_BQT = is_real_BT[:, None, :] & (document_BT[:, past_length:, None] == document_BT[:, None, :])
-        if is_causal:
-            index_T = torch.arange(length, device=device)
-            visible_BQT = visible_BQT & (index_T[past_length:, None] >= index_T)
-            # Positions may be anything a caller gives; the rule of the diagonal holds for all of them.
-            visible_BQT = visible_BQT & (columns_BT[:, past_length:, None] >= columns_BT[:, None, :])
-        return cls(columns_BT[:, past_length:], columns_BT, visible_BQT)
-
-
 __all__ = [
-    "AlignedLayout",
-    "ContinuedLayout",
-    "GatheredLayout",
     "LookAhead",
     "continued_token_mixing",
     "gathered_token_mixing",

@@ -24,19 +24,15 @@ from transformers.utils.output_capturing import capture_outputs
 from .cache_masked_mixer import MixingLayer, grow_in_place
 from .configuration_masked_mixer import MaskedMixerConfig
 from .hub_eem import RemoteCodeMixin
+from .layout_masked_mixer import AlignedLayout, ContinuedLayout, GatheredLayout, Layout
 from .linear_masked_mixer import LEAST_WEIGHTS, FastLinear
 from .loss_eem import causal_lm_loss, next_token_targets, token_classification_loss
 from .mixing_masked_mixer import (
-    AlignedLayout,
-    ContinuedLayout,
-    GatheredLayout,
     continued_token_mixing,
     gathered_token_mixing,
     next_token_mixing,
     token_mixing,
 )
-
-Layout = AlignedLayout | ContinuedLayout | GatheredLayout
 
 
 class MaskedMixerMixing(nn.Module):

@@ -10,10 +10,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from modeling_eem import MaskedMixerForCausalLM, MaskedMixerModel
+from modeling_eem.layout_masked_mixer import AlignedLayout, GatheredLayout
 from modeling_eem.mixing_masked_mixer import (
     LOOK_AHEAD,
-    AlignedLayout,
-    GatheredLayout,
     continued_token_mixing,
     gathered_token_mixing,
     next_token_mixing,

@@ -197,14 +197,23 @@ def test_a_causal_encoder_and_a_global_one(
     assert (codes[0] != codes[1]).any()
 
 
-@pytest.mark.parametrize("decoder", ["masked_mixer", "llama"])
+@pytest.mark.parametrize(
+    ("decoder", "options"),
+    [
+        ("llama", {"attn_implementation": "eager"}),
+        ("masked_mixer", {}),
+        ("masked_mixer", {"num_mixing_heads": 2}),
+        ("masked_mixer", {"mixing_kernel_size": 3}),
+        ("masked_mixer", {"mixing_kernel_size": 8, "num_mixing_heads": 2}),
+    ],
+)
 @pytest.mark.parametrize("introduction", INTRODUCTIONS)
 def test_gradients_of_the_code_can_be_batched(
-    introduction: str, decoder: str, eem_config: Callable[..., Any], backbone_config: Callable[..., Any]
+    introduction: str, decoder: str, options: dict, eem_config: Callable[..., Any], backbone_config: Callable[..., Any]
 ) -> None:
     """Gradient x input asks for one vector-Jacobian product an output: all in one batch, as in a loop."""
     slots = int(introduction == "token")
-    config = backbone_config(decoder, max_position_embeddings=16 + slots, attn_implementation="eager")
+    config = backbone_config(decoder, max_position_embeddings=16 + slots, **options)
     eem = EEMForCausalLM(eem_config(memory_introduction=introduction, decoder_config=config)).eval()
     code = torch.randn(1, 6, requires_grad=True)
     norms = eem(_ids(1, 5), code=code).logits.abs().sum(-1)[0]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling_eem import MaskedMixerForCausalLM, MaskedMixerForTokenClassification, MaskedMixerModel
-from modeling_eem.mixing_masked_mixer import AlignedLayout
+from modeling_eem.layout_masked_mixer import AlignedLayout
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "flat": {},
