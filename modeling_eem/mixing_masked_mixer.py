@@ -229,64 +229,73 @@ def _thirds(parts: Sequence[Any]) -> list[Sequence[Any]]:
 
 
 def _mix(taps: Sequence[Tensor], bias_HT: Tensor | None, x_HTF: Tensor, num_outputs: int, is_causal: bool) -> Tensor:
-    """`bias + sum_p taps[p] x[..., p : p + num_outputs]`, by blocks of columns of W."""
-    shape = (*x_HTF.shape[:2], num_outputs)
-    y_HTF = x_HTF.new_zeros(shape) if bias_HT is None else bias_HT[..., None].repeat(1, 1, num_outputs)
-    for weight_TT, x_TL, y_TL, (block, seeing, _) in _products(taps, x_HTF, y_HTF, is_causal):
-        y_TL.narrow(0, *seeing).addmm_(_piece(weight_TT, seeing, block), x_TL.narrow(0, *block))
+    """`bias + sum_p taps[p] x[..., p : p + num_outputs]`, by blocks of L columns of W."""
+    num_heads, length, _ = x_HTF.shape
+    if bias_HT is None:
+        y_HTF = x_HTF.new_zeros(num_heads, length, num_outputs)
+    else:
+        y_HTF = bias_HT[..., None].repeat(1, 1, num_outputs)
+    size = _block_size(length, is_causal)
+    for weights_TT, x_TF, y_TF in _heads(taps, x_HTF, y_HTF):
+        blocks = zip(x_TF.split(size), _split(weights_TT, size, 1))
+        for start, (x_LF, weights_TL) in zip(range(0, length, size), blocks):
+            seeing_SF = _rows_from(start, y_TF)
+            for tap, weight_TL in enumerate(weights_TL):
+                seeing_SF.addmm_(_rows_from(start, weight_TL), x_LF.narrow(1, tap, num_outputs))
     return y_HTF
 
 
 def _mix_transposed(taps: Sequence[Tensor], grad_HTF: Tensor, num_inputs: int, is_causal: bool) -> Tensor:
-    """`_mix`'s gradient with respect to x."""
-    # Made from the gradient, so that vmap can batch over it.
-    grad_x_HTF = grad_HTF.new_zeros(*grad_HTF.shape[:2], num_inputs)
-    for weight_TT, grad_x_TL, grad_TL, (block, _, seen) in _products(taps, grad_x_HTF, grad_HTF, is_causal):
-        grad_x_TL.narrow(0, *seen).addmm_(_piece(weight_TT, block, seen).T, grad_TL.narrow(0, *block))
+    """`_mix`'s gradient with respect to x, by blocks of L rows of W."""
+    num_heads, length, num_outputs = grad_HTF.shape
+    grad_x_HTF = grad_HTF.new_zeros(num_heads, length, num_inputs)  # from the gradient, so that vmap can batch over it
+    size = _block_size(length, is_causal)
+    for weights_TT, grad_x_TF, grad_TF in _heads(taps, grad_x_HTF, grad_HTF):
+        end = 0
+        for grad_LF, weights_LT in zip(grad_TF.split(size), _split(weights_TT, size, 0)):
+            end += len(grad_LF)
+            seen_SF = grad_x_TF.narrow(0, 0, end)
+            for tap, weight_LT in enumerate(weights_LT):
+                seen_SF.narrow(1, tap, num_outputs).addmm_(weight_LT.narrow(1, 0, end).T, grad_LF)
     return grad_x_HTF
 
 
 def _mix_slopes(grad_HTF: Tensor, x_HTF: Tensor, num_taps: int, is_causal: bool) -> list[Tensor]:
-    """`_mix`'s gradients with respect to its taps."""
-    num_heads, length, _ = x_HTF.shape
+    """`_mix`'s gradients with respect to its taps, by blocks of L columns of W."""
+    num_heads, length, num_outputs = grad_HTF.shape
     slopes = [grad_HTF.new_zeros(num_heads, length, length) for _ in range(num_taps)]
-    for slopes_TT, x_TL, grad_TL, (block, seeing, _) in _products(slopes, x_HTF, grad_HTF, is_causal):
-        block_LB = x_TL.narrow(0, *block).T
-        _piece(slopes_TT, seeing, block).addmm_(grad_TL.narrow(0, *seeing), block_LB, beta=0)
-        if is_causal:
-            _piece(slopes_TT, block, block).tril_()
+    size = _block_size(length, is_causal)
+    for slopes_TT, x_TF, grad_TF in _heads(slopes, x_HTF, grad_HTF):
+        blocks = zip(x_TF.split(size), _split(slopes_TT, size, 1))
+        for start, (x_LF, slopes_TL) in zip(range(0, length, size), blocks):
+            seeing_SF = _rows_from(start, grad_TF)
+            for tap, slope_TL in enumerate(slopes_TL):
+                slope_SL = _rows_from(start, slope_TL)
+                slope_SL.addmm_(seeing_SF, x_LF.narrow(1, tap, num_outputs).T, beta=0)
+                if is_causal:
+                    slope_SL.narrow(0, 0, len(x_LF)).tril_()
     return slopes
 
 
-# A first position and a number of positions: narrow's arguments. A whole slice would be an alias, which vmap cannot
-# batch.
-Span = tuple[int, int]
-# The positions of a block, those that see it and those it sees.
-Spans = tuple[Span, Span, Span]
+def _heads(
+    taps: Sequence[Tensor], x_HTF: Tensor, y_HTF: Tensor
+) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:
+    """For each head the matrices of its taps, x and y."""
+    return zip(zip(*taps), x_HTF, y_HTF)
 
 
-def _products(
-    taps: Sequence[Tensor], x_HTF: Tensor, y_HTF: Tensor, is_causal: bool
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Spans]]:
-    """For each head, block and tap: the tap's matrix, the columns of x it reads, y, and the block's spans."""
-    shifted = [x_HTF.narrow(-1, tap, y_HTF.shape[-1]) for tap in range(len(taps))]
-    for head, y_TL in enumerate(y_HTF):
-        pairs = [(weight_HTT[head], x_HTL[head]) for weight_HTT, x_HTL in zip(taps, shifted)]
-        for spans in _blocks(len(y_TL), is_causal):
-            for weight_TT, x_TL in pairs:
-                yield weight_TT, x_TL, y_TL, spans
+def _block_size(length: int, is_causal: bool) -> int:
+    return BLOCK_SIZE if is_causal else length
 
 
-def _piece(matrix: Tensor, rows: Span, columns: Span) -> Tensor:
-    return matrix.narrow(0, *rows).narrow(1, *columns)
+def _split(matrices_TT: Sequence[Tensor], size: int, dim: int) -> Iterator[tuple[Tensor, ...]]:
+    """The first blocks of all, the second, …"""
+    return zip(*(matrix_TT.split(size, dim) for matrix_TT in matrices_TT))
 
 
-def _blocks(length: int, is_causal: bool) -> list[Spans]:
-    if not is_causal:
-        return [((0, length),) * 3]
-    starts = range(0, length, BLOCK_SIZE)
-    sizes = [min(BLOCK_SIZE, length - start) for start in starts]
-    return [((start, size), (start, length - start), (0, start + size)) for start, size in zip(starts, sizes)]
+def _rows_from(start: int, matrix: Tensor) -> Tensor:
+    # Not by a slice: a whole one is an alias, which vmap cannot batch.
+    return matrix.narrow(0, start, matrix.shape[0] - start)
 
 
 def _num_splits(num_taps: int, dtype: torch.dtype) -> int:
