@@ -145,7 +145,7 @@ class _Columns:
         """Columns between a text and the next."""
         return _rounded_up(self.width + self.kernel_size - 1, 1 << self.splits) >> self.splits
 
-    # Only what vmap can batch: no flatten, unflatten or whole slices.
+    # Gradients pass here too: only what vmap can batch, so no flatten, unflatten or whole slices.
     def _spread(self, x_HTBE: Tensor, left: int, num_columns: int) -> list[Tensor]:
         num_heads, length = x_HTBE.shape[:2]
         if self.kernel_size == 1:
@@ -230,18 +230,13 @@ def _thirds(parts: Sequence[Any]) -> list[Sequence[Any]]:
 
 def _mix(taps: Sequence[Tensor], bias_HT: Tensor | None, x_HTF: Tensor, num_outputs: int, is_causal: bool) -> Tensor:
     """`bias + sum_p taps[p] x[..., p : p + num_outputs]`, by blocks of L columns of W."""
-    num_heads, length, _ = x_HTF.shape
     if bias_HT is None:
-        y_HTF = x_HTF.new_zeros(num_heads, length, num_outputs)
+        y_HTF = x_HTF.new_zeros(*x_HTF.shape[:2], num_outputs)
     else:
         y_HTF = bias_HT[..., None].repeat(1, 1, num_outputs)
-    size = _block_size(length, is_causal)
-    for weights_TT, x_TF, y_TF in _heads(taps, x_HTF, y_HTF):
-        blocks = zip(x_TF.split(size), _split(weights_TT, size, 1))
-        for start, (x_LF, weights_TL) in zip(range(0, length, size), blocks):
-            seeing_SF = _rows_from(start, y_TF)
-            for tap, weight_TL in enumerate(weights_TL):
-                seeing_SF.addmm_(_rows_from(start, weight_TL), x_LF.narrow(1, tap, num_outputs))
+    for weights_SL, x_LF, y_SF in _column_blocks(taps, x_HTF, y_HTF, is_causal):
+        for tap, weight_SL in enumerate(weights_SL):
+            y_SF.addmm_(weight_SL, x_LF.narrow(1, tap, num_outputs))
     return y_HTF
 
 
@@ -250,7 +245,7 @@ def _mix_transposed(taps: Sequence[Tensor], grad_HTF: Tensor, num_inputs: int, i
     num_heads, length, num_outputs = grad_HTF.shape
     grad_x_HTF = grad_HTF.new_zeros(num_heads, length, num_inputs)  # from the gradient, so that vmap can batch over it
     size = _block_size(length, is_causal)
-    for weights_TT, grad_x_TF, grad_TF in _heads(taps, grad_x_HTF, grad_HTF):
+    for weights_TT, grad_x_TF, grad_TF in zip(zip(*taps), grad_x_HTF, grad_HTF):
         end = 0
         for grad_LF, weights_LT in zip(grad_TF.split(size), _split(weights_TT, size, 0)):
             end += len(grad_LF)
@@ -264,24 +259,24 @@ def _mix_slopes(grad_HTF: Tensor, x_HTF: Tensor, num_taps: int, is_causal: bool)
     """`_mix`'s gradients with respect to its taps, by blocks of L columns of W."""
     num_heads, length, num_outputs = grad_HTF.shape
     slopes = [grad_HTF.new_zeros(num_heads, length, length) for _ in range(num_taps)]
-    size = _block_size(length, is_causal)
-    for slopes_TT, x_TF, grad_TF in _heads(slopes, x_HTF, grad_HTF):
-        blocks = zip(x_TF.split(size), _split(slopes_TT, size, 1))
-        for start, (x_LF, slopes_TL) in zip(range(0, length, size), blocks):
-            seeing_SF = _rows_from(start, grad_TF)
-            for tap, slope_TL in enumerate(slopes_TL):
-                slope_SL = _rows_from(start, slope_TL)
-                slope_SL.addmm_(seeing_SF, x_LF.narrow(1, tap, num_outputs).T, beta=0)
-                if is_causal:
-                    slope_SL.narrow(0, 0, len(x_LF)).tril_()
+    for slopes_SL, x_LF, grad_SF in _column_blocks(slopes, x_HTF, grad_HTF, is_causal):
+        for tap, slope_SL in enumerate(slopes_SL):
+            slope_SL.addmm_(grad_SF, x_LF.narrow(1, tap, num_outputs).T, beta=0)
+            if is_causal:
+                slope_SL.narrow(0, 0, len(x_LF)).tril_()
     return slopes
 
 
-def _heads(
-    taps: Sequence[Tensor], x_HTF: Tensor, y_HTF: Tensor
-) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:
-    """For each head the matrices of its taps, x and y."""
-    return zip(zip(*taps), x_HTF, y_HTF)
+def _column_blocks(
+    taps: Sequence[Tensor], x_HTF: Tensor, y_HTF: Tensor, is_causal: bool
+) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
+    """For each head and block of L columns of W: the block of every tap and of x, and y; S rows see the block."""
+    length = x_HTF.shape[1]
+    size = _block_size(length, is_causal)
+    for weights_TT, x_TF, y_TF in zip(zip(*taps), x_HTF, y_HTF):
+        blocks = zip(x_TF.split(size), _split(weights_TT, size, 1))
+        for start, (x_LF, weights_TL) in zip(range(0, length, size), blocks):
+            yield [_rows_from(start, weight_TL) for weight_TL in weights_TL], x_LF, _rows_from(start, y_TF)
 
 
 def _block_size(length: int, is_causal: bool) -> int:
