@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from .configuration_eem import EncoderDecoderConfig
 from .configuration_masked_mixer import MaskedMixerConfig
 from .hub_eem import RemoteCodeMixin
-from .modeling_masked_mixer import MaskedMixerModel, init_linear
+from .modeling_masked_mixer import MaskedMixerModel, embedding_std, init_linear
 from .quantization_eem import CODE_FORMATS
 
 
@@ -182,11 +182,11 @@ class EncoderDecoderPreTrainedModel(RemoteCodeMixin, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """PyTorch's defaults for projections, N(0, 1) for token embeddings; backbones initialise themselves."""
+        """PyTorch's defaults for projections, `embedding_std` for token embeddings; backbones keep their own."""
         if isinstance(module, nn.Linear):
             init_linear(module)
         elif isinstance(module, nn.Embedding):
-            init.normal_(module.weight)
+            init.normal_(module.weight, std=embedding_std(self, module))
 
     def _resize_token_embeddings(
         self, new_num_tokens: int | None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True

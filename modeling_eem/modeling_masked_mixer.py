@@ -177,11 +177,11 @@ class MaskedMixerPreTrainedModel(RemoteCodeMixin, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """PyTorch's defaults, embeddings N(0, 1), mixing like a 1-D convolution with zeros above the diagonal."""
+        """PyTorch's defaults, `embedding_std`, mixing like a 1-D convolution with zeros above the diagonal."""
         if isinstance(module, nn.Linear):
             init_linear(module)
         elif isinstance(module, nn.Embedding):
-            init.normal_(module.weight)
+            init.normal_(module.weight, std=embedding_std(self, module))
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
@@ -191,6 +191,15 @@ class MaskedMixerPreTrainedModel(RemoteCodeMixin, PreTrainedModel):
             init.uniform_(module.weight, -bound, bound)
             if module.is_causal:
                 init.copy_(module.weight, module.without_future(module.weight))
+
+
+def embedding_std(model: PreTrainedModel, embedding: nn.Embedding) -> float:
+    """Standard deviation that token embeddings begin with: 1, or `d**-0.5` where they are the head's weights too.
+
+    From 1, a tied head's first logits would be `sqrt(d)` wide: with d = 256 the loss began at 243 nats a token.
+    """
+    is_head = model.config.tie_word_embeddings and embedding is model.get_input_embeddings()
+    return embedding.embedding_dim**-0.5 if is_head else 1.0
 
 
 def init_linear(module: nn.Linear) -> None:

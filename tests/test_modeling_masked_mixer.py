@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling_eem import MaskedMixerForCausalLM, MaskedMixerForTokenClassification, MaskedMixerModel
+from modeling_eem import MaskedMixerConfig, MaskedMixerForCausalLM, MaskedMixerForTokenClassification, MaskedMixerModel
 from modeling_eem.layout_masked_mixer import AlignedLayout
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -428,3 +428,14 @@ def test_token_scores_come_from_the_prefix_or_from_all_tokens(backbone_config: C
         assert torch.equal(scores[:, :-1], model(changed).logits[:, :-1]) == is_causal
         padded = model(F.pad(input_ids, (3, 0)), attention_mask=F.pad(torch.ones(1, 10), (3, 0))).logits
         torch.testing.assert_close(padded[:, 3:], scores, rtol=1e-5, atol=1e-5)
+
+
+def test_a_tied_head_begins_near_the_uniform_loss() -> None:
+    config = MaskedMixerConfig(
+        vocab_size=500, hidden_size=64, num_hidden_layers=2, max_position_embeddings=16, tie_word_embeddings=True
+    )
+    torch.manual_seed(0)
+    model = MaskedMixerForCausalLM(config)
+    input_ids = torch.randint(500, (4, 16))
+    loss = model(input_ids=input_ids, labels=input_ids).loss
+    assert abs(loss.item() - math.log(500)) < 2  # with embeddings N(0, 1) it is 60
