@@ -8,9 +8,9 @@ from paired import Figure, paired_ratios
 from torch import Tensor, nn
 from training_cases import DEVICE, LENGTH, ROWS, WIDTH
 
-from modeling_eem import mixing_masked_mixer
-from modeling_eem.linear_masked_mixer import FEW_ROWS, FastLinear, few_rows_linear, rows_product
-from modeling_eem.mixing_masked_mixer import BLOCK_SIZE, MOST_SPLITS, token_mixing
+from modeling_eem.models import mixing_masked_mixer
+from modeling_eem.models.linear_masked_mixer import FEW_ROWS, FastLinear, few_rows_linear, rows_product
+from modeling_eem.models.mixing_masked_mixer import BLOCK_SIZE, MOST_SPLITS, token_mixing
 
 
 def _mixing(constant: str, value: int, kernel_size: int) -> Callable[[], None]:

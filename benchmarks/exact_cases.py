@@ -17,7 +17,7 @@ from transformers import LlamaConfig, PreTrainedConfig
 
 from modeling_eem import EEMConfig, EEMForCausalLM, MaskedMixerConfig
 from modeling_eem.entropy import ExactEntropy
-from modeling_eem.modeling_masked_mixer import MaskedMixerBlock
+from modeling_eem.models.modeling_masked_mixer import MaskedMixerBlock
 
 CONTEXT, BATCH_TOKENS = 256, 2048
 ENCODER_WIDTH, DECODER_WIDTH, LAYERS = 64, 128, 4

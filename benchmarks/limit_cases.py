@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from training_cases import DEVICE, compared_mixers
 
-from modeling_eem.linear_masked_mixer import HAS_ONEDNN, rows_product
+from modeling_eem.models.linear_masked_mixer import HAS_ONEDNN, rows_product
 from modeling_eem.training.flops import counted_flops
 
 

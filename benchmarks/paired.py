@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from modeling_eem.linear_masked_mixer import rows_product
+from modeling_eem.models.linear_masked_mixer import rows_product
 
 PEAK_SIZE = 2048
 

@@ -10,8 +10,8 @@ from paired import Figure, paired_ratios, peak_megabytes
 from torch import Tensor, nn
 from training_cases import DEVICE, VOCABULARY, WIDTH, check_equal, mixer, ours_step, random_rows, step_of
 
-from modeling_eem.loss_eem import linear_cross_entropy, linear_token_loss
-from modeling_eem.mixing_masked_mixer import token_mixing
+from modeling_eem.models.loss_eem import linear_cross_entropy, linear_token_loss
+from modeling_eem.models.mixing_masked_mixer import token_mixing
 from modeling_eem.training.token_loss_head import TokenLossHead
 from modeling_eem.training.token_losses import TOKEN_LOSSES, TokenLossOptions
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling_eem import EEMAutoencoder, MaskedMixerForCausalLM
-from modeling_eem.modeling_masked_mixer import MaskedMixerBlock, MaskedMixerMixing
+from modeling_eem.models.modeling_masked_mixer import MaskedMixerBlock, MaskedMixerMixing
 
 
 class PlainMixing(nn.Module):

@@ -31,8 +31,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from eem.console import one_line_errors
 from modeling_eem import EEMConfig, EEMForCausalLM
-from modeling_eem.cli.console import one_line_errors
 from modeling_eem.data import CausalCollator
 from modeling_eem.report import Table
 from modeling_eem.report.results import write_results

@@ -13,8 +13,8 @@ from paired import Figure, seconds
 from torch import Tensor
 from training_cases import DEVICE
 
-from modeling_eem.linear_masked_mixer import rows_product
-from modeling_eem.mixing_masked_mixer import BLOCK_SIZE
+from modeling_eem.models.linear_masked_mixer import rows_product
+from modeling_eem.models.mixing_masked_mixer import BLOCK_SIZE
 
 WIDTH = 8 * 512  # columns: 8 rows of d = 512
 Product = Callable[[Tensor, Tensor, Tensor, Tensor, str], Tensor]

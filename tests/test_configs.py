@@ -16,10 +16,10 @@ from datasets import load_from_disk
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from modeling_eem import EEMAutoencoderConfig, EEMConfig
-from modeling_eem.configuration_eem import EncoderDecoderConfig
 from modeling_eem.data.fingerprint import FINGERPRINT_FILE
 from modeling_eem.data.prepare import Launch, RowOptions, prepare_rows
 from modeling_eem.data.shards import plan_shards
+from modeling_eem.models.configuration_eem import EncoderDecoderConfig
 from modeling_eem.training import DataArguments, RunArguments, build_model, read_run_file
 
 ROOT = Path(__file__).parents[1]

@@ -28,10 +28,7 @@ from datatrove.utils.stats import PipelineStats
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from modeling_eem.data.documents import Span, read_span
-from modeling_eem.data.fingerprint import tokenizer_fingerprint
-from modeling_eem.data.prepare import Launch
-from modeling_eem.data.prepared import (
+from modeling_eem.data.arrow_files import (
     HELD_OUT,
     LOGS_FOLDER,
     SHARDS_FILE,
@@ -39,8 +36,12 @@ from modeling_eem.data.prepared import (
     TRAIN,
     columns_of,
     finish,
+    shard_file,
+    write_rows,
 )
-from modeling_eem.data.row_files import shard_file, write_rows
+from modeling_eem.data.documents import Span, read_span
+from modeling_eem.data.fingerprint import tokenizer_fingerprint
+from modeling_eem.data.row_options import Launch
 from modeling_eem.data.rows import ROW_MODES, RowFormat
 from modeling_eem.data.shards import Shard
 

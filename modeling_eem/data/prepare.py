@@ -12,7 +12,6 @@ What is unusual:
 
 import errno
 import hashlib
-import importlib.util
 import json
 import shutil
 import threading
@@ -22,12 +21,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from modeling_eem.data.fingerprint import FINGERPRINT_FILE, read_fingerprint, tokenizer_fingerprint
-from modeling_eem.data.prepared import (
+from modeling_eem.data.arrow_files import (
+    DATASET_FILE,
     RESULTS_FILE,
     SHARDS_FILE,
     TOKENIZER_FOLDER,
@@ -36,90 +35,14 @@ from modeling_eem.data.prepared import (
     finish,
     finished_shards,
 )
-from modeling_eem.data.row_files import DATASET_FILE
+from modeling_eem.data.fingerprint import FINGERPRINT_FILE, read_fingerprint, tokenizer_fingerprint
+from modeling_eem.data.row_options import Launch, RowOptions
 from modeling_eem.data.rows import RowFormat
 from modeling_eem.data.shards import Shard
-from modeling_eem.report import write_atomically
+from modeling_eem.files import write_atomically
 
-RowMode: TypeAlias = Literal["windows", "pad", "stream", "pack"]
-Padding: TypeAlias = Literal["none", "left", "right"]
-Errors: TypeAlias = Literal["stop", "skip"]
 _POLL_SECONDS = 0.25
 _MAX_DOCUMENTS = 2**31  # `document_ids` are int32
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowOptions:
-    """What the rows follow from, beside the text and the tokenizer.
-
-    Attributes:
-        rows: the row mode, see `modeling_eem.data.rows`.
-        max_length: n, the most tokens in a row, BOS included.
-        padding: the side on which rows are filled up to n; "none" leaves that to the collator.
-        add_eos: whether EOS ends every document.
-        text_column: of `.jsonl` and `.parquet`.
-        held_out: a whole number holds out the first so many documents of the corpus (published: 50,000); one below 1
-            that share of the documents, chosen by a hash of the text, so that equal texts are on the same side.
-        errors: "stop" at a document that cannot be read, or "skip" it and name it in the log.
-        shard_bytes: the size of a shard.
-        may_be_short: whether a corpus may hold less than one row: text to measure may, text to train on may not.
-
-    Raises:
-        ValueError: for a value outside its range.
-    """
-
-    rows: RowMode = "windows"
-    max_length: int = 1024
-    padding: Padding = "none"
-    add_eos: bool = False
-    text_column: str = "text"
-    held_out: float = 0.01
-    errors: Errors = "stop"
-    shard_bytes: int = 8_000_000
-    may_be_short: bool = False
-
-    def __post_init__(self) -> None:
-        for name, value, choices in (
-            ("rows", self.rows, get_args(RowMode)),
-            ("padding", self.padding, get_args(Padding)),
-            ("errors", self.errors, get_args(Errors)),
-        ):
-            if value not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
-        if self.held_out < 0 or (self.held_out >= 1 and self.held_out != int(self.held_out)):
-            raise ValueError(f"held_out must be a share below 1 or a number of documents, not {self.held_out}.")
-        if self.shard_bytes < 1:
-            raise ValueError(f"shard_bytes must be at least 1, not {self.shard_bytes}.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Launch:
-    """Where shards are made, which changes nothing in the rows.
-
-    Attributes:
-        executor: datatrove's: processes on this machine, jobs on a Slurm cluster, or tasks on a Ray cluster. All
-            nodes of a cluster need the output folder, the files and this package at the same paths.
-        workers: shards at the same time; None: as many as this machine has cores, or as the cluster gives.
-        slurm_partition, slurm_time: what `sbatch` asks for; needed for "slurm", which takes a time limit a shard.
-
-    Raises:
-        ValueError: for fewer workers than one, or a cluster without what it needs.
-    """
-
-    executor: Literal["local", "slurm", "ray"] = "local"
-    workers: int | None = None
-    slurm_partition: str | None = None
-    slurm_time: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"workers must be at least 1, not {self.workers}.")
-        if self.executor == "slurm" and None in (self.slurm_partition, self.slurm_time):
-            raise ValueError("slurm needs a partition and a time limit: --slurm-partition and --slurm-time.")
-        if self.executor == "slurm" and shutil.which("sbatch") is None:
-            raise ValueError("this machine has no sbatch: start on a login node of the Slurm cluster.")
-        if self.executor == "ray" and importlib.util.find_spec("ray") is None:
-            raise ValueError('ray is not installed: pip install "modeling-eem[ray]".')
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerBase
 
 from modeling_eem.data.tokenizer import token_byte_lengths
 
+TOKEN_ENTROPIES = "token_entropies"  # the column of a row's entropies, nats, one a token
 IGNORED_LABEL = -100
 _OPEN_ROWS = 64  # that `pack` fills at the same time
 

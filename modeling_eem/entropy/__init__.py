@@ -1,11 +1,11 @@
 """Per-token entropies by several estimators: one file an estimator, one result type."""
 
+from modeling_eem.entropy.base import EntropyEstimator
 from modeling_eem.entropy.causal import CausalEntropy
-from modeling_eem.entropy.estimate import ESTIMATORS, estimate, estimator_class
-from modeling_eem.entropy.estimator import EntropyEstimator
 from modeling_eem.entropy.exact import ExactEntropy, TwoModelEntropy
 from modeling_eem.entropy.gradient_input import GradientInputEntropy
 from modeling_eem.entropy.occlusion import OcclusionEntropy
+from modeling_eem.entropy.registry import ESTIMATORS, estimate, estimator_class
 from modeling_eem.entropy.regression import RegressionEntropy
 from modeling_eem.entropy.result import TokenEntropies
 from modeling_eem.entropy.sliding import SlidingEntropy

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from modeling_eem.entropy.estimator import EntropyEstimator, evaluating, length_batches, pad_right
+from modeling_eem.entropy.base import EntropyEstimator, evaluating, length_batches, pad_right
 from modeling_eem.entropy.nats import token_nats
 from modeling_eem.entropy.result import TokenEntropies
 from modeling_eem.entropy.sliding import check_stride, spans
 from modeling_eem.entropy.texts import Rows
-from modeling_eem.loss_eem import has_plain_head
+from modeling_eem.models.loss_eem import has_plain_head
 
 
 class CausalEntropy(EntropyEstimator):

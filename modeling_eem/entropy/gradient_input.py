@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from modeling_eem.bottleneck_eem import run_backbone
-from modeling_eem.entropy.estimator import EEMEstimator, length_batches, pad_right
-from modeling_eem.loss_eem import CHUNK_SIZE
+from modeling_eem.entropy.base import EEMEstimator, length_batches, pad_right
+from modeling_eem.models.bottleneck_eem import run_backbone
+from modeling_eem.models.loss_eem import CHUNK_SIZE
 
 
 class GradientInputEntropy(EEMEstimator):

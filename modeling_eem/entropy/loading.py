@@ -19,9 +19,9 @@ from transformers import (
 )
 
 import modeling_eem  # noqa: F401 (registers this project's models)
-from modeling_eem.entropy.estimate import estimator_class
-from modeling_eem.entropy.estimator import EntropyEstimator
+from modeling_eem.entropy.base import EntropyEstimator
 from modeling_eem.entropy.exact import TwoModelEntropy
+from modeling_eem.entropy.registry import estimator_class
 from modeling_eem.entropy.regression import RegressionEntropy
 from modeling_eem.entropy.teacher import TeacherEntropy
 

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modeling_eem.entropy.estimator import EEMEstimator, length_batches, pad_right
+from modeling_eem.entropy.base import EEMEstimator, length_batches, pad_right
 from modeling_eem.entropy.nats import token_nats
 from modeling_eem.entropy.result import NATS
-from modeling_eem.loss_eem import CHUNK_SIZE
-from modeling_eem.modeling_eem import EEMForCausalLM
+from modeling_eem.models.loss_eem import CHUNK_SIZE
+from modeling_eem.models.modeling_eem import EEMForCausalLM
 
 # How far logits with the memory and without it, `[N, V]` each, are from one another, `[N]`.
 _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

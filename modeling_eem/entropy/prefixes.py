@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from modeling_eem.bottleneck_eem import TextEncoder
-from modeling_eem.entropy.estimator import length_batches, pad_right
+from modeling_eem.entropy.base import length_batches, pad_right
 from modeling_eem.entropy.nats import token_nats
-from modeling_eem.modeling_eem import EEMForCausalLM
+from modeling_eem.models.bottleneck_eem import TextEncoder
+from modeling_eem.models.modeling_eem import EEMForCausalLM
 
 
 def prefix_nats(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from modeling_eem.entropy.estimator import EntropyEstimator, check_bos, length_batches, pad_right
+from modeling_eem.entropy.base import EntropyEstimator, check_bos, length_batches, pad_right
 
 ALIGNMENTS = ("prefix", "token")
 

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from modeling_eem.data.rows import TOKEN_ENTROPIES
 from modeling_eem.entropy.normalization import min_max_normalize
 from modeling_eem.entropy.words import (
     ASCII_WHITESPACE,
@@ -22,13 +23,13 @@ from modeling_eem.entropy.words import (
     word_boundary_corrections,
     word_starts,
 )
-from modeling_eem.report import entropy_heatmap_html, write_atomically
+from modeling_eem.files import write_atomically
+from modeling_eem.report import entropy_heatmap_html
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 NATS = "nats"
-TOKEN_ENTROPIES = "token_entropies"
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from modeling_eem.entropy.exact import PrefixEstimator
-from modeling_eem.modeling_eem import EEMForCausalLM
+from modeling_eem.models.modeling_eem import EEMForCausalLM
 
 
 class SlidingEntropy(PrefixEstimator):

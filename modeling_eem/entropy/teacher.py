@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from modeling_eem.entropy.base import EntropyEstimator, evaluating
 from modeling_eem.entropy.causal import CausalEntropy
-from modeling_eem.entropy.estimator import EntropyEstimator, evaluating
 from modeling_eem.entropy.texts import Rows, check_tokenizer, rows_of_texts
 
 SPREADS = ("bytes", "character_mean")

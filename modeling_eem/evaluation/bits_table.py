@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from modeling_eem.bits import CodeLength, normalized_loss, published_bits_per_byte
 from modeling_eem.data.rows import Row
-from modeling_eem.evaluation.checkpoints import Checkpoint
 from modeling_eem.evaluation.code_length import Advance, window_code_lengths
 from modeling_eem.evaluation.compressors import compressed_bits
 from modeling_eem.evaluation.intervals import Interval, ratio_difference, ratio_interval
+from modeling_eem.evaluation.scored_models import Checkpoint
 from modeling_eem.report import Table
 
 

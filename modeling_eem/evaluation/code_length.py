@@ -10,10 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from modeling_eem.bits import CodeLength, window_length_bits
-from modeling_eem.configuration_eem import EncoderDecoderConfig
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.data.rows import IGNORED_LABEL, Row
-from modeling_eem.modeling_eem_autoencoder import EEMAutoencoder
+from modeling_eem.models.configuration_eem import EncoderDecoderConfig
+from modeling_eem.models.modeling_eem_autoencoder import EEMAutoencoder
 from modeling_eem.training import Run
 from modeling_eem.training.token_metrics import code_bits_a_row
 

@@ -11,11 +11,12 @@ import torch
 from datasets import Dataset, concatenate_datasets, load_from_disk
 from transformers import AutoTokenizer
 
-from modeling_eem.data.prepared import TOKENIZER_FOLDER
-from modeling_eem.entropy.estimator import pad_right
-from modeling_eem.entropy.result import TOKEN_ENTROPIES, TokenEntropies
-from modeling_eem.entropy.row_folders import Segments
-from modeling_eem.entropy.runs import ENTROPIES_FILE
+from modeling_eem.data.arrow_files import TOKENIZER_FOLDER
+from modeling_eem.data.rows import TOKEN_ENTROPIES
+from modeling_eem.data.segments import Segments
+from modeling_eem.entropy.base import pad_right
+from modeling_eem.entropy.corpus_run import ENTROPIES_FILE
+from modeling_eem.entropy.result import TokenEntropies
 from modeling_eem.entropy.statistics import (
     Estimate,
     IndexCurve,

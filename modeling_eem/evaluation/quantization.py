@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from modeling_eem.bits import CodeLength, window_length_bits
-from modeling_eem.bottleneck_eem import Bottleneck
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.data.rows import Row
 from modeling_eem.evaluation.code_length import Advance, row_codes, row_nats
-from modeling_eem.quantization_eem import CODE_FORMATS, CodeFormat, pack_bits, unpack_bits
+from modeling_eem.models.bottleneck_eem import Bottleneck
+from modeling_eem.models.quantization_eem import CODE_FORMATS, CodeFormat, pack_bits, unpack_bits
 
 UNROUNDED, PROBE, PROBE_UP = "float32", "int8 probe", "int8 probe, up too"
 SWEEP_FORMATS = ("float8_e4m3fn", "float8_e5m2")

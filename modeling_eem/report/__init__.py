@@ -1,7 +1,7 @@
 """Plain values in; tables, plots, heat maps and model cards out. Nothing is computed, and nothing needs PyTorch."""
 
+from modeling_eem.files import write_atomically
 from modeling_eem.report.cards import add_to_card, check_card, model_card
-from modeling_eem.report.files import write_atomically
 from modeling_eem.report.heatmap import entropy_heatmap_html
 from modeling_eem.report.plots import LearningCurve, learning_curves
 from modeling_eem.report.provenance import provenance

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from modeling_eem.report.files import render, write_atomically
+from modeling_eem.files import write_atomically
 from modeling_eem.report.provenance import provenance_line
+from modeling_eem.report.rendering import render
 from modeling_eem.report.tables import Table
 
 _RESULTS = re.compile(r"^## Results\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)

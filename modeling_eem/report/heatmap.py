@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modeling_eem.report.files import render
+from modeling_eem.report.rendering import render
 
 _CONTROLS = re.compile(r"([\x00-\x1f\x7f-\x9f])")
 

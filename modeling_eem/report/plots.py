@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from modeling_eem.report.files import write_atomically
+from modeling_eem.files import write_atomically
 
 # Okabe & Ito: told apart with any colour vision; the markers and line ends help in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modeling_eem.report.files import write_atomically
+from modeling_eem.files import write_atomically
 from modeling_eem.report.provenance import PACKAGES, provenance, provenance_line
 from modeling_eem.report.tables import Table
 

@@ -1,14 +1,14 @@
 """Training: token losses and their trainer, run files and the runs they describe, what a step costs."""
 
 from modeling_eem.training.callbacks import ProgressBarCallback
+from modeling_eem.training.experiment import Run, RunArguments, prepare_run
 from modeling_eem.training.flops import training_flops
 from modeling_eem.training.outputs import held_out_metrics, learning_curve
-from modeling_eem.training.run import Run, RunArguments, prepare_run
-from modeling_eem.training.run_data import DataArguments
+from modeling_eem.training.resumable_trainer import RunTrainer
 from modeling_eem.training.run_file import build_config, build_model, read_run_file
-from modeling_eem.training.run_trainer import RunTrainer
 from modeling_eem.training.token_losses import TOKEN_LOSSES, TokenLossOptions
 from modeling_eem.training.trainer import TokenWeightedTrainer, TokenWeightedTrainingArguments
+from modeling_eem.training.training_text import DataArguments
 
 __all__ = [
     "TOKEN_LOSSES",

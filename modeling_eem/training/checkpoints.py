@@ -14,9 +14,9 @@ from transformers import PreTrainedConfig
 from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import logging
 
-from modeling_eem.report import write_atomically
-from modeling_eem.training.run_data import DataArguments, Identity
+from modeling_eem.files import write_atomically
 from modeling_eem.training.trainer import TokenWeightedTrainingArguments
+from modeling_eem.training.training_text import DataArguments, Identity
 
 logger = logging.get_logger(__name__)
 

@@ -8,9 +8,10 @@ from huggingface_hub import ModelCardData
 from transformers import TrainerState
 
 from modeling_eem.bits import nats_to_bits
-from modeling_eem.configuration_eem import EEMConfig, EncoderDecoderConfig
-from modeling_eem.report import LearningCurve, Table, learning_curves, model_card, provenance, write_atomically
-from modeling_eem.training.run import Run
+from modeling_eem.files import write_atomically
+from modeling_eem.models.configuration_eem import EEMConfig, EncoderDecoderConfig
+from modeling_eem.report import LearningCurve, Table, learning_curves, model_card, provenance
+from modeling_eem.training.experiment import Run
 
 _PACKAGES = ("modeling-eem", "torch", "transformers", "datasets", "accelerate")
 _SAMPLE = 1000  # rows that tell how many tokens a byte has

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import CausalLMOutput, ModelOutput
 from transformers.utils import logging
 
 from modeling_eem.entropy.normalization import min_max_normalize
-from modeling_eem.loss_eem import (
+from modeling_eem.models.loss_eem import (
     IGNORE_INDEX,
     has_plain_head,
     linear_cross_entropy,

@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import EvalPrediction, PreTrainedConfig
 
 from modeling_eem.bits import window_length_bits
-from modeling_eem.configuration_eem import EncoderDecoderConfig
-from modeling_eem.loss_eem import IGNORE_INDEX, next_token_targets
-from modeling_eem.quantization_eem import CODE_FORMATS
+from modeling_eem.models.configuration_eem import EncoderDecoderConfig
+from modeling_eem.models.loss_eem import IGNORE_INDEX, next_token_targets
+from modeling_eem.models.quantization_eem import CODE_FORMATS
 from modeling_eem.training.trainer import is_scored
 
 if TYPE_CHECKING:

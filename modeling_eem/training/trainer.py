@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.modeling_outputs import ModelOutput, TokenClassifierOutput
 
-from modeling_eem.loss_eem import IGNORE_INDEX
-from modeling_eem.modeling_eem_autoencoder import EEMAutoencoder
+from modeling_eem.models.loss_eem import IGNORE_INDEX
+from modeling_eem.models.modeling_eem_autoencoder import EEMAutoencoder
 from modeling_eem.training.callbacks import SeedDevicesCallback
 from modeling_eem.training.token_loss_head import TokenLossHead, install_forward
 from modeling_eem.training.token_losses import TOKEN_LOSSES, TokenLossOptions

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from modeling_eem.linear_masked_mixer import rows_product
+from modeling_eem.models.linear_masked_mixer import rows_product
 
 
 @pytest.fixture(scope="module")

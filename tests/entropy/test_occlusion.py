@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modeling_eem.entropy import OcclusionEntropy
-from modeling_eem.loss_eem import CHUNK_SIZE
+from modeling_eem.models.loss_eem import CHUNK_SIZE
 
 PAIRS = [("masked_mixer", "masked_mixer"), ("llama", "llama"), ("gpt_neox", "qwen2"), ("gpt2", "gpt2")]
 

@@ -10,10 +10,10 @@ from lm_eval.api.registry import get_model
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel
 
-from modeling_eem import modeling_eem
 from modeling_eem.data import CausalCollator, RowFormat, encode_text, windows
 from modeling_eem.evaluation import held_out_code_length
 from modeling_eem.evaluation.harness_models import CausalHarnessModel, EEMHarnessModel
+from modeling_eem.models import modeling_eem
 
 CONTEXT = 16
 ADAPTERS = {"masked_mixer": CausalHarnessModel, "llama": CausalHarnessModel, "eem": EEMHarnessModel}

@@ -31,7 +31,7 @@ from modeling_eem.evaluation.quantization import (
     swept_layers,
     unrounded_codes,
 )
-from modeling_eem.quantization_eem import CODE_FORMATS
+from modeling_eem.models.quantization_eem import CODE_FORMATS
 
 VOCAB_SIZE, CONTEXT, CODE_SIZE = 40, 16, 6
 

@@ -1,0 +1,81 @@
+"""evaluate.py correlation: what several estimates of the same tokens have to do with each other.
+
+python evaluate.py correlation --entropies entropies/exact entropies/causal --output results
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from rich.console import Console
+
+from eem.console import check_output, one_line_errors, progress_bar
+from modeling_eem.evaluation.correlation import (
+    EntropyFolder,
+    folder_curve,
+    open_folders,
+    regress_folders,
+    regressions_table,
+    scatter_points,
+    words_table,
+)
+from modeling_eem.report import write_results
+from modeling_eem.report.entropy_plots import Band, index_plot, scatter_plot
+
+Result = TypeVar("Result")
+
+
+@one_line_errors()
+def correlation(
+    entropies: Annotated[list[Path], typer.Option(help="Folders that eem-entropy made of the same rows.")],
+    output: Annotated[Path, typer.Option(help="Folder for correlation.md, correlation.json and the plots.")],
+) -> None:
+    """Regress every estimate on those before it; draw them against each other, and along a row.
+
+    Example: `python evaluate.py correlation --entropies entropies/exact entropies/causal --output results`
+    """
+    check_output(output)
+    folders = open_folders(entropies)
+    pairs = list(combinations(folders, 2))
+    with progress_bar("comparing estimates", 2 * len(pairs) + 2 * len(folders)) as advance:
+        regressions = {(x.name, y.name): _counted(advance, regress_folders, x, y) for x, y in pairs}
+        curves = {folder.name: _counted(advance, folder_curve, folder) for folder in folders}
+        words = {folder.name: _counted(advance, folder.words) for folder in folders if folder.has_tokenizer}
+        figures = {}
+        for x, y in pairs:
+            fit, file = regressions[x.name, y.name], f"scatter-{_slug(x.name)}-{_slug(y.name)}.png"
+            scatter_plot(
+                output / file,
+                *_counted(advance, scatter_points, x, y),
+                labels=(x.label, y.label),
+                line=(fit.slope.value, fit.intercept.value),
+                title=f"R² {fit.r_squared.value:.3f}, {fit.tokens:,} tokens",
+            )
+            figures[f"{y.name} against {x.name}"] = file
+    bands = {name: Band(curve.index, curve.mean, curve.low, curve.high) for name, curve in curves.items()}
+    index_plot(output / "index.png", bands)
+    figures["entropy over a token's index in its row"] = "index.png"
+    tables = [regressions_table(regressions), *([words_table(words)] if words else [])]
+    content = {
+        "estimates": {folder.name: {"method": folder.method, "unit": folder.unit} for folder in folders},
+        "regressions": [{"x": x, "y": y, **asdict(fit)} for (x, y), fit in regressions.items()],
+        "words": {name: asdict(split) for name, split in words.items()},
+        "index": {
+            name: {field: values.tolist() for field, values in asdict(curve).items()} for name, curve in curves.items()
+        },
+    }
+    write_results(output, "correlation", tables, content, figures)
+    Console().print(*tables, f"{output}/correlation.md, correlation.json and {len(figures)} plots", sep="\n")
+
+
+def _counted(advance: Callable[[int], None], compute: Callable[..., Result], *arguments: EntropyFolder) -> Result:
+    result = compute(*arguments)
+    advance(1)
+    return result
+
+
+def _slug(name: str) -> str:
+    return name.strip("/").replace("/", "-")

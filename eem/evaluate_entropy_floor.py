@@ -1,0 +1,100 @@
+"""evaluate.py entropy-floor: the entropy of a text, from runs with ever smaller codes.
+
+python evaluate.py entropy-floor runs/code-64 runs/code-32 runs/code-16 runs/code-8 --output results
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+
+from eem.console import check_output, one_line_errors, progress_bar
+from modeling_eem.evaluation.bits_table import measure
+from modeling_eem.evaluation.code_length import code_bits_of
+from modeling_eem.evaluation.entropy_floor import LEAST_RUNS, FloorPoint, fit_entropy_floor, floor_table
+from modeling_eem.evaluation.held_out import held_out_rows
+from modeling_eem.evaluation.scored_models import common_context, load_checkpoints
+from modeling_eem.report import write_results
+from modeling_eem.report.curve_plots import entropy_floor_plot
+from modeling_eem.training.checkpoints import RUN_FILE
+
+
+@one_line_errors()
+def entropy_floor(
+    runs: Annotated[list[Path], typer.Argument(help="Output folders of train.py, their codes of different sizes.")],
+    output: Annotated[
+        Path, typer.Option(help="Folder for entropy-floor.md, entropy-floor.json and entropy-floor.png.")
+    ],
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Held-out text or prepared rows; if not given, what the runs held out.")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(help="Most tokens in a row, where the models' own contexts differ.")
+    ] = None,
+    zero: Annotated[float, typer.Option(help="Cross-entropy (bits per byte) that counts as none.", min=0.0)] = 0.01,
+    known: Annotated[
+        float | None, typer.Option(help="The source's true entropy in bits per byte, to compare with.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Rows at a time; changes no value.", min=1)] = 16,
+) -> None:
+    """Estimate a text's entropy: the size of code at which nothing is left to predict.
+
+    Example: `python evaluate.py entropy-floor runs/code-64 runs/code-32 runs/code-16 --output results`
+    """
+    check_output(output)
+    if len(runs) < LEAST_RUNS:
+        raise ValueError(f"a line with an interval needs {LEAST_RUNS} runs, not {len(runs)}: name more.")
+    checkpoints = load_checkpoints(runs)
+    sizes = {checkpoint.name: code_bits_of(checkpoint.config) for checkpoint in checkpoints}
+    for name, code_bits in sizes.items():
+        if not code_bits:
+            raise ValueError(f"{name} is a causal model and has no code: leave it out.")
+    if len(set(sizes.values())) < LEAST_RUNS:
+        raise ValueError(
+            f"the codes have {len(set(sizes.values()))} size(s), and a line needs {LEAST_RUNS}: add runs."
+        )
+    max_length = common_context(checkpoints, context)
+    files = data or _held_out_files(runs)
+    scored = [
+        held_out_rows(files, checkpoint.tokenizer, checkpoint.config, "windows", max_length)
+        for checkpoint in checkpoints
+    ]
+    with progress_bar("reading rows", sum(map(len, scored))) as advance:
+        points = [
+            FloorPoint(checkpoint.name, measure(checkpoint, rows, max_length, batch_size, advance).total)
+            for checkpoint, rows in zip(checkpoints, scored)
+        ]
+    floor = fit_entropy_floor(points, zero)
+    table = floor_table(points, floor, known)
+    Console().print(table)
+    places = {point.name: (point.embedding, point.cross_entropy) for point in points}
+    line, interval = (floor.intercept, floor.slope), (floor.low, floor.high)
+    ideal = ("least in all", floor.smallest_total) if known is None else ("true entropy", known)
+    entropy_floor_plot(output / "entropy-floor.png", places, floor.used, line, floor.crossing, interval, ideal)
+    content = {
+        "data": [str(path) for path in files],
+        "points": [
+            {"run": point.name, "embedding": point.embedding, "cross_entropy": point.cross_entropy}
+            | asdict(point.length)
+            for point in points
+        ],
+        "floor": asdict(floor),
+        "known": known,
+    }
+    write_results(output, "entropy-floor", [table], content, {"cross-entropy against embedding": "entropy-floor.png"})
+
+
+def _held_out_files(runs: list[Path]) -> list[Path]:
+    """What all the runs were measured on, by their run files."""
+    named = set()
+    for run in runs:
+        if not (run / RUN_FILE).is_file():
+            raise ValueError(f"{run} holds no {RUN_FILE} that would name its held-out text: name it with --data.")
+        held_out = yaml.safe_load((run / RUN_FILE).read_text())["data"]
+        named.add(tuple(held_out["validation_files"] or [held_out["train_rows"]]))
+    if len(named) > 1:
+        raise ValueError("the runs held out different text: name one for all with --data.")
+    return [Path(name) for name in named.pop()]

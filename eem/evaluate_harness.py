@@ -1,0 +1,124 @@
+"""evaluate.py harness: lm-eval's benchmarks for several models, as one table.
+
+python evaluate.py harness --model runs/a runs/b --tasks table --data-dir data/hub --output results
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from eem.console import one_line_errors
+from modeling_eem.report import Table, add_to_card, check_card, provenance, write_results
+
+_LIBRARIES = ("modeling-eem", "lm-eval", "torch", "transformers", "datasets", "accelerate", "tokenizers")
+
+
+@one_line_errors()
+def harness(
+    model: Annotated[list[Path], typer.Option(help="Folders with a causal model or an EEM, and its tokenizer.")],
+    output: Annotated[Path, typer.Option(help="Folder for harness.json and harness.md.")],
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(help="`table` (the default): the benchmark table's; or any of lm-eval's tasks, or YAML files."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder of ORG/NAME folders to take the tasks' data from, instead of from the Hub."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Rows at a time; changes no value.")] = 8,
+    max_length: Annotated[
+        int | None, typer.Option(help="Tokens of context for all models, where theirs differ.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Score only so many rows of each task.")] = None,
+    bootstrap_iters: Annotated[
+        int, typer.Option(help="Resamples for standard errors without a formula; 0: no standard errors.")
+    ] = 200,
+    dtype: Annotated[str, typer.Option(help="auto (the checkpoint's own), float32, bfloat16 or float16.")] = "auto",
+    cards: Annotated[
+        bool, typer.Option("--cards", help="Put the tables into the Results of each model folder's README.md too.")
+    ] = False,
+) -> None:
+    """Score models on lm-eval's tasks, with their own prompts and metrics.
+
+    An entropy estimation model's encoder is shown the context alone, never the answer. Several processes share the
+    work under `torchrun` or `accelerate launch`.
+
+    Example: `python evaluate.py harness --model runs/a runs/b --tasks table --data-dir data/hub --output results`
+    """
+    # Many seconds of imports, which the other commands need not wait for.
+    from accelerate import PartialState
+
+    from modeling_eem.evaluation.harness import open_models, score_models
+    from modeling_eem.evaluation.harness_scores import HarnessOptions
+    from modeling_eem.evaluation.harness_tables import summary_tables, task_table
+    from modeling_eem.evaluation.harness_tasks import TABLE, load_tasks
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # what it warns of is counted, and in the table's notes
+    logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)  # long pages are cut in windows
+    names = tasks or [TABLE]
+    options = HarnessOptions(batch_size, max_length, limit, bootstrap_iters, dtype)
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is a file: name a folder for --output.")
+    models = open_models(model, max_length)
+    for folder in models if cards else []:
+        check_card(folder.path)
+    is_main = os.environ.get("RANK", "0") == "0"  # of several processes
+    console = Console(stderr=True, quiet=not is_main)
+    with console.status("loading the tasks' data"):
+        loaded = load_tasks(names, data_dir)
+    with _bar(console, len(models) * len(loaded)) as (begin, advance):
+        scores = score_models(models, loaded, options, begin, advance)
+    if scores:
+        is_table = TABLE in names
+        summary = summary_tables(scores, is_table, data_dir is not None, bootstrap_iters)
+        tables = [*summary, task_table(scores)] if is_table else summary
+        content = {
+            "data": "the Hub" if data_dir is None else str(data_dir),
+            "options": asdict(options),
+            "models": [model_scores.to_json() for model_scores in scores],
+            "tables": [json.loads(table.to_json()) for table in tables],
+        }
+        write_results(output, "harness", tables, content, packages=_LIBRARIES)
+        for folder in models if cards else []:
+            add_to_card(folder.path, "harness", summary, provenance(_LIBRARIES))
+        Console().print(_upright(summary[0]) if is_table else summary[0], *summary[1:])
+        Console().print(f"{output / 'harness.md'}, {output / 'harness.json'}")
+    PartialState().destroy_process_group()
+
+
+def _upright(table: Table) -> Table:
+    """The benchmark table with its models side by side, which a terminal is wide enough for."""
+    columns = list(zip(table.columns, *table.rows))
+    return Table(columns=columns[0], rows=columns[1:], title=table.title, notes=table.notes)
+
+
+@contextmanager
+def _bar(console: Console, num_tasks: int) -> Iterator[tuple[Callable[[str, str], None], Callable[[int], None]]]:
+    """A progress bar over models times tasks, as what is to be told: a task begins, rows are through the model."""
+    columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
+    with Progress(*columns, TextColumn("{task.fields[rows]:,} rows"), console=console) as bar:
+        task = bar.add_task("loading", total=num_tasks, rows=0)
+        begun = rows = 0
+
+        def begin(model: str, name: str) -> None:
+            nonlocal begun, rows
+            rows = 0
+            bar.update(task, completed=begun, description=f"{model}: {name}", rows=rows)
+            begun += 1
+
+        def advance(num_rows: int) -> None:
+            nonlocal rows
+            rows += num_rows
+            bar.update(task, rows=rows)
+
+        yield begin, advance
+        bar.update(task, completed=begun)

@@ -1,0 +1,196 @@
+"""`make quickstart`: train an entropy estimation model and a causal baseline of equal compute, and compare their bits.
+
+python -m eem.quickstart --output runs/quickstart
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from huggingface_hub import ModelCardData
+from rich.console import Console
+
+from eem.console import one_line_errors
+from eem.train import fit
+from modeling_eem.bits import CodeLength, nats_to_bits
+from modeling_eem.data.documents import read_documents
+from modeling_eem.data.tokenizer import token_bytes
+from modeling_eem.evaluation import compressed_bits, held_out, stored_code_bits
+from modeling_eem.files import write_atomically
+from modeling_eem.report import (
+    Table,
+    entropy_heatmap_html,
+    learning_curves,
+    model_card,
+)
+from modeling_eem.training import Run, prepare_run, training_flops
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(epilog="Example: python -m eem.quickstart --output runs/quickstart")
+@one_line_errors()
+def quickstart(
+    output: Annotated[Path, typer.Option(help="Folder for checkpoints, table, plot and heat map.")],
+    configs: Annotated[Path, typer.Option(help="Folder with the two run files.")] = Path("configs"),
+) -> None:
+    """Train both models of the quickstart, and write what they scored on held-out text."""
+    console = Console()
+    began = time.monotonic()
+    arguments = ["--output_dir", str(output / "trainer")]
+    runs = {
+        "EEM": prepare_run(configs / "quickstart.yaml", arguments),
+        "causal baseline": prepare_run(configs / "quickstart-causal.yaml", arguments),
+    }
+    flops = {name: training_flops(run.model, run.collator.max_length) for name, run in runs.items()}
+    curves, lengths = {}, {}
+    for name, run in runs.items():
+        curves[name] = fit(run, name)
+        lengths[name] = held_out(run)
+
+    texts = [document.text for document in read_documents(runs["causal baseline"].data.validation_files)]
+    general = compressed_bits("".join(texts).encode(), ("gzip", "bzip2", "xz"))
+    table = _table(runs, flops, lengths, general)
+    console.print(table)
+    plot = learning_curves(
+        output / "learning_curve.png",
+        list(curves.values()),
+        unit="held-out bits per byte, the code's bits included",
+        title="Equal training compute: entropy estimation model and causal baseline",
+        references={name: bits / lengths["causal baseline"].num_bytes for name, bits in general.items()},
+    )
+    heat_map = _heat_map(output, runs["causal baseline"], texts[0])
+    write_atomically(output / "results.md", table.to_markdown())
+    write_atomically(output / "results.json", table.to_json())
+    for name, folder in (("EEM", "eem"), ("causal baseline", "causal")):
+        _save(output / folder, name, runs[name], table, lengths[name], plot)
+    console.print(f"{output}/eem and {output}/causal load with AutoModelForCausalLM.from_pretrained")
+    console.print(f"{plot}: learning curves\n{heat_map}: losses of a paragraph, token by token")
+    console.print(f"{time.monotonic() - began:.0f} seconds")
+
+
+def _table(
+    runs: dict[str, Run], flops: dict[str, int], lengths: dict[str, CodeLength], general: dict[str, int]
+) -> Table:
+    rows: list[tuple] = []
+    for name, run in runs.items():
+        length = lengths[name]
+        rows.append(
+            (
+                name,
+                run.model.num_parameters() / 1e6,
+                flops[name] / 1e9,
+                length.bits_per_byte,
+                length.code_bits / length.num_bytes,
+                length.cross_entropy,
+            )
+        )
+    num_bytes = lengths["causal baseline"].num_bytes
+    rows += [(name, None, None, bits / num_bytes, None, None) for name, bits in general.items()]
+    best = min(lengths, key=lambda name: lengths[name].bits_per_byte)
+    run = runs["causal baseline"]
+    return Table(
+        columns=(
+            "what",
+            "M params",
+            "GFLOPs a row",
+            "bits a byte",
+            "of them code",
+            "nats a token",
+        ),
+        rows=rows,
+        title="Held-out code length",
+        notes=(
+            f"At this size and after {run.arguments.max_steps} steps the {best} is ahead.",
+            "Bits a byte of held-out text, the code's bits included; nats a token without them.",
+            f"Both models were given the same {run.arguments.max_steps * run.arguments.train_batch_size:,} rows of up "
+            f"to {run.collator.max_length} tokens (the EEM saw a tenth of its rows cut short), and code windows of "
+            f"that length one by one; the compressors get the whole {num_bytes:,} bytes at once.",
+        ),
+        formats={
+            "M params": ".2f",
+            "GFLOPs a row": ".2f",
+            "bits a byte": ".3f",
+            "of them code": ".3f",
+            "nats a token": ".3f",
+        },
+    )
+
+
+@torch.no_grad()
+def _heat_map(output: Path, run: Run, text: str) -> Path:
+    """The causal model's own cross-entropy of each token of a paragraph, in bits."""
+    model = run.model.eval()
+    input_ids = run.tokenizer(text, return_tensors="pt", truncation=True, max_length=run.collator.max_length).input_ids
+    input_ids = input_ids.to(model.device)
+    losses = torch.nn.functional.cross_entropy(
+        model(input_ids).logits[0, :-1].float(), input_ids[0, 1:], reduction="none"
+    )
+    html = entropy_heatmap_html(
+        token_bytes(run.tokenizer, input_ids[0, 1:].tolist()),
+        [nats_to_bits(nats) for nats in losses.tolist()],
+        unit="bits",
+        title="How surprising each token was",
+        subtitle="Cross-entropy of the quickstart's causal baseline on held-out text, in bits a token",
+    )
+    return write_atomically(output / "heat_map.html", html)
+
+
+def _save(folder: Path, name: str, run: Run, table: Table, length: CodeLength, plot: Path) -> None:
+    """A checkpoint that loads anywhere, with its tokenizer and a card."""
+    run.model.save_pretrained(folder)
+    run.tokenizer.save_pretrained(folder)
+    arguments = run.arguments
+    usage = (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'model = AutoModelForCausalLM.from_pretrained("{folder}", trust_remote_code=True)\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{folder}")\n'
+    )
+    if stored_code_bits(run.model):
+        usage += (
+            'code = model.encode(**tokenizer("My fellow citizens, the state of our Union", return_tensors="pt"))\n'
+            "print(tokenizer.decode(model.generate(code=code, max_new_tokens=20)[0]))"
+        )
+    else:
+        usage += (
+            'prompt = tokenizer("My fellow citizens,", return_tensors="pt")\n'
+            "print(tokenizer.decode(model.generate(**prompt, max_new_tokens=20)[0]))"
+        )
+    card = model_card(
+        ModelCardData(
+            language="en", license="apache-2.0", library_name="transformers", pipeline_tag="text-generation"
+        ),
+        title=f"Quickstart {name}",
+        summary=(
+            f"The {name} of the quickstart: {run.model.num_parameters() / 1e6:.1f} M parameters, trained for minutes "
+            "on State of the Union addresses and Moby-Dick: "
+            f"{length.bits_per_byte:.3f} bits per byte on held-out text."
+        ),
+        usage=usage,
+        results=table,
+        training=Table(
+            columns=("setting", "value"),
+            rows=[
+                ("steps", str(arguments.max_steps)),
+                ("rows a step", str(arguments.train_batch_size * arguments.gradient_accumulation_steps)),
+                ("tokens a row", str(run.collator.max_length)),
+                ("learning rate", f"{arguments.learning_rate:g}"),
+                ("training text, MB", f"{sum(run.train_rows['num_bytes']) / 1e6:.2f}"),
+            ],
+        ),
+        limits=[
+            "A demonstration: far too small and too briefly trained to write or to understand text.",
+            "It has met nothing but American political speeches and one novel.",
+        ],
+        figures={"learning curves": "learning_curve.png"},
+    )
+    write_atomically(folder / "learning_curve.png", plot.read_bytes())
+    write_atomically(folder / "README.md", str(card))
+    write_atomically(folder / "results.json", json.dumps(json.loads(table.to_json()), indent=2))
+
+
+if __name__ == "__main__":
+    app()

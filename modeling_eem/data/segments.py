@@ -1,0 +1,161 @@
+"""Rows of ids on disk, and the segments of them that an estimator measures.
+
+Shapes: B rows, N values of a column in all rows one after another.
+"""
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
+from torch import Tensor
+
+from modeling_eem.data.arrow_files import DATASET_FILE, TOKENIZER_FOLDER, TRAIN
+from modeling_eem.data.fingerprint import FINGERPRINT_FILE
+from modeling_eem.data.rows import TOKEN_ENTROPIES
+
+_ROWS_A_BATCH = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """What is measured in some rows: a row's real tokens, or in a packed row each of its windows.
+
+    Attributes:
+        ids: of each segment, `[t]`.
+        rows: the row of each, counted from the first of these rows.
+        offsets: where each row begins among the values of a column, and where the last one ends.
+        places_N: the places among those values that the segments fill.
+    """
+
+    ids: list[Tensor]
+    rows: list[int]
+    offsets: pa.Array
+    places_N: np.ndarray
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "Segments":
+        """The segments of rows with `input_ids`, and `attention_mask` and `position_ids` where they have them."""
+        column = table["input_ids"].combine_chunks()
+        lengths_B = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+        flat_N = _flat(table, "input_ids")
+        rows_N = np.repeat(np.arange(len(lengths_B)), lengths_B)
+        places = np.arange(len(flat_N))
+        if "attention_mask" in table.column_names:
+            places = places[_flat(table, "attention_mask") == 1]
+        is_first = np.diff(rows_N[places], prepend=-1) != 0
+        if "position_ids" in table.column_names:
+            is_first |= _flat(table, "position_ids")[places] == 0
+        starts = np.flatnonzero(is_first)
+        ids = [torch.from_numpy(part.astype(np.int64)) for part in np.split(flat_N[places], starts[1:])]
+        offsets = pa.array(np.append(0, lengths_B.cumsum()), pa.int32())
+        return cls(ids if len(starts) else [], rows_N[places][starts].tolist(), offsets, places)
+
+    def values(self, table: pa.Table, name: str) -> list[np.ndarray]:
+        """Another column of the same rows, cut into the segments."""
+        ends = np.cumsum([len(ids_T) for ids_T in self.ids])
+        return np.split(_flat(table, name)[self.places_N], ends[:-1]) if self.ids else []
+
+    def column(self, values: Sequence[Tensor]) -> pa.Array:
+        """Values of each segment's tokens as a column of the rows; NaN in padding."""
+        flat_N = np.full(self.offsets[-1].as_py(), np.nan, np.float32)
+        if len(values):
+            flat_N[self.places_N] = torch.cat(list(values)).float().numpy()
+        return pa.ListArray.from_arrays(self.offsets, pa.array(flat_N))
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What rows come to; `sha256` is of all their ids in order."""
+
+    num_rows: int
+    num_tokens: int
+    sha256: str
+
+
+@dataclass(frozen=True, eq=False)
+class RowFolder:
+    """A data set on disk with `input_ids`; a folder without splits counts as one split, `train`."""
+
+    path: Path
+    splits: dict[str, Dataset]
+
+    @classmethod
+    def open(cls, path: Path) -> "RowFolder":
+        """Open what `datasets.load_from_disk` reads; nothing is loaded into memory.
+
+        Raises:
+            ValueError: for another kind of folder, no `input_ids`, or rows that have `token_entropies` already.
+        """
+        try:
+            loaded = load_from_disk(str(path))
+        except (FileNotFoundError, ValueError, IndexError) as error:  # IndexError: one without a row
+            raise ValueError(
+                f"{path} is no finished data set with rows: name text files, or a folder of `eem-data prepare`."
+            ) from error
+        splits = dict(loaded) if isinstance(loaded, DatasetDict) else {TRAIN: loaded}
+        splits = {name: rows for name, rows in splits.items() if len(rows)}
+        for name, rows in splits.items():
+            if "input_ids" not in rows.column_names:
+                raise ValueError(f"{path}: the split {name} has no column input_ids, only {rows.column_names}.")
+            if TOKEN_ENTROPIES in rows.column_names:
+                raise ValueError(f"{path} has {TOKEN_ENTROPIES} already: name the rows that they were made from.")
+            if rows.features != next(iter(splits.values())).features:
+                raise ValueError(f"{path}: the split {name} has other columns than the one before it.")
+        return cls(path, splits)
+
+    @property
+    def num_rows(self) -> int:
+        return sum(map(len, self.splits.values()))
+
+    @property
+    def has_fingerprint(self) -> bool:
+        """Whether `eem-data prepare` made the rows, so that their tokenizer is known."""
+        return (self.path / FINGERPRINT_FILE).exists()
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        return self.path / TOKENIZER_FOLDER
+
+    def table(self, split: str, rows: range) -> pa.Table:
+        """Some rows of a split, all columns."""
+        return self.splits[split].with_format("arrow")[rows]
+
+    def scan(self, check: Callable[[Tensor, int], None]) -> Scan:
+        """Read all rows once.
+
+        Args:
+            check: is given each segment and the number of its row in its split; raises a ValueError to refuse it.
+        """
+        digest, num_tokens = hashlib.sha256(), 0
+        for split, rows in self.splits.items():
+            digest.update(split.encode())
+            for start in range(0, len(rows), _ROWS_A_BATCH):
+                segments = Segments.of(self.table(split, range(start, min(start + _ROWS_A_BATCH, len(rows)))))
+                num_tokens += len(segments.places_N)
+                for ids_T, row in zip(segments.ids, segments.rows):
+                    check(ids_T, start + row)
+                    digest.update(ids_T.numpy().tobytes())
+        return Scan(self.num_rows, num_tokens, digest.hexdigest())
+
+    def draw(self) -> Iterator[list[Tensor]]:
+        """The segments of one row after another, drawn at random without end; always the same ones."""
+        draws, rows = random.Random(0), concatenate_datasets(list(self.splits.values())).with_format("arrow")
+        while True:
+            index = draws.randrange(len(rows))
+            yield Segments.of(rows[index : index + 1]).ids
+
+
+def is_row_folder(path: Path) -> bool:
+    """Whether a folder is, or is to become, a data set, and not a folder of text files."""
+    return any((path / name).exists() for name in (DATASET_FILE, FINGERPRINT_FILE, "state.json"))
+
+
+def _flat(table: pa.Table, name: str) -> np.ndarray:
+    return table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)

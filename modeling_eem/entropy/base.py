@@ -1,0 +1,184 @@
+"""What all estimators share: how they are called, and what they refuse."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from modeling_eem.entropy.result import NATS, TokenEntropies
+from modeling_eem.entropy.texts import Rows, check_tokenizer, rows_of_ids, rows_of_texts
+from modeling_eem.models.modeling_eem import EEMForCausalLM
+
+
+class EntropyEstimator(ABC):
+    """One value for each token of a text, from a model.
+
+    Called with texts and the model's tokenizer, or with rows of ids: BOS first, padded on either side or not at all.
+    How rows are batched or padded changes no value by more than rounding.
+
+    Args:
+        model: is left in the mode, and on the device, that it was given in.
+        batch_tokens: tokens of one forward pass, at most; memory, not values, depends on it.
+    """
+
+    method: ClassVar[str]
+    unit: str = NATS
+
+    def __init__(self, model: PreTrainedModel, batch_tokens: int = 4096):
+        if batch_tokens < 1:
+            raise ValueError(f"batch_tokens must be at least 1, not {batch_tokens}.")
+        self.model = model
+        self.batch_tokens = batch_tokens
+
+    def __call__(
+        self,
+        texts: Sequence[str] | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> TokenEntropies:
+        """Measure texts, or rows of ids `[B, T]`; a tokenizer beside ids adds their bytes to the result.
+
+        Raises:
+            ValueError: neither or both of texts and ids, texts without a tokenizer, a tokenizer that is not the
+                model's, an empty text, a row without a token to score, ids outside the vocabulary, a row that does not
+                begin with the model's BOS, a row longer than the method or the model can take.
+        """
+        rows = self._rows(texts, tokenizer, input_ids, attention_mask)
+        return self._result(rows, self._score_rows(rows))
+
+    @abstractmethod
+    def score(self, rows: list[Tensor]) -> list[Tensor]:
+        """One value a token for checked rows of ids `[t]`, in `unit`; NaN at what is not scored."""
+
+    @property
+    def context(self) -> int | None:
+        """The model's context in tokens of the rows; None for a model without a limit."""
+        return getattr(self.model.config, "max_position_embeddings", None)  # Bloom and state-space models name none
+
+    @property
+    def max_length(self) -> int | None:
+        """Most tokens of a row, BOS included; None for a method that slides, or a model without a limit."""
+        return self.context
+
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise a ValueError for a tokenizer that did not make the rows."""
+        check_tokenizer(self.model.config, tokenizer)
+
+    def check_row(self, ids_T: Tensor, number: int) -> None:
+        """Raise a ValueError for a row that cannot be measured."""
+        config = self.model.config
+        if len(ids_T) < 2:
+            raise ValueError(f"row {number} holds no token to score after its first: leave it out.")
+        lowest, highest = ids_T.min().item(), ids_T.max().item()
+        if lowest < 0 or highest >= config.vocab_size:
+            raise ValueError(
+                f"row {number} holds id {lowest if lowest < 0 else highest}, outside the vocabulary of "
+                f"{config.vocab_size}: is this the model's tokenizer?"
+            )
+        if self.max_length is not None and len(ids_T) > self.max_length:
+            raise ValueError(
+                f"row {number} has {len(ids_T)} tokens, more than the model's {self.max_length}: cut it into windows, "
+                "or use a method that slides (sliding, causal with a stride)."
+            )
+
+    def _rows(
+        self,
+        texts: Sequence[str] | None,
+        tokenizer: PreTrainedTokenizerBase | None,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+    ) -> Rows:
+        if (texts is None) == (input_ids is None):
+            raise ValueError("give texts with a tokenizer, or input_ids: one of the two.")
+        if tokenizer is not None:
+            self.check_tokenizer(tokenizer)
+        if input_ids is not None:
+            return rows_of_ids(input_ids, attention_mask, tokenizer)
+        if tokenizer is None:
+            raise ValueError("texts need the model's tokenizer: pass tokenizer=.")
+        return rows_of_texts(texts, tokenizer)
+
+    def _score_rows(self, rows: Rows) -> list[Tensor]:
+        """`score` of rows that are first checked."""
+        real = rows.real()
+        for number, ids_T in enumerate(real):
+            self.check_row(ids_T, number)
+        with evaluating(self.model):
+            return self.score([ids_T.to(self.model.device) for ids_T in real])
+
+    def _result(self, rows: Rows, values: list[Tensor]) -> TokenEntropies:
+        return TokenEntropies(
+            rows.ids,
+            rows.place(values),
+            rows.attention_mask,
+            method=self.method,
+            unit=self.unit,
+            texts=rows.texts,
+            offsets=rows.offsets,
+        )
+
+
+class EEMEstimator(EntropyEstimator):
+    """Estimators that read an entropy estimation model's memory, in rows that begin with BOS.
+
+    Raises:
+        ValueError: for a model without an encoder whose code its decoder is shown.
+    """
+
+    model: EEMForCausalLM
+
+    def __init__(self, model: EEMForCausalLM, batch_tokens: int = 4096):
+        if model.config.model_type != "eem":
+            raise ValueError(
+                f"{type(self).__name__} needs an entropy estimation model (EEMForCausalLM), not a "
+                f"{model.config.model_type!r} model, which has no memory: a causal model's entropies are its own "
+                "cross-entropies, so use CausalEntropy."
+            )
+        super().__init__(model, batch_tokens)
+
+    def check_row(self, ids_T: Tensor, number: int) -> None:
+        super().check_row(ids_T, number)
+        check_bos(self.model, ids_T, number)
+
+
+def check_bos(model: PreTrainedModel, ids_T: Tensor, number: int) -> None:
+    """A window begins with BOS, so that its first text token is predicted like the others."""
+    bos = model.config.bos_token_id
+    if bos is not None and ids_T[0] != bos:
+        raise ValueError(f"row {number} begins with id {ids_T[0].item()}, not with BOS ({bos}): put BOS before it.")
+
+
+@contextmanager
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Without noise and dropout, without gradients."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def length_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Indices in batches of about one length: `count * longest <= batch_tokens`, or a single one."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batches and (len(batches[-1]) + 1) * lengths[index] <= batch_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def pad_right(rows: Sequence[Tensor], fill: float = 0) -> tuple[Tensor, Tensor]:
+    """Rows `[t]` as `[B, T]` and their mask; what a causal model reads on the right of a row changes nothing."""
+    padded_BT = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=fill)
+    lengths_B = torch.tensor([len(row) for row in rows], device=padded_BT.device)
+    return padded_BT, (torch.arange(padded_BT.shape[1], device=padded_BT.device) < lengths_B[:, None]).long()

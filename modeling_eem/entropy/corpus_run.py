@@ -1,0 +1,223 @@
+"""Rows on disk → the same rows with `token_entropies`, in parts that processes share and a killed run keeps.
+
+What is unusual:
+
+* Rows are cut into parts of about a minute of one process each; a part is a file. It is written under another name and
+  renamed; a part that is there is finished. Which process makes it changes nothing in it, nor where it stands.
+* Processes do not wait for one another: the main one sees from the files what is finished.
+* `dataset_dict.json` is written last: a folder that is not complete does not load.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Features, List, Value
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from modeling_eem.data.arrow_files import RESULTS_FILE, TOKENIZER_FOLDER, arrow_stream, finish_dataset, shard_file
+from modeling_eem.data.fingerprint import FINGERPRINT_FILE
+from modeling_eem.data.rows import TOKEN_ENTROPIES
+from modeling_eem.data.segments import RowFolder, Scan, Segments
+from modeling_eem.entropy.base import EntropyEstimator, pad_right
+from modeling_eem.entropy.loading import weights_sha256
+from modeling_eem.files import write_atomically
+
+ENTROPIES_FILE = "entropies.json"
+_PART_SECONDS = 60.0
+_MEASURED_SECONDS = 5.0
+_POLL_SECONDS = 0.5
+_BATCHES_A_CALL = 4  # of the estimator's `batch_tokens`: enough to group rows by length
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows `start … stop - 1` of a split, and the file for them."""
+
+    split: str
+    start: int
+    stop: int
+    file: Path
+
+    @property
+    def num_rows(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def is_finished(self) -> bool:
+        return self.file.exists()
+
+
+def measure_speed(estimator: EntropyEstimator, rows: RowFolder, seconds: float = _MEASURED_SECONDS) -> float:
+    """Tokens a second on rows drawn at random: on ever more of them, the last and largest batch counts.
+
+    A first row only warms up.
+    """
+    drawn, speed, used, count = rows.draw(), 0.0, 0.0, 1
+    while count <= 2 or (used < seconds and count <= rows.num_rows):
+        segments = [ids_T for _ in range(count) for ids_T in next(drawn)]
+        began = time.perf_counter()
+        for _ in _estimate(estimator, segments):
+            pass
+        took = time.perf_counter() - began
+        speed, used, count = sum(map(len, segments)) / took, used + took, 2 * count
+    return speed
+
+
+def read_begun(output: Path) -> dict[str, Any] | None:
+    """What a folder was begun with; None for one that is not there, ValueError for one of something else."""
+    if (output / ENTROPIES_FILE).exists():
+        return json.loads((output / ENTROPIES_FILE).read_text())
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"{output} exists, and eem-entropy did not make it: choose another --output.")
+    return None
+
+
+def check_begun(output: Path, begun: dict[str, Any] | None, identity: dict[str, Any]) -> None:
+    """Raise a ValueError for a folder that was begun with another model, method, options or data."""
+    if other := [name for name, value in identity.items() if begun is not None and begun[name] != value]:
+        raise ValueError(
+            f"{output} was begun with other values of {', '.join(other)}: choose another --output, or remove it."
+        )
+
+
+def run_identity(
+    estimator: EntropyEstimator, models: Sequence[PreTrainedModel], scan: Scan, options: dict[str, Any]
+) -> dict[str, Any]:
+    """All that the entropies of rows follow from."""
+    return {
+        "method": estimator.method,
+        "unit": estimator.unit,
+        "options": options,
+        "model_sha256": [weights_sha256(model) for model in models],
+        "rows": scan.num_rows,
+        "tokens": scan.num_tokens,
+        "rows_sha256": scan.sha256,
+    }
+
+
+def part_rows(rows: RowFolder, identity: dict[str, Any], tokens_per_second: float, processes: int) -> int:
+    """Rows of a part: about a minute of one process, but at least four parts for each."""
+    minute = tokens_per_second * _PART_SECONDS * rows.num_rows / identity["tokens"]
+    return max(1, min(int(minute), -(-rows.num_rows // (4 * processes))))
+
+
+@dataclass(frozen=True, eq=False)
+class EntropyRun:
+    """The work of making a folder of rows with `token_entropies`.
+
+    Attributes:
+        rows: what they are made from.
+        output: the folder.
+        estimator: measures them.
+        rows_a_part: see `part_rows`.
+    """
+
+    rows: RowFolder
+    output: Path
+    estimator: EntropyEstimator
+    rows_a_part: int
+
+    def parts(self) -> list[Part]:
+        """All parts, in the order of the rows."""
+        parts = []
+        for split, rows in self.rows.splits.items():
+            starts = range(0, len(rows), self.rows_a_part)
+            for number, start in enumerate(starts):
+                file = shard_file(self.output, split, number, len(starts))
+                parts.append(Part(split, start, min(start + self.rows_a_part, len(rows)), file))
+        return parts
+
+    def begin(self, identity: dict[str, Any], origin: dict[str, Any]) -> None:
+        """Write what the entropies follow from and where they come from, and the rows' tokenizer if it is known."""
+        if not (self.output / ENTROPIES_FILE).exists():
+            content = {**identity, "rows_a_part": self.rows_a_part, **origin}
+            write_atomically(self.output / ENTROPIES_FILE, json.dumps(content, indent=2) + "\n")
+        if self.rows.has_fingerprint:
+            write_atomically(self.output / FINGERPRINT_FILE, (self.rows.path / FINGERPRINT_FILE).read_text())
+            shutil.copytree(self.rows.tokenizer_folder, self.output / TOKENIZER_FOLDER, dirs_exist_ok=True)
+
+    def rows_left(self) -> int:
+        return sum(part.num_rows for part in self.parts() if not part.is_finished)
+
+    def work(self, process: int, processes: int, report: Callable[[int], None]) -> None:
+        """Make every `processes`-th part that is not there yet; process 0 also waits for the others'.
+
+        Args:
+            report: is told how many more rows are finished: the process's own, and for process 0 all.
+        """
+        left = [(number % processes, part) for number, part in enumerate(self.parts()) if not part.is_finished]
+        awaited = [part for maker, part in left if process == 0 and maker != 0]
+        for maker, part in left:
+            if maker == process:
+                self._make(part, report)
+                awaited = _still_awaited(awaited, report)
+        while awaited:
+            time.sleep(_POLL_SECONDS)
+            awaited = _still_awaited(awaited, report)
+
+    def finish(self, identity: dict[str, Any]) -> None:
+        """Make the parts a data set, and write what they count to `results.json`."""
+        splits: dict[str, dict[str, float]] = {}
+        for part in self.parts():
+            counts = splits.setdefault(part.split, {"rows": 0, "tokens": 0, "scored": 0, "sum": 0.0})
+            with pa.memory_map(str(part.file)) as source:
+                table = pa.ipc.open_stream(source).read_all()
+            values_N = table[TOKEN_ENTROPIES].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            counts["rows"] += len(table)
+            counts["tokens"] += len(Segments.of(table).places_N)
+            counts["scored"] += int((~np.isnan(values_N)).sum())
+            counts["sum"] += float(np.nansum(values_N, dtype=np.float64))
+        for counts in splits.values():
+            counts["mean"] = counts.pop("sum") / max(counts["scored"], 1)
+        results = {"method": self.estimator.method, "unit": self.estimator.unit, "splits": splits}
+        write_atomically(self.output / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
+        schema = self._schema(next(iter(splits)))
+        finish_dataset(self.output, list(splits), schema, json.dumps(identity, sort_keys=True))
+
+    def _make(self, part: Part, report: Callable[[int], None]) -> None:
+        table = self.rows.table(part.split, range(part.start, part.stop))
+        segments = Segments.of(table)
+        values: list[Tensor] = []
+        reported = 0
+        for some in _estimate(self.estimator, segments.ids):
+            values += some
+            finished = segments.rows[len(values)] if len(values) < len(segments.ids) else part.num_rows
+            report(finished - reported)
+            reported = finished
+        whole = table.append_column(TOKEN_ENTROPIES, segments.column(values)).cast(self._schema(part.split))
+        with arrow_stream(part.file, whole.schema) as writer:
+            writer.write_table(whole)
+
+    def _schema(self, split: str) -> pa.Schema:
+        features = self.rows.splits[split].features
+        return Features({**features, TOKEN_ENTROPIES: List(Value("float32"))}).arrow_schema
+
+
+def _still_awaited(parts: list[Part], report: Callable[[int], None]) -> list[Part]:
+    awaited = []
+    for part in parts:
+        if part.is_finished:
+            report(part.num_rows)
+        else:
+            awaited.append(part)
+    return awaited
+
+
+def _estimate(estimator: EntropyEstimator, segments: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """The values of segments `[t]`, some at a time, in their order."""
+    some: list[Tensor] = []
+    for number, ids_T in enumerate(segments):
+        some.append(ids_T)
+        is_last = number + 1 == len(segments)
+        if is_last or sum(map(len, some)) + len(segments[number + 1]) > _BATCHES_A_CALL * estimator.batch_tokens:
+            ids_BT, mask_BT = pad_right(some)
+            yield estimator(input_ids=ids_BT, attention_mask=mask_BT).rows()
+            some = []

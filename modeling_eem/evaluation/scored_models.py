@@ -1,0 +1,122 @@
+"""Models and their tokenizers from folders, refused before any work where one of the two is missing or wrong."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from modeling_eem import EEMAutoencoderConfig
+from modeling_eem.data.collator import CausalCollator
+from modeling_eem.models.configuration_eem import EncoderDecoderConfig
+from modeling_eem.models.quantization_eem import CODE_FORMATS
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A model's folder, read as far as it must be to tell whether the model can be evaluated.
+
+    Attributes:
+        name: the folder's name, as tables show it.
+    """
+
+    name: str
+    folder: Path
+    config: PreTrainedConfig
+    tokenizer: Tokenizer
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """In float32 and evaluation mode, loaded when it is first asked for, its codes stored as `config` says."""
+        auto_class = AutoModel if isinstance(self.config, EEMAutoencoderConfig) else AutoModelForCausalLM
+        return auto_class.from_pretrained(self.folder, config=self.config, dtype="float32").eval()
+
+    @property
+    def context(self) -> int:
+        """n, the most tokens that the model takes, BOS included."""
+        return self.config.max_position_embeddings
+
+    @property
+    def code_size(self) -> int:
+        """Numbers in a code; 0 for a causal model."""
+        return self.config.code_size if isinstance(self.config, EncoderDecoderConfig) else 0
+
+    def collator(self, max_length: int) -> CausalCollator:
+        """For rows of at most `max_length` tokens; what pads does not matter, since it is masked."""
+        pad_token_id = self.tokenizer.pad_token_id
+        return CausalCollator(
+            pad_token_id=self.tokenizer.bos_token_id if pad_token_id is None else pad_token_id,
+            vocab_size=self.config.vocab_size,
+            max_length=max_length,
+        )
+
+
+def load_checkpoints(folders: Sequence[Path], code_dtype: str | None = None) -> list[Checkpoint]:
+    """Checkpoints of causal models, entropy estimation models and autoencoders, ours or not.
+
+    Args:
+        folders: as `save_pretrained` writes them, the tokenizer's files beside the model's.
+        code_dtype: what codes are stored in; by default as the checkpoint says.
+
+    Raises:
+        ValueError: a format that is none, a folder that is named twice, is missing or lacks the model or its
+            tokenizer, and a tokenizer without BOS or with more tokens than the model.
+    """
+    if code_dtype is not None and code_dtype not in CODE_FORMATS:
+        raise ValueError(f"code_dtype must be one of {', '.join(CODE_FORMATS)}; got {code_dtype!r}.")
+    for folder in folders:
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{folder} holds no model: name a folder with config.json, as save_pretrained writes it.")
+        if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+            raise ValueError(f"{folder} holds no tokenizer: save the model's tokenizer in the same folder.")
+        if [other.resolve() for other in folders].count(folder.resolve()) > 1:
+            raise ValueError(f"{folder} is named twice: leave one out.")
+    names = [folder.resolve().name for folder in folders]
+    return [
+        _load(folder, name if names.count(name) == 1 else str(folder), code_dtype)
+        for folder, name in zip(folders, names)
+    ]
+
+
+def _load(folder: Path, name: str, code_dtype: str | None) -> Checkpoint:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder)
+    if tokenizer.bos_token_id is None:
+        raise ValueError(f"{folder}: the tokenizer has no BOS token, which every row begins with: set its bos_token.")
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"{folder}: the tokenizer has {len(tokenizer):,} tokens and the model {config.vocab_size:,}: save the "
+            "tokenizer that the model was trained with beside it."
+        )
+    if code_dtype is not None and isinstance(config, EncoderDecoderConfig):
+        config.code_dtype = code_dtype
+    return Checkpoint(name, folder, config, tokenizer)
+
+
+def common_context(checkpoints: Sequence[Checkpoint], context: int | None = None) -> int:
+    """Tokens in a row for all the models: `context`, or the n that they share.
+
+    Raises:
+        ValueError: models of different n and no `context`, or one that a model cannot take.
+    """
+    contexts = {checkpoint.name: checkpoint.context for checkpoint in checkpoints}
+    if context is None:
+        if len(set(contexts.values())) > 1:
+            listed = ", ".join(f"{name} {length:,}" for name, length in contexts.items())
+            raise ValueError(f"the models have different contexts ({listed}): choose the rows' with --context.")
+        return next(iter(contexts.values()))
+    for name, length in contexts.items():
+        if not 2 <= context <= length:
+            raise ValueError(f"{name} takes rows of 2 to {length:,} tokens, not {context:,}: change --context.")
+    return context

@@ -1,0 +1,197 @@
+"""A training run, from its run file to what a trainer needs: model, tokenizer, rows, collator, metrics."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers.integrations import get_available_reporting_integrations
+from transformers.trainer_utils import HubStrategy
+
+from modeling_eem.data.collator import CausalCollator
+from modeling_eem.data.rows import RowFormat
+from modeling_eem.models.configuration_eem import EEMAutoencoderConfig
+from modeling_eem.training.checkpoints import check_same_run, checkpoint_to_resume, run_record
+from modeling_eem.training.run_file import build_model, read_run_file
+from modeling_eem.training.token_losses import TOKEN_LOSSES
+from modeling_eem.training.token_metrics import EntropyMetrics, TokenMetrics, code_bits_a_row
+from modeling_eem.training.trainer import TokenWeightedTrainingArguments
+from modeling_eem.training.training_text import DataArguments, run_rows
+
+
+@dataclass
+class RunArguments(TokenWeightedTrainingArguments):
+    """The training arguments of run files: `TokenWeightedTrainingArguments` with other defaults.
+
+    Held-out rows are measured six times on the way and with every checkpoint, TensorBoard has the logs, a progress
+    bar of our own shows the steps, and the Hub gets the trained model only.
+
+    Raises:
+        ValueError: for what runs do not do: let NaN pass, push optimizer states, report to what is not installed, or
+            end with another model than the last.
+    """
+
+    eval_strategy: str = "steps"
+    eval_steps: float | None = 1 / 6
+    report_to: None | str | list[str] = "tensorboard"
+    disable_tqdm: bool | None = True
+    hub_strategy: str = "end"
+    logging_nan_inf_filter: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.logging_nan_inf_filter:
+            raise ValueError("logging_nan_inf_filter would hide losses that are not finite; leave it out.")
+        for name in self.report_to:
+            if name not in (known := get_available_reporting_integrations()):
+                raise ValueError(f"report_to: {name} is not installed here, only {', '.join(known)}.")
+        if self.load_best_model_at_end:
+            raise ValueError(
+                "load_best_model_at_end is not for run files: take the best checkpoint-N by its results.json."
+            )
+        if self.hub_strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
+            raise ValueError("hub_strategy must be end or every_save: optimizer states are not pushed.")
+
+
+@dataclass
+class Run:
+    """Everything that a run file settles, ready to train.
+
+    Attributes:
+        name: the run file's, without its ending.
+        record: what the run's steps follow from, kept beside its checkpoints.
+        checkpoint: what training goes on from; None to begin.
+    """
+
+    name: str
+    data: DataArguments
+    config: PreTrainedConfig
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    collator: CausalCollator
+    train_rows: Dataset
+    held_out_rows: Dataset
+    arguments: RunArguments
+    row_format: RowFormat
+    record: dict[str, Any]
+    checkpoint: Path | None
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the model is fitted to `token_entropies`."""
+        return is_regression(self.config)
+
+    @property
+    def is_autoencoder(self) -> bool:
+        return isinstance(self.config, EEMAutoencoderConfig)
+
+    @property
+    def code_bits(self) -> float | None:
+        """Bits of a row's code; None where its format is not settled."""
+        return code_bits_a_row(self.config)
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of an optimizer step, over devices and accumulation steps."""
+        arguments = self.arguments
+        return arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of an optimizer step, if all rows are full."""
+        return self.rows_per_step * self.collator.max_length
+
+    @cached_property
+    def metrics(self) -> TokenMetrics | EntropyMetrics:
+        """What the model is measured by."""
+        if self.is_regression:
+            return EntropyMetrics(is_shifted=self.arguments.regression_alignment == "prefix")
+        return TokenMetrics(
+            self.row_format.byte_lengths, self.collator.max_length, self.code_bits, is_shifted=not self.is_autoencoder
+        )
+
+
+def is_regression(config: PreTrainedConfig) -> bool:
+    """Whether a config's model is a token classifier of one number."""
+    return config.num_labels == 1 and not isinstance(config, EEMAutoencoderConfig)
+
+
+def prepare_run(path: str | Path, overrides: Sequence[str] = ()) -> Run:
+    """Read a run file, find what it goes on from, build its model from `seed`, and load its rows.
+
+    Raises:
+        ValueError: anything wrong in the file, data that do not go with the model, a checkpoint of another run.
+    """
+    config, (data, arguments) = read_run_file(path, (DataArguments, RunArguments), overrides)
+    try:
+        return _prepare(Path(path).stem, config, data, arguments)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _prepare(name: str, config: PreTrainedConfig, data: DataArguments, arguments: RunArguments) -> Run:
+    rows = run_rows(data)
+    if (is_regression(config) or TOKEN_LOSSES[arguments.token_loss].needs_entropies) and not rows.has_entropies:
+        what = "num_labels: 1" if is_regression(config) else f"token_loss: {arguments.token_loss}"
+        raise ValueError(f"{what} needs train_rows with a column token_entropies; make one with eem-entropy.")
+    tokenizer = _tokenizer(data.tokenizer or config.name_or_path or "tokenizer")
+    _fit_vocabulary(config, tokenizer)
+    rows.check(config, tokenizer)
+    row_format = RowFormat.from_tokenizer(tokenizer, rows.max_length(config))
+    record = run_record(config, data, rows.identity(), arguments)
+    if (checkpoint := checkpoint_to_resume(arguments)) is not None:
+        check_same_run(checkpoint, record)
+
+    train_rows, held_out_rows = rows.load(row_format, tokenizer)
+    if data.max_held_out_rows is not None:
+        held_out_rows = held_out_rows.take(min(data.max_held_out_rows, len(held_out_rows)))
+    set_seed(arguments.seed)
+    return Run(
+        name=name,
+        data=data,
+        config=config,
+        model=build_model(config),
+        tokenizer=tokenizer,
+        collator=CausalCollator(
+            # Foreign tokenizers may have no padding; what stands there is masked.
+            pad_token_id=tokenizer.bos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+            vocab_size=config.vocab_size,
+            max_length=row_format.max_length,
+            padding_side=data.padding_side,
+            random_prefix_probability=_prefix_probability(config),
+        ),
+        train_rows=train_rows,
+        held_out_rows=held_out_rows,
+        arguments=arguments,
+        row_format=row_format,
+        record=record,
+        checkpoint=checkpoint,
+    )
+
+
+def _tokenizer(name: str) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except OSError as error:
+        raise ValueError(f"tokenizer: no tokenizer in {name!r}.") from error
+
+
+def _fit_vocabulary(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A new model takes the tokenizer's special tokens; ValueError where it has other tokens than the tokenizer."""
+    is_new = not config.name_or_path
+    if len(tokenizer) > config.vocab_size or (is_new and len(tokenizer) < config.vocab_size):
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} tokens and the model {config.vocab_size}: set vocab_size to match."
+        )
+    if is_new:
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            setattr(config, name, getattr(tokenizer, name))
+
+
+def _prefix_probability(config: PreTrainedConfig) -> float:
+    """Only entropy estimation models record what lengths they met."""
+    values: dict[str, Any] = config.to_dict()
+    return float(values.get("random_prefix_probability", 0.0))

@@ -1,0 +1,164 @@
+"""What a run trains on: text cut into rows here, or rows that `eem-data prepare` made."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from datasets import Dataset, DatasetDict, load_from_disk
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from modeling_eem.data.arrow_files import HELD_OUT, TRAIN
+from modeling_eem.data.documents import read_documents
+from modeling_eem.data.fingerprint import check_fingerprint, read_fingerprint
+from modeling_eem.data.rows import ROW_MODES, RowFormat
+from modeling_eem.data.tokenizer import encode_text
+from modeling_eem.models.configuration_eem import EncoderDecoderConfig
+
+Identity: TypeAlias = dict[str, Any]
+
+
+@dataclass
+class DataArguments:
+    """What a run trains on, and what it is measured on.
+
+    Args:
+        tokenizer: a folder or Hub name; None: that of `model_name_or_path`, or else the folder `tokenizer`.
+        train_files, validation_files: .txt, .jsonl or .parquet, also .gz; text in the column `text`.
+        train_rows: a folder of `eem-data prepare`, in place of `train_files`. Its split `held_out` is what the model
+            is measured on where there are no `validation_files`. A column `token_entropies` (nats, one a token)
+            reaches the token losses.
+        rows: how `train_files` become rows: windows, pad, stream or pack; `validation_files` are always windows.
+        max_length: n, tokens of a row of text, BOS included; None: all that the model takes.
+        padding_side: where a batch's short rows are padded.
+        max_held_out_rows: measure on no more than the first so many held-out rows; None: on all.
+
+    Raises:
+        ValueError: for values that are missing, out of range or contradict each other.
+    """
+
+    tokenizer: str | None = None
+    train_files: list[str] = field(default_factory=list)
+    validation_files: list[str] = field(default_factory=list)
+    train_rows: str | None = None
+    rows: str = "windows"
+    max_length: int | None = None
+    padding_side: str = "right"
+    max_held_out_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.train_rows is None:
+            for name in ("train_files", "validation_files"):
+                if not getattr(self, name):
+                    raise ValueError(f"{name} is empty: name at least one file, or a folder of rows as train_rows.")
+        elif self.train_files:
+            raise ValueError("train_files and train_rows both say what to train on: leave one out.")
+        elif self.max_length is not None:
+            raise ValueError("max_length is for train_files: the rows in train_rows are already cut.")
+        if self.rows not in ROW_MODES:
+            raise ValueError(f"rows must be one of {', '.join(ROW_MODES)}; got {self.rows!r}.")
+        if self.padding_side not in ("left", "right"):
+            raise ValueError(f"padding_side must be left or right; got {self.padding_side!r}.")
+        for name, least in (("max_length", 2), ("max_held_out_rows", 1)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}; got {value}.")
+
+
+@dataclass
+class TextRows:
+    """Rows cut from text files, held in memory."""
+
+    data: DataArguments
+    has_entropies = False
+
+    def check(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        """ValueError for packed rows of a model with a code, or rows longer than the model takes."""
+        if self.data.rows == "pack" and isinstance(config, EncoderDecoderConfig):
+            raise ValueError("rows: pack is for causal models; a code is for one text, so choose windows or stream.")
+        if (self.data.max_length or 0) > config.max_position_embeddings:
+            raise ValueError(
+                f"max_length is {self.data.max_length}, and the model takes {config.max_position_embeddings} tokens."
+            )
+
+    def max_length(self, config: PreTrainedConfig) -> int:
+        """n, of a full row."""
+        return self.data.max_length or config.max_position_embeddings
+
+    def identity(self) -> Identity:
+        """What these rows follow from, to tell a run that is resumed with other text."""
+        return {name: None if "://" in name else _sha256(name) for name in self.data.train_files}
+
+    def load(self, row_format: RowFormat, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Dataset]:
+        """Training rows and held-out rows."""
+        train = _cut(self.data.train_files, self.data.rows, row_format, tokenizer)
+        return train, _cut(self.data.validation_files, "windows", row_format, tokenizer)
+
+
+class PreparedRows:
+    """Rows that `eem-data prepare` made, read from disk as they are needed.
+
+    Raises:
+        ValueError: a folder that it did not make, or did not finish, or that does not go with the rest of the run.
+    """
+
+    def __init__(self, data: DataArguments):
+        self.data = data
+        self.folder = Path(data.train_rows or "")
+        self.made = read_fingerprint(self.folder)
+        try:
+            self.splits = load_from_disk(str(self.folder))
+        except (FileNotFoundError, ValueError) as error:
+            raise ValueError(f"{self.folder} is not complete: run `eem-data prepare` again to finish it.") from error
+        if not isinstance(self.splits, DatasetDict) or TRAIN not in self.splits:
+            raise ValueError(f"{self.folder} has no split {TRAIN!r}: make it with `eem-data prepare`.")
+        if data.rows not in ("windows", self.made["rows"]):
+            raise ValueError(f"the rows in {self.folder} are {self.made['rows']}, not {data.rows}: leave rows out.")
+        if not data.validation_files and (HELD_OUT not in self.splits or self.made["rows"] == "pack"):
+            raise ValueError(
+                f"{self.folder} has no held-out rows of one text each to measure on: name validation_files."
+            )
+
+    @property
+    def has_entropies(self) -> bool:
+        return "token_entropies" in self.splits[TRAIN].column_names
+
+    def check(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        """ValueError for rows of another tokenizer, or that the model does not take."""
+        check_fingerprint(self.folder, tokenizer)
+        check_fingerprint(self.folder, config)
+        if self.made["max_length"] > config.max_position_embeddings:
+            raise ValueError(
+                f"the rows in {self.folder} have up to {self.made['max_length']} tokens, and the model takes "
+                f"{config.max_position_embeddings}: set max_position_embeddings, or prepare shorter rows."
+            )
+
+    def max_length(self, config: PreTrainedConfig) -> int:
+        """n, of a full row."""
+        return self.made["max_length"]
+
+    def identity(self) -> Identity:
+        """What these rows follow from, to tell a run that is resumed with others."""
+        train = self.splits[TRAIN]
+        return {**self.made, "columns": train.column_names, "train_rows": len(train)}
+
+    def load(self, row_format: RowFormat, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Dataset]:
+        """Training rows and held-out rows."""
+        if not self.data.validation_files:
+            return self.splits[TRAIN], self.splits[HELD_OUT]
+        return self.splits[TRAIN], _cut(self.data.validation_files, "windows", row_format, tokenizer)
+
+
+def run_rows(data: DataArguments) -> TextRows | PreparedRows:
+    """The rows that the arguments name; nothing but their kind is read yet."""
+    return TextRows(data) if data.train_rows is None else PreparedRows(data)
+
+
+def _cut(files: Sequence[str], mode: str, row_format: RowFormat, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    documents = (encode_text(tokenizer, document.text) for document in read_documents(files))
+    return Dataset.from_list(list(ROW_MODES[mode](enumerate(documents), row_format)))
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,226 @@
+"""eem-entropy as its users run it: rows or text in, the same rows with their entropies out."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import Result
+from datasets import Dataset, load_from_disk
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
+
+from eem.entropy import app
+from modeling_eem.data import check_fingerprint
+from modeling_eem.data.prepare import Launch, RowOptions, prepare_rows
+from modeling_eem.data.shards import plan_shards
+from modeling_eem.entropy import CausalEntropy, ExactEntropy
+from modeling_eem.training.training_text import DataArguments, PreparedRows
+
+WORDS = ["the", "sea", "was", "calm", "and", "wind", "gone", "a", "ship", "came", "home", "at", "last", "no", "rain"]
+
+
+def _run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.jsonl"
+    lines = (" ".join(WORDS[i % 7 : i % 7 + 3 + i % 11]) for i in range(40))
+    path.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def rows(text: Path, harness_model: Callable[..., Path]) -> Path:
+    """What `eem-data prepare` makes of the text."""
+    tokenizer = AutoTokenizer.from_pretrained(harness_model("eem"))
+    options = RowOptions(max_length=16, held_out=5)
+    prepare_rows(plan_shards([str(text)], "text", 10_000), tokenizer, text.parent / "rows", options, Launch(workers=1))
+    return text.parent / "rows"
+
+
+@pytest.fixture(scope="module")
+def causal(rows: Path, harness_model: Callable[..., Path]) -> Path:
+    """The rows with the causal model's entropies, made in parts of seven rows."""
+    output = rows.parent / "causal"
+    result = _run(
+        "--model", harness_model("llama"), "--method", "causal", "--data", rows, "--output", output,
+        "--rows-a-part", 7, "--max-hours", 1,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert "tokens a second" in result.stderr and "mean nats a token" in result.stdout
+    return output
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*.arrow")}
+
+
+def test_rows_are_kept_and_get_what_the_estimator_measures(
+    rows: Path, causal: Path, harness_model: Callable[..., Path]
+) -> None:
+    before, after = load_from_disk(str(rows)), load_from_disk(str(causal))
+    assert set(after) == {"train", "held_out"}
+    estimator = CausalEntropy(AutoModelForCausalLM.from_pretrained(harness_model("llama"), dtype="float32"))
+    for split in after:
+        assert after[split].remove_columns("token_entropies").to_dict() == before[split].to_dict()
+        for row in after[split].with_format("torch"):
+            expected = estimator(input_ids=row["input_ids"][None]).values[0].float()
+            torch.testing.assert_close(row["token_entropies"], expected, atol=1e-5, rtol=0, equal_nan=True)
+    made = json.loads((causal / "results.json").read_text())["splits"]["train"]
+    assert made["rows"] == len(after["train"]) and made["scored"] == made["tokens"] - made["rows"]
+    assert made["mean"] == pytest.approx(
+        torch.cat([*after["train"].with_format("torch")["token_entropies"]]).nanmean()
+    )
+
+
+def test_training_takes_the_rows(causal: Path, harness_model: Callable[..., Path]) -> None:
+    model = harness_model("llama")
+    check_fingerprint(causal, AutoTokenizer.from_pretrained(model))
+    prepared = PreparedRows(DataArguments(tokenizer=str(model), train_rows=str(causal)))
+    assert prepared.has_entropies
+
+
+def test_what_is_finished_is_not_made_again(
+    rows: Path, causal: Path, harness_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    before = _files(causal)
+    lost = sorted((causal / "train").glob("*.arrow"))[1]
+    kept = {name: (causal / name).stat().st_mtime_ns for name in before if causal / name != lost}
+    lost.unlink()
+    (causal / "dataset_dict.json").unlink()
+    arguments = ["--model", harness_model("llama"), "--method", "causal", "--data", rows, "--output", causal]
+    assert _run(*arguments).exit_code == 0
+    assert _files(causal) == before
+    assert {name: (causal / name).stat().st_mtime_ns for name in kept} == kept
+    assert _run(*arguments).exit_code == 0, "a complete folder stays as it is"
+
+    other = [*arguments[:1], harness_model("masked_mixer"), *arguments[2:]]
+    for changed, what in ((other, "model_sha256"), ([*arguments, "--stride", 3], "options")):
+        result = _run(*changed)
+        assert result.exit_code == 2 and f"other values of {what}" in result.stderr
+    assert _files(causal) == before
+
+
+def test_text_becomes_rows_first(text: Path, harness_model: Callable[..., Path], tmp_path: Path) -> None:
+    model = harness_model("eem")
+    result = _run("--model", model, "--method", "exact", "--data", text, "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["out"], "the rows of the text are gone"
+    made = load_from_disk(str(tmp_path / "out"))["train"].with_format("torch")
+    estimator = ExactEntropy(AutoModelForCausalLM.from_pretrained(model, dtype="float32"))
+    for row in (made[0], made[len(made) - 1]):
+        expected = estimator(input_ids=row["input_ids"][None]).values[0].float()
+        torch.testing.assert_close(row["token_entropies"], expected, atol=1e-4, rtol=0, equal_nan=True)
+
+
+def test_one_short_sentence_is_measured(harness_model: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("A short one.")
+    arguments = ("--model", harness_model("eem"), "--method", "exact", "--data", tmp_path / "short.txt")
+    result = _run(*arguments, "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    (row,) = load_from_disk(str(tmp_path / "out"))["train"]
+    assert len(row["token_entropies"]) == len(row["input_ids"]) < 16
+
+
+def test_padded_and_packed_rows(harness_model: Callable[..., Path], tmp_path: Path) -> None:
+    model = harness_model("llama")
+    estimator = CausalEntropy(AutoModelForCausalLM.from_pretrained(model, dtype="float32"))
+    padded = {"input_ids": [[1, 1, 0, 5, 6], [0, 7, 8, 9, 4]], "attention_mask": [[0, 0, 1, 1, 1], [1] * 5]}
+    packed = {"input_ids": [[0, 5, 6, 0, 7], [0, 7, 8, 9, 4]], "position_ids": [[0, 1, 2, 0, 1], [0, 1, 2, 3, 4]]}
+    a, b, c = (estimator(input_ids=torch.tensor([ids])).values[0] for ids in ([0, 5, 6], [0, 7, 8, 9, 4], [0, 7]))
+    nan = torch.full((2,), torch.nan, dtype=torch.float64)
+    for name, columns, expected in (("padded", padded, [[nan, a], [b]]), ("packed", packed, [[a, c], [b]])):
+        Dataset.from_dict(columns).save_to_disk(tmp_path / name)
+        output = tmp_path / f"{name}-entropy"
+        result = _run("--model", model, "--method", "causal", "--data", tmp_path / name, "--output", output)
+        assert result.exit_code == 0, result.stderr
+        made = load_from_disk(str(output))["train"].with_format("torch")["token_entropies"]
+        for values, row in zip(made, expected):
+            torch.testing.assert_close(values, torch.cat(row).float(), atol=1e-5, rtol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", ["rows", pytest.param("text", marks=pytest.mark.slow)])
+def test_what_would_take_too_long_is_not_begun(
+    rows: Path, text: Path, harness_model: Callable[..., Path], tmp_path: Path, kind: str
+) -> None:
+    data = {"rows": rows, "text": text}[kind]
+    arguments = ["--model", harness_model("eem"), "--method", "exact", "--data", data]
+    result = _run(*arguments, "--output", tmp_path / "out", "--max-hours", 1e-9)
+    assert result.exit_code == 2 and "tokens are left" in result.stderr
+    assert "more than --max-hours 1e-09: raise that, give fewer rows" in " ".join(result.stderr.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_input_is_one_line(rows: Path, causal: Path, harness_model: Callable[..., Path], tmp_path: Path) -> None:
+    eem, llama = harness_model("eem"), harness_model("llama")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("precious")
+    Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "text")
+    Dataset.from_dict({"input_ids": [[0, 5], [0]]}).save_to_disk(tmp_path / "short")
+    good = {"--model": llama, "--method": "causal", "--data": rows, "--output": tmp_path / "out"}
+    for changes, message in (
+        ({"--method": "exat"}, "did you mean 'exact'"),
+        ({"--method": "exact"}, "needs an entropy estimation model"),
+        ({"--model": eem}, "CausalEntropy needs a causal language model"),
+        ({"--model": tmp_path / "none"}, "none"),
+        ({"--method": "regression"}, "not trained as a token classifier"),
+        ({"--method": "two_models", "--model": eem}, "takes 2 models, not 1"),
+        ({"--metric": "l1"}, "metric: not an option of the method causal"),
+        ({"--data": tmp_path / "text"}, "no column input_ids"),
+        ({"--data": tmp_path / "short"}, "row 1 holds no token to score"),
+        ({"--data": causal}, "has token_entropies already"),
+        ({"--data": tmp_path / "none.jsonl"}, "not found"),
+        ({"--output": tmp_path / "mine"}, "eem-entropy did not make it"),
+        ({"--model": harness_model("llama", 8)}, "more than the model's 8"),
+    ):
+        result = _run(*(part for pair in (good | changes).items() for part in pair))
+        assert result.exit_code == 2, changes
+        error = result.stderr.strip().splitlines()[-1]
+        assert error.startswith("error: ") and message in error
+        assert not (tmp_path / "out").exists()
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def _command(model: Path, rows: Path, output: Path) -> list[str]:
+    arguments = ["--model", model, "--method", "exact", "--data", rows, "--output", output, "--rows-a-part", 2]
+    return ["-m", "eem.entropy", *map(str, arguments)]
+
+
+@pytest.mark.slow
+def test_killed_and_started_again(rows: Path, harness_model: Callable[..., Path], tmp_path: Path) -> None:
+    """Killed with SIGKILL twice, each time after some parts; then the same files as without."""
+    model = harness_model("eem")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *_command(model, rows, tmp_path / "whole")], check=True, env=environment)
+    output = tmp_path / "killed"
+    for parts in (1, 4):
+        process = subprocess.Popen([sys.executable, *_command(model, rows, output)], env=environment)
+        while process.poll() is None and len(_files(output)) < parts:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (output / "dataset_dict.json").exists(), "it was killed before its end"
+    subprocess.run([sys.executable, *_command(model, rows, output)], check=True, env=environment)
+    assert _files(output) == _files(tmp_path / "whole")
+    assert load_from_disk(str(output))["train"].num_rows == load_from_disk(str(rows))["train"].num_rows
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_files_of_one(rows: Path, harness_model: Callable[..., Path], tmp_path: Path) -> None:
+    model = harness_model("eem")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    subprocess.run([sys.executable, *_command(model, rows, tmp_path / "one")], check=True, env=environment)
+    both = [sys.executable, *torchrun, *_command(model, rows, tmp_path / "two")]
+    subprocess.run(both, check=True, env=environment)
+    assert _files(tmp_path / "one") == _files(tmp_path / "two")
+    assert load_from_disk(str(tmp_path / "two"))["train"].num_rows == load_from_disk(str(rows))["train"].num_rows

@@ -1,0 +1,101 @@
+"""evaluate.py correlation on two estimates of the same rows, as eem-entropy leaves them."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from click.testing import Result
+from PIL import Image
+from transformers import AutoTokenizer
+from typer.testing import CliRunner
+
+from eem.evaluate import app
+from modeling_eem.data.arrow_files import TOKENIZER_FOLDER, arrow_stream, finish_dataset
+from modeling_eem.entropy.statistics import regression
+
+
+def _run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["correlation", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def estimates(tmp_path_factory: pytest.TempPathFactory, harness_model: Callable[..., Path]) -> dict[str, Path]:
+    """Two folders of 80 rows, "causal" = 0.5 "exact" + 1 + noise; "other" is of other rows."""
+    generator = torch.Generator().manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(harness_model("llama"))
+    parent = tmp_path_factory.mktemp("estimates")
+    ids, exact, causal = [], [], []
+    for _ in range(80):
+        length = int(torch.randint(4, 40, (1,), generator=generator))
+        ids.append([0, *torch.randint(2, 300, (length,), generator=generator).tolist()])
+        values = 4 / torch.arange(1, length + 1) + torch.rand(length, generator=generator)
+        exact.append([math.nan, *values.tolist()])
+        causal.append([math.nan, *(0.5 * values + 1 + 0.1 * torch.randn(length, generator=generator)).tolist()])
+    for name, values, sha in (("exact", exact, "a"), ("causal", causal, "a"), ("other", exact, "b")):
+        schema = pa.schema([("input_ids", pa.list_(pa.int32())), ("token_entropies", pa.list_(pa.float32()))])
+        table = pa.table({"input_ids": ids, "token_entropies": values}, schema=schema)
+        (parent / name).mkdir()
+        with arrow_stream(parent / name / "train" / "data-00000-of-00001.arrow", schema) as writer:
+            writer.write_table(table)
+        finish_dataset(parent / name, ["train"], schema, name)
+        made = {"method": name, "unit": "nats", "rows_sha256": sha}
+        (parent / name / "entropies.json").write_text(json.dumps(made))
+        tokenizer.save_pretrained(parent / name / TOKENIZER_FOLDER)
+    return {folder.name: folder for folder in parent.iterdir()}
+
+
+def test_tables_and_plots(estimates: dict[str, Path], tmp_path: Path) -> None:
+    result = _run("--entropies", estimates["exact"], estimates["causal"], "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "correlation.md",
+        "correlation.json",
+        "scatter-exact-causal.png",
+        "index.png",
+    }
+    content = json.loads((tmp_path / "out" / "correlation.json").read_text())
+    (fit,) = content["regressions"]
+    assert (fit["x"], fit["y"]) == ("exact", "causal")
+    assert fit["slope"]["value"] == pytest.approx(0.5, abs=0.02)
+    assert fit["slope"]["low"] < 0.5 < fit["slope"]["high"] and fit["intercept"]["low"] < 1 < fit["intercept"]["high"]
+    assert fit["r_squared"]["value"] > 0.95
+    mean = content["index"]["exact"]["mean"]
+    assert mean[0] > 0.9 > mean[3] > mean[20], "entropies fall along the row"
+    assert content["words"]["exact"]["words"] > 0
+    assert content["provenance"]["command"]
+    markdown = (tmp_path / "out" / "correlation.md").read_text()
+    assert "Words of several tokens" in markdown and "](scatter-exact-causal.png)" in markdown
+    for name in ("scatter-exact-causal.png", "index.png"):
+        with Image.open(tmp_path / "out" / name) as image:
+            assert len(image.convert("RGB").getcolors(1 << 20)) > 50
+
+
+def test_an_estimate_is_not_compared_with_itself(estimates: dict[str, Path], tmp_path: Path) -> None:
+    twin = tmp_path / "exact"
+    twin.symlink_to(estimates["exact"])
+    result = _run("--entropies", estimates["exact"], estimates["causal"], twin, "--output", tmp_path / "out")
+    assert result.exit_code == 2 and "at least two different folders" in result.stderr
+
+
+def test_bad_input_is_one_line(estimates: dict[str, Path], tmp_path: Path) -> None:
+    for folders, message in (
+        ([estimates["exact"]], "at least two different folders"),
+        ([estimates["exact"], estimates["other"]], "hold different token ids"),
+        ([estimates["exact"], tmp_path], "holds no finished entropies"),
+    ):
+        result = _run("--entropies", *folders, "--output", tmp_path / "out")
+        assert result.exit_code == 2 and message in result.stderr and len(result.stderr.splitlines()) == 1
+        assert not (tmp_path / "out").exists()
+
+
+def test_the_regression_is_that_of_the_rows(estimates: dict[str, Path], tmp_path: Path) -> None:
+    """Two batches of arrow rows or one: the command reads the same pairs."""
+    from modeling_eem.evaluation.correlation import open_folders, regress_folders
+
+    x, y = open_folders([estimates["exact"], estimates["causal"]])
+    rows = [folder.rows.with_format("numpy")["token_entropies"][:] for folder in (x, y)]
+    assert regress_folders(x, y) == regression(zip(*rows))

@@ -1,0 +1,81 @@
+"""evaluate.py entropy-floor from runs' folders to a plot and an estimate."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from typer.testing import CliRunner
+
+from eem.evaluate import app
+from modeling_eem import EEMConfig, EEMForCausalLM
+
+TOKENIZER = Path(__file__).parents[2] / "tokenizer"
+N, SIZES = 16, (1, 2, 4)
+TEXT = "Some years ago, never mind how long precisely. " * 6
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of falling code size; a larger head's weights stand for a worse model, so that losses fall with size."""
+    folder = tmp_path_factory.mktemp("runs")
+    sizes: dict[str, Any] = {"hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 8000, "bos_token_id": 0}
+    encoder = {**sizes, "max_position_embeddings": N, "position_alignment": "right"}
+    decoder = {**sizes, "max_position_embeddings": N + 1}
+    (folder / "held_out.txt").write_text(TEXT)
+    causal = LlamaConfig(**sizes, intermediate_size=8, num_attention_heads=1, max_position_embeddings=N)
+    models: dict[str, Any] = {"causal": LlamaForCausalLM(causal)}
+    for size in SIZES:
+        torch.manual_seed(0)
+        config = EEMConfig(
+            encoder_config=encoder, decoder_config=decoder, bottleneck_size=size, code_dtype="float8_e4m3fn"
+        )
+        models[f"code-{size}"] = EEMForCausalLM(config)
+        with torch.no_grad():
+            models[f"code-{size}"].lm_head.weight.mul_(4 / size)
+    models["also-2"] = models["code-2"]
+    for name, model in models.items():
+        model.save_pretrained(folder / name)
+        AutoTokenizer.from_pretrained(TOKENIZER).save_pretrained(folder / name)
+        data = {"validation_files": [str(folder / "held_out.txt")], "train_rows": None}
+        (folder / name / "run.yaml").write_text(yaml.safe_dump({"data": data}))
+    return folder
+
+
+def test_points_floor_and_plot(runs: Path, tmp_path: Path) -> None:
+    arguments = [*(str(runs / f"code-{size}") for size in SIZES), "--known", "2.5", "--output", str(tmp_path)]
+    result = CliRunner().invoke(app, ["entropy-floor", *arguments])
+    assert result.exit_code == 0, result.output
+    written = json.loads((tmp_path / "entropy-floor.json").read_text())
+    num_bytes = len(TEXT.encode())
+    assert [point["run"] for point in written["points"]] == [f"code-{size}" for size in SIZES]
+    for size, point in zip(SIZES, written["points"]):
+        rows = point["code_bits"] / (8 * size)
+        assert rows == int(rows) and point["embedding"] == pytest.approx(8 * size * rows / num_bytes)
+    floor = written["floor"]
+    assert floor["crossing"] == pytest.approx(-floor["intercept"] / floor["slope"])
+    assert floor["used"] == [f"code-{size}" for size in SIZES] and floor["first_at_zero"] is None
+    assert "The source's true entropy is 2.500" in (tmp_path / "entropy-floor.md").read_text()
+    with Image.open(tmp_path / "entropy-floor.png") as image:
+        assert image.format == "PNG" and min(image.size) > 200
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        (["code-1", "code-2"], "needs 3 runs, not 2"),
+        (["code-1", "code-2", "causal"], "causal is a causal model and has no code"),
+        (["code-1", "code-2", "nowhere"], "nowhere holds no model"),
+        (["code-1", "code-2", "code-2"], "code-2 is named twice"),
+        (["code-1", "code-2", "also-2"], "the codes have 2 size(s), and a line needs 3"),
+    ],
+)
+def test_bad_input_is_one_line(runs: Path, tmp_path: Path, names: list[str], message: str) -> None:
+    arguments = [*(str(runs / name) for name in names), "--output", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, ["entropy-floor", *arguments])
+    assert result.exit_code == 2 and message in result.stderr and len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()

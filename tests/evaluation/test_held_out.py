@@ -1,0 +1,89 @@
+"""Rows to score: nothing lost, the same from files and from a prepared folder, and what does not fit is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerBase
+
+from modeling_eem.data import Row
+from modeling_eem.data.prepare import prepare_rows
+from modeling_eem.data.row_options import RowOptions
+from modeling_eem.data.shards import corpus_files, plan_shards
+from modeling_eem.evaluation.held_out import held_out_rows, row_bytes
+
+TEXTS = ["Call me Ishmael. Some years ago, never mind how long. " * 3, "Whale 👍!", "The sea. " * 40]
+N = 16
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(Path(__file__).parents[2] / "tokenizer")
+
+
+@pytest.fixture(scope="module")
+def config(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
+    return LlamaConfig(vocab_size=len(tokenizer), hidden_size=8, num_attention_heads=1, max_position_embeddings=N)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "held_out.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    return path
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """All documents of a corpus held out but its last; rows stored at N tokens, filled up on the left."""
+    folder = tmp_path_factory.mktemp("prepared")
+    path = folder / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*TEXTS, "training text " * 20]))
+    options = RowOptions(rows="windows", max_length=N, padding="left", held_out=len(TEXTS))
+    prepare_rows(plan_shards(corpus_files([str(path)]), "text", 10**6), tokenizer, folder / "rows", options)
+    return folder / "rows"
+
+
+def test_windows_hold_every_byte(text: Path, tokenizer: PreTrainedTokenizerBase, config: LlamaConfig) -> None:
+    rows = held_out_rows([text], tokenizer, config, "windows", N)
+    assert b"".join(row_bytes(rows, tokenizer)) == "".join(TEXTS).encode()
+    assert [row["num_bytes"] for row in rows] == [len(data) for data in row_bytes(rows, tokenizer)]
+
+
+def test_full_rows_are_those_of_pad_that_fill_the_context(
+    text: Path, tokenizer: PreTrainedTokenizerBase, config: LlamaConfig
+) -> None:
+    padded, full = (held_out_rows([text], tokenizer, config, choice, N) for choice in ("pad", "full"))
+    assert len(padded) == 3 and full == [row for row in padded if len(row["input_ids"]) == N]
+    assert 0 < len(full) < 3
+
+
+def test_a_prepared_folder_gives_the_rows_of_its_files(
+    text: Path, prepared: Path, tokenizer: PreTrainedTokenizerBase, config: LlamaConfig
+) -> None:
+    from_files: list[Row] = held_out_rows([text], tokenizer, config, "windows", N)
+    assert held_out_rows([prepared], tokenizer, config, "windows", N) == from_files
+
+
+def test_what_does_not_fit_is_refused(
+    text: Path, prepared: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerBase, config: LlamaConfig
+) -> None:
+    lossy = AutoTokenizer.from_pretrained(Path(__file__).parents[2] / "tokenizer")
+    lossy.add_special_tokens({"additional_special_tokens": ["<|other|>"]})
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "folder").mkdir()
+    short = tmp_path / "short.jsonl"
+    short.write_text('{"text": "Sea."}\n')
+    for arguments, message in [
+        (([tmp_path / "missing.txt"], tokenizer, config, "windows", N), "missing.txt: no such file"),
+        (([tmp_path / "empty.jsonl"], tokenizer, config, "windows", N), "empty.jsonl holds no text"),
+        (([text, tmp_path / "empty.jsonl"], tokenizer, config, "windows", N), "empty.jsonl holds no text"),
+        (([short], tokenizer, config, "full", N), "no document fills a row of 16"),
+        (([tmp_path / "folder"], tokenizer, config, "windows", N), "holds no prepared rows"),
+        (([prepared, text], tokenizer, config, "windows", N), "stands alone"),
+        (([prepared], tokenizer, config, "windows", N - 1), "up to 16 tokens"),
+        (([prepared], tokenizer, config, "stream", N), "needs 'stream'"),
+        (([prepared], lossy, config, "windows", N), "made with another tokenizer"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            held_out_rows(*arguments)

@@ -1,0 +1,291 @@
+"""Token mixing: the equation, its reference, the fast path, and the rule of the diagonal."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from modeling_eem import MaskedMixerForCausalLM, MaskedMixerModel
+from modeling_eem.models.layout_masked_mixer import AlignedLayout, GatheredLayout
+from modeling_eem.models.mixing_masked_mixer import (
+    LOOK_AHEAD,
+    continued_token_mixing,
+    gathered_token_mixing,
+    next_token_mixing,
+    reference_token_mixing,
+    token_mixing,
+)
+
+BLOCK_LENGTHS = [1, 7, 63, 64, 65, 300]  # around one block and its multiples
+VARIANTS = {
+    "flat": {},
+    "kernel": {"mixing_kernel_size": 4},
+    "heads": {"num_mixing_heads": 4},
+    "heads and kernel": {"num_mixing_heads": 2, "mixing_kernel_size": 3},
+}
+
+
+def _mixing_inputs(heads: int, length: int, kernel: int, batch: int = 3, features: int = 8) -> tuple[Tensor, ...]:
+    """`W [H, T, T, K]`, `bias [H, T]` and `x [B, T, D]` in float64, to be differentiated."""
+    shapes = [(heads, length, length, kernel), (heads, length), (batch, length, features)]
+    return tuple(torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
+
+
+def _fast_token_mixing(weight: Tensor, bias: Tensor, x_BTD: Tensor, is_causal: bool) -> Tensor:
+    """`token_mixing` in the reference's layout."""
+    x_HTBE = x_BTD.transpose(0, 1).unflatten(-1, (len(weight), -1)).movedim(2, 0)
+    return token_mixing(weight, bias, x_HTBE, is_causal).movedim(0, 2).flatten(2).transpose(0, 1)
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 8])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_the_reference_is_the_equation(heads: int, kernel: int, is_causal: bool) -> None:
+    """`y[i, f] = bias[i] + sum_j sum_p W[i, j, p] x[j, f + p - (k - 1) // 2]` inside a head's features."""
+    weight, bias, x = _mixing_inputs(heads, length=5, kernel=kernel)
+    width = x.shape[-1] // heads
+    expected = torch.zeros_like(x)
+    for i in range(5):
+        for f in range(x.shape[-1]):
+            head, feature = divmod(f, width)
+            expected[:, i, f] = bias[head, i]
+            for j in range(i + 1 if is_causal else 5):
+                for p in range(kernel):
+                    source = feature + p - (kernel - 1) // 2
+                    if 0 <= source < width:
+                        expected[:, i, f] += weight[head, i, j, p] * x[:, j, head * width + source]
+    torch.testing.assert_close(reference_token_mixing(weight, bias, x, is_causal), expected)
+
+
+@pytest.mark.parametrize("new_length", [1, 3, 7])
+@pytest.mark.parametrize("kernel", [1, 4])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_the_last_rows_alone_are_those_of_the_whole(heads: int, kernel: int, new_length: int) -> None:
+    weight, bias, x = _mixing_inputs(heads, length=9, kernel=kernel)
+    expected = reference_token_mixing(weight[:, :7, :7], bias[:, :7], x[:, :7], is_causal=True)[:, -new_length:]
+    actual = continued_token_mixing(weight, bias, x[:, :7].transpose(0, 1), new_length)
+    torch.testing.assert_close(actual.transpose(0, 1), expected)
+
+
+@pytest.mark.parametrize("kernel", [1, 4])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_looking_ahead_changes_no_token(heads: int, kernel: int) -> None:
+    """Past two look-aheads, up to the last row of W; what another position left is not used."""
+    length = 2 * LOOK_AHEAD + 7
+    weight, bias, x = _mixing_inputs(heads, length, kernel)
+    expected_BTD = reference_token_mixing(weight, bias, x, is_causal=True)
+    ahead = None
+    for position in [*range(5, length), 3, 4, 30]:
+        so_far = x[:, : position + 1].transpose(0, 1)
+        actual, ahead = next_token_mixing(weight, bias, so_far, ahead)
+        torch.testing.assert_close(actual[0], expected_BTD[:, position])
+
+
+@pytest.mark.parametrize("length", BLOCK_LENGTHS)
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 6, 8, 12])
+@pytest.mark.parametrize("heads", [1, 4])
+def test_fast_equals_reference(heads: int, kernel: int, is_causal: bool, length: int) -> None:
+    """Outputs, and the gradients of weight, bias and input; above the diagonal these are exactly zero."""
+    inputs = _mixing_inputs(heads, length, kernel)
+    actual, expected = (mix(*inputs, is_causal) for mix in (_fast_token_mixing, reference_token_mixing))
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+    upstream = torch.randn_like(expected)
+    actual_grads, expected_grads = (torch.autograd.grad(y, inputs, upstream) for y in (actual, expected))
+    torch.testing.assert_close(actual_grads, expected_grads, rtol=1e-10, atol=1e-10)
+    if is_causal:
+        future = actual_grads[0].movedim(-1, 0).triu(1)
+        assert not future.any()
+
+
+@pytest.mark.parametrize("kernel", [4, 8])
+def test_halved_taps_are_as_accurate_in_float32(kernel: int) -> None:
+    """The sums and differences of a halving cost a bit or two, not digits."""
+    exact = _mixing_inputs(1, 300, kernel)
+    rounded = tuple(x.detach().float().requires_grad_() for x in exact)
+    upstream = torch.randn_like(exact[2])
+    expected, actual = (
+        torch.autograd.grad(_fast_token_mixing(*inputs, True), inputs, upstream.to(inputs[0].dtype))
+        for inputs in (exact, rounded)
+    )
+    for one, other in zip(actual, expected):
+        assert (one - other).abs().max() < 1e-5 * other.abs().max()
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 4])
+@pytest.mark.parametrize("needed", range(3))
+def test_fast_gradients_of_one_input_alone(needed: int, kernel: int) -> None:
+    """A frozen weight, or a first layer whose input has no gradient, changes nothing for the others."""
+    inputs = [x.detach().requires_grad_(i == needed) for i, x in enumerate(_mixing_inputs(2, 130, kernel))]
+    grads = [mix(*inputs, True).square().sum() for mix in (_fast_token_mixing, reference_token_mixing)]
+    actual, expected = (torch.autograd.grad(y, inputs[needed]) for y in grads)
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kernel", [1, 4])
+def test_gathered_equals_reference_at_any_positions(kernel: int) -> None:
+    """`W[rows, columns]` where visible: each batch row against the reference on a matrix gathered for it."""
+    weight, bias, x = _mixing_inputs(2, length=12, kernel=kernel, batch=2)
+    positions = torch.stack([torch.randperm(12)[: x.shape[1]] for _ in range(2)])
+    visible = torch.rand(2, 12, 12) < 0.5
+    actual = gathered_token_mixing(weight, bias, x.unflatten(-1, (2, -1)), positions, positions, visible).flatten(2)
+    for row in range(2):
+        picked = weight[:, positions[row]][:, :, positions[row]] * visible[row][None, :, :, None]
+        expected = reference_token_mixing(picked, bias[:, positions[row]], x[row : row + 1], is_causal=False)
+        torch.testing.assert_close(actual[row : row + 1], expected)
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("side", ["left", "right", "both", "holes"])
+def test_gathered_path_equals_aligned_path(
+    backbone_config: Callable[..., Any], pad_rows: Callable, variant: dict, is_causal: bool, side: str
+) -> None:
+    """The same positions, given and ranked by the mask: outputs on real tokens, and gradients of the weights."""
+    model = MaskedMixerModel(backbone_config(is_causal=is_causal, **variant)).double()
+    input_ids, mask = pad_rows([torch.randint(2, 40, (length,)) for length in (3, 9, 12)], side, 12)
+    position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
+    results = []
+    for given in (None, position_ids):
+        layout = model._layout(model.embed_tokens(input_ids), mask, given, past_length=0)
+        assert isinstance(layout, AlignedLayout if given is None else GatheredLayout)
+        model.zero_grad()
+        hidden = model(input_ids, attention_mask=mask, position_ids=given, use_cache=False).last_hidden_state
+        hidden[mask.bool()].square().sum().backward()
+        results.append((hidden[mask.bool()], [p.grad.clone() for p in model.parameters()]))
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("features", [1, 5])
+@pytest.mark.parametrize("kernel", [2, 3, 8])
+def test_taps_move_over_features_never_over_tokens(kernel: int, features: int) -> None:
+    """A change of token j reaches no output before j, also where a kernel is wider than the features."""
+    weight, bias, x = _mixing_inputs(1, length=140, kernel=kernel, features=features)
+    changed = x.detach().clone()
+    changed[:, 130:] = torch.randn_like(changed[:, 130:])
+    before, after = (_fast_token_mixing(weight, bias, inputs, True) for inputs in (x, changed))
+    assert torch.equal(before[:, :130], after[:, :130])
+    assert (before[:, 130:] != after[:, 130:]).all()
+
+
+def _future(model: torch.nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Each mixing weight of a model with the mask of what lies above its diagonal."""
+    weights = [p for name, p in model.named_parameters() if name.endswith("mixing.weight")]
+    n = model.config.max_position_embeddings
+    future = torch.ones(n, n, dtype=torch.bool).triu(1)
+    taps = model.config.mixing_kernel_size > 1
+    return [(w, (future[..., None] if taps else future).expand_as(w)) for w in weights]
+
+
+def _contaminate(model: torch.nn.Module) -> None:
+    """What another program may leave above the diagonal: NaN and large numbers."""
+    with torch.no_grad():
+        for weight, future in _future(model):
+            garbage = torch.full_like(weight, 1e3)
+            garbage[..., ::2, :] = float("nan")
+            weight[future] = garbage[future]
+
+
+@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS)
+def mixer(request: pytest.FixtureRequest, backbone_config: Callable[..., Any]) -> MaskedMixerForCausalLM:
+    return MaskedMixerForCausalLM(backbone_config(**request.param))
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "aligned": {},
+    "masked": {"attention_mask": torch.tensor([[0] * 3 + [1] * 13, [1] * 12 + [0] * 4])},
+    "gathered": {"position_ids": torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4]])},
+    "gathered, any order": {"position_ids": torch.tensor([[15, 14, 13, 12, 3, 4, 5, 6, 7, 8, 9, 11, 10, 2, 1, 0]])},
+}
+
+
+@pytest.mark.parametrize("inputs", LAYOUTS.values(), ids=LAYOUTS)
+def test_garbage_above_the_diagonal_is_neither_used_nor_differentiated(
+    mixer: MaskedMixerForCausalLM, inputs: dict[str, Tensor]
+) -> None:
+    input_ids = torch.randint(2, 40, (2, 16))
+    clean = mixer(input_ids, labels=input_ids, **inputs)
+    _contaminate(mixer)
+    versions = [p._version for p in mixer.parameters()]
+    soiled = mixer(input_ids, labels=input_ids, **inputs)
+    soiled.loss.backward()
+    assert torch.equal(clean.loss, soiled.loss)
+    assert [p._version for p in mixer.parameters()] == versions, "forward or backward wrote to a parameter"
+    for weight, future in _future(mixer):
+        assert not weight.grad[future].any() and weight.grad[~future].any()
+
+
+def test_garbage_above_the_diagonal_does_not_reach_generation(mixer: MaskedMixerForCausalLM) -> None:
+    prompt = torch.randint(2, 40, (2, 4))
+    options = {"max_new_tokens": 8, "output_logits": True, "return_dict_in_generate": True, "do_sample": False}
+    clean = mixer.eval().generate(prompt, **options).logits
+    _contaminate(mixer)
+    assert torch.equal(torch.stack(clean), torch.stack(mixer.generate(prompt, **options).logits))
+
+
+def test_garbage_above_the_diagonal_is_not_saved(mixer: MaskedMixerForCausalLM, tmp_path: Path) -> None:
+    _contaminate(mixer)
+    mixer.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    for states in (saved, mixer.state_dict()):
+        names = [name for name in states if name.endswith("mixing.weight")]
+        assert len(names) == mixer.config.num_hidden_layers
+        for name, (weight, future) in zip(names, _future(mixer)):
+            assert not states[name][future].any()
+            assert torch.equal(states[name][~future], weight[~future])
+
+
+def test_a_soiled_checkpoint_is_loaded_and_saved_clean(mixer: MaskedMixerForCausalLM, tmp_path: Path) -> None:
+    """Another program's file: the values are not used, not passed on, and do not come back by `load_state_dict`."""
+    _contaminate(mixer)
+    raw = {name: p.detach().clone() for name, p in mixer.named_parameters()}
+    assert any(p.isnan().any() for p in raw.values())
+    other = MaskedMixerForCausalLM(mixer.config)
+    other.load_state_dict(raw)
+    input_ids = torch.randint(2, 40, (2, 16))
+    assert torch.equal(mixer(input_ids).logits, other(input_ids).logits)
+    assert all(p.isfinite().all() for p in other.state_dict().values())
+
+
+def test_full_matrices_of_a_non_causal_mixer_are_saved_whole(backbone_config: Callable[..., Any]) -> None:
+    model = MaskedMixerModel(backbone_config(is_causal=False))
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, model.get_parameter(name))
+    assert model.state_dict()["layers.0.mixing.weight"].triu(1).any()
+
+
+def test_training_keeps_exact_zeros_above_the_diagonal(mixer: MaskedMixerForCausalLM) -> None:
+    """AdamW with decay, momentum and clipping: the parameter itself, not only its saved copy, stays triangular."""
+    optimizer = torch.optim.AdamW(mixer.parameters(), lr=0.01, weight_decay=0.1)
+    before = [weight.detach().clone() for weight, _ in _future(mixer)]
+    for _ in range(3):
+        input_ids = torch.randint(2, 40, (4, 16))
+        mixer(input_ids, labels=input_ids).loss.backward()
+        torch.nn.utils.clip_grad_norm_(mixer.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    for old, (weight, future) in zip(before, _future(mixer)):
+        assert not weight[future].any()
+        assert (old != weight)[~future].all()
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("inputs", LAYOUTS.values(), ids=LAYOUTS)
+def test_unwritten_memory_is_never_read(mixer: MaskedMixerForCausalLM, inputs: dict[str, Tensor]) -> None:
+    input_ids = torch.randint(2, 40, (2, 16))
+    mixer(input_ids, labels=input_ids, **inputs).loss.backward()
+    assert all(p.grad.isfinite().all() for p in mixer.parameters())
+    assert mixer.eval()(input_ids, **inputs).logits.isfinite().all()
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("kernel", [1, 4, 5])
+def test_unwritten_memory_is_never_read_across_blocks(kernel: int, is_causal: bool) -> None:
+    inputs = _mixing_inputs(2, 300, kernel)
+    grads = torch.autograd.grad(_fast_token_mixing(*inputs, is_causal).sum(), inputs)
+    assert all(grad.isfinite().all() for grad in grads)
