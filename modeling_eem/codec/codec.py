@@ -1,7 +1,5 @@
 """`Codec`: bytes into an `.eem` file and back, with a codec model or, for bytes alone, without one."""
 
-import time
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -9,30 +7,15 @@ from typing import Any, BinaryIO, Self
 from huggingface_hub import ModelHubMixin, snapshot_download
 
 from modeling_eem.codec.archive import Archive, Layout
-from modeling_eem.codec.byte_windows import pack_bytes
 from modeling_eem.codec.container import MODEL_ID_BYTES, CodecError, Header, WrongModel
 from modeling_eem.codec.decoding import WindowDecoder
-from modeling_eem.codec.encoding import BATCH, capacity
+from modeling_eem.codec.estimate import Estimate, estimate_file
 from modeling_eem.codec.registry import default_model, release_of
 from modeling_eem.codec.report import Report
 from modeling_eem.codec.salvage import Salvage, salvage
 from modeling_eem.codec.streams import Progress, Source, decode_stream, encode_stream, no_progress, read_header
 from modeling_eem.codec.text import TokenTable
 from modeling_eem.codec.window_model import WindowModel
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a file would take: bytes, and seconds on this machine as it is now; of how many plain bytes it was seen."""
-
-    plain_bytes: int
-    file_bytes: float
-    seconds: float
-    sampled_bytes: int
-
-    @property
-    def bits_per_byte(self) -> float:
-        return 8 * self.file_bytes / max(self.plain_bytes, 1)
 
 
 class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"]):
@@ -149,12 +132,8 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
         return salvage(blob, [Header(), *own, *unmarked], self._decoder)
 
     def estimate(self, data: bytes, sample: int = 1 << 20) -> Estimate:
-        """Size and time of compressing `data`, from at most `sample` bytes spread over it; nothing is written.
-
-        The size of sampled text is the model's own estimate (`window_costs_bits`), framing included; bytes are packed.
-        Windows stand alone for it, also where they would carry context.
-        """
-        raise NotImplementedError
+        """Size and time of compressing `data`, from at most `sample` bytes spread over it; nothing is written."""
+        return estimate_file(data, sample, self.model, self._table)
 
     def _header(self, carry: bool) -> Header:
         if self.model is None:
@@ -201,3 +180,31 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
                 )
             )
         return cls(_load(folder), carry)
+
+
+def _load(folder: Path) -> WindowModel:
+    from modeling_eem.codec.integer_model import IntegerModel
+
+    return IntegerModel.from_pretrained(folder)
+
+
+def _named(header: Header) -> str:
+    """The model of a file, by id and, for a default one, by the release that brought it."""
+    if header.release is None:
+        return f"codec model {header.model_id.hex()}"
+    return f"codec model {header.model_id.hex()}, a default since release {'.'.join(map(str, header.release))}"
+
+
+def _missing(header: Header) -> str:
+    if header.release is None:
+        return f"the file needs {_named(header)}, which is no default of this release: give its folder with --model."
+    version = ".".join(map(str, header.release))
+    return f"the file needs {_named(header)}: install modeling-eem {version} or newer."
+
+
+def _mismatch(header: Header, model_id: bytes | None) -> str:
+    at_hand = "no model is given" if model_id is None else f"the model given is {model_id.hex()}"
+    return f"the file needs {_named(header)}, and {at_hand}."
+
+
+__all__ = ["Codec", "Estimate"]

@@ -38,14 +38,15 @@ last, in the fewest bytes. CRC is zlib's CRC-32. BLAKE2b-64 is BLAKE2b with a di
     trailer  = end u8 = 7 | [block of a group]* | [entry of a group]* | footer
         Windows are indexed in groups of 64. A file of fewer than two windows has no blocks.
         block    base varint | order u8 | lengths | check u32
-                 lengths: for each window of the group, z = 2 d - 1 for d > 0 and -2 d otherwise, where d is its plain
-                 length - base; z in Exp-Golomb code of `order` k: let v = z + 2^k, b = bits of v; b - 1 - k zeros, then
-                 v in b bits, high bits first. Bits fill bytes from the high bit; the last byte is filled up with zeros.
-                 base is the (lower) median of the lengths, order the smallest of 0 … 16 that takes the fewest bits.
-                 check: (CRC of header before its check, entry of the group and block before it) XOR number of the group.
-        entry    16 bytes, one for each group but the first: plain start u48 (plain bytes before the group), file offset
-                 of its first record u48, offset of its block from the trailer's start u32. The first group's entry
-                 is not stored; it is: 0, length of the header, 1.
+                 lengths: for each window of the group, z = 2 d - 1 for d > 0 and -2 d otherwise, where d is its
+                 plain length - base; z in Exp-Golomb code of `order` k: let v = z + 2^k, b = bits of v;
+                 b - 1 - k zeros, then v in b bits, high bits first. Bits fill bytes from the high bit; the last byte
+                 is filled up with zeros. base is the (lower) median of the lengths, order the smallest of 0 … 16
+                 that takes the fewest bits.
+                 check: (CRC of header before its check, entry of the group, block before it) XOR number of the group.
+        entry    16 bytes, one for each group but the first: plain start u48 (plain bytes before the group), file
+                 offset of its first record u48, offset of its block from the trailer's start u32. The first group's
+                 entry is not stored; it is: 0, length of the header, 1.
         footer   hash, 8 bytes: BLAKE2b-64 of all plain bytes | plain length varint | windows varint
                  | length of the trailer before the footer, varint
                  | check u32: CRC of header before its check, then footer before this | length of the footer u8
@@ -148,7 +149,9 @@ class Header:
             raise DamagedFile("the file is cut short within its header.")
         version, flags = data[3], data[4]
         if version != VERSION:
-            raise DamagedFile(f"the file has format version {version}; this release reads {VERSION}: install a newer one.")
+            raise DamagedFile(
+                f"the file has format version {version}; this release reads {VERSION}: install a newer one."
+            )
         at = 5
         model_id = release = None
         if flags & _NAMES_MODEL:

@@ -78,7 +78,6 @@ class WindowDecoder:
                 tokens[index] = ids
         return tokens
 
-
     def _waves(self, records: Sequence[Record]) -> list[list[int]]:
         """Indices of windows of text; those of a wave need no other window of it, or of a later one."""
         waves: list[list[int]] = []
@@ -114,7 +113,9 @@ class WindowDecoder:
     def _text(self, record: Record, ids: list[int]) -> bytes:
         plain = self._table.decode(ids)
         if not 0 < len(plain) <= MAX_PLAIN:
-            raise DamagedFile(f"window {record.number} decodes to {len(plain)} bytes; a window holds 1 to {MAX_PLAIN}.")
+            raise DamagedFile(
+                f"window {record.number} decodes to {len(plain)} bytes; a window holds 1 to {MAX_PLAIN}."
+            )
         return plain
 
 

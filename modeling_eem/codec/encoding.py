@@ -14,13 +14,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from modeling_eem.codec.byte_windows import pack_bytes
-from modeling_eem.codec.container import MAX_PLAIN, RUN, Kind
+from modeling_eem.codec.container import MAX_PLAIN, RUN, Kind, pack_record
 from modeling_eem.codec.text import Item
 from modeling_eem.codec.window_model import WindowModel
 
 BATCH = 64  # windows of text encoded in step
 _BATCH_BYTES = 1 << 20
-_FRAMING = 12  # bytes; a window takes less beside its payload (7.6 where it is full)
+_NAME = 10  # bytes that the model's id and release take in the header
+_INDEX = 4  # bytes of the index that a window takes at most (1.6 where its neighbours are like it)
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class WindowEncoder:
         self._carry = carry
         self._number = 0  # of the next window
         self._before: list[int] | None = None  # tokens of the window before it
+        self._has_text = False  # so far
 
     def encode(self, items: Iterable[Item]) -> Iterator[Window]:
         """All windows of `items`, in order."""
@@ -92,11 +94,23 @@ class WindowEncoder:
             contexts = [carried_context(self._model, 1, old) for old, item in pairs if item.tokens is not None]
         encoded = iter(self._text_windows(texts, contexts))
         parts: list[Window | Item] = [item if item.tokens is None else _cheaper(next(encoded)) for item in items]
-        return _merged(_joined(_merged(parts)))
+        parts = _merged(_joined(_absorbed(_merged(parts))))
+        if not self._has_text and not self._names_its_model(parts):
+            return _merged([Item(part.data) for part in parts])
+        return parts
+
+    def _names_its_model(self, parts: list[Window | Item]) -> bool:
+        """Whether the first text of a file, if it is all there is, saves what the model's name costs."""
+        text = [part for part in parts if isinstance(part, Window)]
+        saved = sum(_cost(Item(part.data)) - _cost(part) for part in text)
+        self._has_text = saved > _NAME
+        return self._has_text
 
     def _finished(self, parts: list[Window | Item]) -> list[Window]:
         """The windows of a batch as they are in the file."""
-        windows = [window for part in parts for window in ([part] if isinstance(part, Window) else _byte_windows(part))]
+        windows = [
+            window for part in parts for window in ([part] if isinstance(part, Window) else _byte_windows(part))
+        ]
         while stale := self._stale(windows):
             items = [Item(windows[index].data, windows[index].tokens) for index in stale]
             again = self._text_windows(items, list(stale.values()))
@@ -156,33 +170,50 @@ def _merged(parts: list[Window | Item]) -> list[Window | Item]:
     return merged
 
 
+def _absorbed(parts: list[Window | Item]) -> list[Window | Item]:
+    """Parts, text next to bytes become bytes as well where one window for all of them is shorter."""
+    out: list[Window | Item] = []
+    text: list[Window | Item] = []
+    for part in [*parts, None]:
+        if isinstance(part, Window):
+            text.append(part)
+            continue
+        before = [out.pop()] if out and text else []
+        out += _shorter(before + text + ([part] if part is not None else []))
+        text = []
+    return out
+
+
 def _joined(parts: list[Window | Item]) -> list[Window | Item]:
     """Parts, those of up to 64 KiB together replaced by their bytes wherever that is shorter."""
-    joined: list[Window | Item] = []
+    out: list[Window | Item] = []
     span: list[Window | Item] = []
-
-    def close() -> None:
-        if len(span) > 1:
-            data = b"".join(part.data for part in span)
-            if _cost(Item(data)) < sum(map(_cost, span)):
-                span[:] = [Item(data)]
-        joined.extend(span)
-        span.clear()
-
     size = 0
     for part in parts:
         if size + len(part.data) > MAX_PLAIN:
-            close()
-            size = 0
-        span.append(part)
-        size += len(part.data)
-    close()
-    return joined
+            out += _shorter(span)
+            span, size = [], 0
+        if isinstance(part, Item):
+            closed, part = _without_open_end([part])
+            out += closed
+        if part is not None:
+            span.append(part)
+            size += len(part.data)
+    return out + _shorter(span)
+
+
+def _shorter(parts: list[Window | Item]) -> list[Window | Item]:
+    """The parts, or all of them as one window of bytes where they fit into one that is shorter."""
+    data = b"".join(part.data for part in parts)
+    if len(parts) < 2 or len(data) > MAX_PLAIN or sum(map(_cost, parts)) <= _cost(Item(data)):
+        return parts
+    return [Item(data)]
 
 
 def _cost(part: Window | Item) -> int:
-    payload = part.payload if isinstance(part, Window) else pack_bytes(part.data)[1]
-    return len(payload) + _FRAMING
+    """Bytes in the file, at most."""
+    window = part if isinstance(part, Window) else next(_byte_windows(part))
+    return len(pack_record(0, 0, window.kind, window.count, window.payload)) + _INDEX
 
 
 def _without_open_end(parts: list[Window | Item]) -> tuple[list[Window | Item], Item | None]:

@@ -16,7 +16,7 @@ _LIST = "released.json"
 
 @dataclass(frozen=True)
 class Release:
-    """A default model: the 8 bytes of its id that files store, its folder, the release (major, minor) that brought it."""
+    """A default model: the 8 bytes of its id that files store, its folder, the release (major, minor) it came in."""
 
     id: bytes
     folder: Path

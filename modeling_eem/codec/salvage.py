@@ -189,14 +189,17 @@ def _record_at(view: memoryview, header: Header, at: int) -> tuple[int, RecordHe
     return record_number(header.check, head, view[at : at + head.size + head.length]), head
 
 
-def _decode(
-    records: dict[int, tuple[Record, int]], header: Header, decoder: WindowDecoder, result: Salvage
-) -> None:
+def _decode(records: dict[int, tuple[Record, int]], header: Header, decoder: WindowDecoder, result: Salvage) -> None:
     """Decode what stands alone, or on windows that were found; a batch of runs at a time."""
     usable: list[Record] = []
     for number in sorted(records):
         record = records[number][0]
-        if not header.carry or not record.kind.is_text or number % RUN == 0 or (usable and usable[-1].number == number - 1):
+        if (
+            not header.carry
+            or not record.kind.is_text
+            or number % RUN == 0
+            or (usable and usable[-1].number == number - 1)
+        ):
             usable.append(record)
     batch: list[Record] = []
     for record, following in zip(usable, [*usable[1:], None]):

@@ -182,7 +182,7 @@ def decode_stream(
     texts = waiting = 0
 
     def flush() -> None:
-        for (record, size), plain in zip(pending, decoder.plain([record for record, _ in pending])):
+        for (_, size), plain in zip(pending, decoder.plain([record for record, _ in pending])):
             index.add(size, plain)
             if max_output is not None and index.plain_length > max_output:
                 raise _too_long(max_output)

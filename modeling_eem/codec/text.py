@@ -43,7 +43,7 @@ class TokenTable:
         self._special = frozenset(tokenizer.all_special_ids)
 
     def encode(self, data: bytes) -> list[int] | None:
-        """Ids whose bytes are exactly `data` (UTF-8), none of them special; None where the tokenizer has no such ids."""
+        """Ids, none of them special, whose bytes are exactly `data` (UTF-8); None where the tokenizer has no such."""
         ids = encode_text(self._tokenizer, data.decode())
         if not self._special.isdisjoint(ids) or self.decode(ids) != data:
             return None
@@ -146,7 +146,7 @@ def _judged(text: bytes) -> Iterator[tuple[bool, bytes]]:
     start = at = 0
     was_text = True
     while at < len(text):
-        end = min(at + _PIECE, len(text))
+        end = at + _PIECE if len(text) - at >= _PIECE + _SMALLEST_PIECE else len(text)
         while end < len(text) and text[end] & 0xC0 == 0x80:  # within a character
             end -= 1
         piece = text[at:end]

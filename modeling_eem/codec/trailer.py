@@ -1,4 +1,4 @@
-"""The trailer of an `.eem` file (its bytes: container.py): the index in groups of 64 windows, the table, the footer."""
+"""The trailer of an `.eem` file (its bytes: container.py): index in groups of 64 windows, table of groups, footer."""
 
 import hashlib
 import struct
@@ -18,7 +18,7 @@ _MAX_ORDER = 16
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a group of windows begins: plain bytes before it, its first record in the file, its block in the trailer."""
+    """Where a group of windows begins: plain bytes before it, first record in the file, block in the trailer."""
 
     plain_start: int
     record_offset: int
@@ -36,7 +36,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Footer:
-    """The last bytes of a file: hash and length of the plain bytes, number of windows, bytes of the trailer before it."""
+    """The last bytes of a file: hash and length of the plain bytes, windows, bytes of the trailer before them."""
 
     hash: bytes
     plain_length: int
