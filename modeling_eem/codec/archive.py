@@ -103,6 +103,24 @@ class Layout:
         return data
 
 
+def describe(layout: Layout) -> Report:
+    """What a file is made of, item by item; no model is needed, heads alone are read, payloads are not proved.
+
+    Raises:
+        DamagedFile: where the parts of the file do not make up the whole.
+    """
+    header = layout.header
+    report = Report(header_bytes=layout.first_record, trailer_bytes=layout.size - layout.trailer)
+    report.model_id, report.carry = header.model_id, header.carry
+    for group in range(layout.footer.groups):
+        entry, lengths = layout.plain_lengths(group)
+        for (_, head), length in zip(layout.heads(entry, len(lengths)), lengths):
+            report.add(head.kind, head.size + head.length, head.length, length)
+    if report.file_bytes != layout.size or report.plain_bytes != layout.footer.plain_length:
+        raise DamagedFile(f"the parts of the file do not add up to its length; {_HINT}.")
+    return report
+
+
 class Archive:
     """An `.eem` file opened for random access, by plain bytes or by window. Close it, or use it in a `with`."""
 
@@ -158,26 +176,16 @@ class Archive:
         return self._windows(number // GROUP, entry, lengths, number % GROUP, number % GROUP + 1)[0]
 
     def report(self, estimate: bool = False) -> Report:
-        """What the file is made of, item by item; with the model's estimate of its windows of text, which decodes all.
-
-        Without the estimate heads alone are read, and payloads are not proved.
-        """
+        """What the file is made of, item by item; with the model's estimate of its text, which decodes it."""
         layout = self._layout
-        trailer_bytes = layout.size - layout.trailer
-        report = Report(header_bytes=layout.first_record, trailer_bytes=trailer_bytes)
+        report = describe(layout)
         if estimate:
             report.estimate_bits = 0.0
-        for group in range(layout.footer.groups):
-            entry, lengths = layout.plain_lengths(group)
-            records = []
-            for index, (at, head) in enumerate(layout.heads(entry, len(lengths))):
-                report.add(head.kind, head.size + head.length, head.length, lengths[index])
-                if estimate:
-                    records.append(layout.record(group * GROUP + index, at, head))
-            if estimate:
+            for group in range(layout.footer.groups):
+                entry, lengths = layout.plain_lengths(group)
+                places = enumerate(layout.heads(entry, len(lengths)), group * GROUP)
+                records = [layout.record(number, at, head) for number, (at, head) in places]
                 report.estimate_bits += self._decoder.costs_bits(records)
-        if report.file_bytes != layout.size or report.plain_bytes != len(self):
-            raise DamagedFile(f"the parts of the file do not add up to its length; {_HINT}.")
         return report
 
     def _slice(self, group: int, position: int, stop: int) -> tuple[int, bytes]:
@@ -219,4 +227,4 @@ class Archive:
         self.close()
 
 
-__all__ = ["Archive", "Layout"]
+__all__ = ["Archive", "Layout", "describe"]

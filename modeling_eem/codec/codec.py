@@ -6,7 +6,7 @@ from typing import Any, BinaryIO, Self
 
 from huggingface_hub import ModelHubMixin, snapshot_download
 
-from modeling_eem.codec.archive import Archive, Layout
+from modeling_eem.codec.archive import Archive, Layout, describe
 from modeling_eem.codec.container import MODEL_ID_BYTES, CodecError, Header, WrongModel
 from modeling_eem.codec.decoding import WindowDecoder
 from modeling_eem.codec.estimate import Estimate, estimate_file
@@ -117,9 +117,11 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
             raise
 
     def list(self, blob: bytes, estimate: bool = False) -> Report:
-        """What a file is made of; with the model's estimate of its text, which decodes it."""
+        """What a file is made of, for which no model is needed; with the model's estimate of its text, which is."""
+        if not estimate:
+            return describe(Layout(BytesIO(blob)))
         with self.open(BytesIO(blob)) as archive:
-            return archive.report(estimate)
+            return archive.report(estimate=True)
 
     def salvage(self, blob: bytes) -> Salvage:
         """Every undamaged window of a damaged file, and which are lost.

@@ -15,6 +15,8 @@ class Report:
     to the encoder alone, as is None otherwise.
     """
 
+    model_id: bytes | None = None
+    carry: bool = False
     plain_bytes: int = 0
     header_bytes: int = 0
     record_bytes: int = 0  # heads, counts and check sums of all windows
@@ -55,7 +57,8 @@ class Report:
             "bytes, zstd": (Kind.ZSTD, Kind.ZSTD_FULL),
             "bytes, raw": (Kind.RAW,),
         }
-        out = [f"plain bytes        {self.plain_bytes:>12,}"]
+        model = "none" if self.model_id is None else self.model_id.hex() + ", windows carry context" * self.carry
+        out = [f"{'model':18} {model}", f"{'plain bytes':18} {self.plain_bytes:>12,}"]
         for name, kinds in names.items():
             if count := sum(self.windows[kind] for kind in kinds):
                 payload = sum(self.payload_bytes[kind] for kind in kinds)

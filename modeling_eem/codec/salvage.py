@@ -24,6 +24,8 @@ from modeling_eem.codec.decoding import Record, WindowDecoder
 from modeling_eem.codec.trailer import GROUP, Index
 
 _FAR = 1 << 20  # windows that a jump may skip where the file's number of windows is lost
+_TRUST = 1 << 16  # places tried × numbers accepted, of 2^32
+_SMALLEST_RECORD = 6  # bytes
 _HEADER_SEARCH = 1 << 18  # bytes searched for a first window under each header that may be the lost one
 
 
@@ -165,14 +167,16 @@ def _search(
 ) -> tuple[int, int, RecordHead] | None:
     """Offset, number and head of the first record from `start` on that can be trusted.
 
-    Its number is the expected one or the next, or, below `limit`, any if another record or the trailer follows it: by
-    chance that is one place in 2^31, and fewer.
+    Its number is below `limit`, and either another record or the trailer follows it, or the number is one that the
+    bytes passed over leave room for, where few places were tried: by chance that is one search in 50,000, or fewer.
     """
     for at in range(start, len(view)):
         number, head = _record_at(view, header, at)
         if head is None or number >= limit:
             continue
-        if number - expected in (0, 1):
+        passed = at - start
+        room = min(passed // _SMALLEST_RECORD, _TRUST // (passed + 1))
+        if 0 <= number - expected <= max(room, 1):
             return at, number, head
         end = at + head.size + head.length
         follower, following = _record_at(view, header, end)

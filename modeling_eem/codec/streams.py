@@ -118,6 +118,7 @@ class _Output:
                 writer.write(pack_record(header.check, number, record.kind, record.count, record.payload))
         self._header = header
         self._report.header_bytes = len(header.to_bytes())
+        self._report.model_id, self._report.carry = header.model_id, header.carry
 
     def finish(self) -> Report:
         trailer = self._index.trailer(self._header)

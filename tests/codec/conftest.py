@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from modeling_eem.codec import Codec
 from modeling_eem.data import train_tokenizer
+from modeling_eem.data.tokenizer import encode_text
 
 ROOT = Path(__file__).parents[2]
 _WORDS = (ROOT / "README.md").read_text()
@@ -33,7 +34,7 @@ class StandIn:
         self.context = context
         self.has_code = has_code
         self.decoded = 0
-        ids = tokenizer(_WORDS, add_special_tokens=False)["input_ids"]
+        ids = encode_text(tokenizer, _WORDS)
         self._counts = np.ones(len(tokenizer), dtype=np.int64)
         np.add.at(self._counts, ids, 8)
         self._successors: dict[int, list[int]] = {}
