@@ -15,7 +15,7 @@ The command line on top needs, with these names and defaults:
       --max-output BYTES      .max_output (decompress, -t)
       --salvage               .salvage (decompress): what a damaged file still holds, with a report of what is lost
       -t, --test              test_files: decode, write nothing
-      -l, --list              list_files: what a file is made of; with --estimate also the model's estimate (it decodes)
+      -l, --list              list_files: what a file is made of; with --estimate also the model's estimate (decodes)
       --estimate              estimate_files: size and time, write nothing
 
 Each function goes on with the next file after an error and returns one FileResult a file, so the exit code is 2 where
