@@ -18,6 +18,8 @@ _MIXERS = {
     "tied": {"tie_word_embeddings": True},
     "heads": {"num_mixing_heads": 4},
     "taps": {"mixing_kernel_size": 4, "num_mixing_heads": 2},
+    # Sizes that fill no vector, word or block.
+    "odd": {"hidden_size": 30, "intermediate_size": 67, "num_mixing_heads": 3, "max_position_embeddings": 21},
 }
 _EEMS = {
     "token": {"code_dtype": "float8_e4m3fn", "bottleneck_size": 6},
@@ -42,7 +44,7 @@ def float_model() -> Callable[..., PreTrainedModel]:
             **changes,
         }
         if kind in _MIXERS:
-            return MaskedMixerForCausalLM(MaskedMixerConfig(**common, **_MIXERS[kind])).eval()
+            return MaskedMixerForCausalLM(MaskedMixerConfig(**common | _MIXERS[kind])).eval()
         config = EEMConfig(
             encoder_config={**common, "hidden_size": 16, "position_alignment": "right"},
             decoder_config={**common, "max_position_embeddings": CONTEXT + int(kind == "token")},
