@@ -92,7 +92,7 @@ TENSORS: tuple[TensorGrid, ...] = (
         "weights of tokens",
         31,
         "1",
-        "t = max(logits) - logit; powers[t mod 256] >> (t >> 8), 0 from t = 31 * 256 on; powers[i] = rint(2^(30-i/256))",
+        "t = max(logits) - logit; powers[t mod 256] >> (t >> 8), 0 from t = 7936 on; powers[i] = rint(2^(30-i/256))",
     ),
     TensorGrid(
         "counts",

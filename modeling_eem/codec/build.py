@@ -251,7 +251,7 @@ def calibration_rows(parts: FloatParts, tokenizer: PreTrainedTokenizerBase, text
     """The texts cut into windows, BOS first."""
     rows = []
     for text in texts:
-        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+        tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         for first in range(0, len(tokens), parts.context - 1):
             rows.append([parts.config.bos_token_id, *tokens[first : first + parts.context - 1]])
     if not rows:

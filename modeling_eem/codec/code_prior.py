@@ -152,17 +152,20 @@ class CodeCoder:
         for symbol in self.symbols(code):
             encoder.encode(*symbol)
 
-    def decode(self, decoder: RangeDecoder) -> np.ndarray:
+    def decode(self, decoder: RangeDecoder) -> np.ndarray | None:
+        """The code numbers; None if the string is damaged."""
         numbers = []
         for place, ends in enumerate(self._ends):
             total, lower_bits = int(ends[-1]), self._lower_of(place)
             upper = int(np.searchsorted(ends, decoder.target(total), side="right"))
             start = int(ends[upper - 1]) if upper else 0
-            decoder.take(start, int(ends[upper]) - start, total)
+            if not decoder.take(start, int(ends[upper]) - start, total):
+                return None
             lower = 0
             if lower_bits:
                 lower = decoder.target(1 << lower_bits)
-                decoder.take(lower, 1, 1 << lower_bits)
+                if not decoder.take(lower, 1, 1 << lower_bits):
+                    return None
             numbers.append(upper << lower_bits | lower)
         return np.array(numbers, dtype=np.int64)
 

@@ -48,40 +48,47 @@ def shortest_in_interval(low: int, width: int) -> int:
 class RangeDecoder:
     """The symbols that a `RangeEncoder` coded, in the same order.
 
-    For each: `target(total)` says which count is meant, `take` removes the symbol that owns it. `check` compares what
-    is left with what an encoder would have written. A damaged string gives wrong symbols or a ValueError.
+    For each: `target(total)` says which count is meant, `take` removes the symbol that owns it. A damaged string gives
+    wrong symbols, and is noticed by `take` or, nearly always, by `is_at_end`.
     """
 
     def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._position = 8
+        self.data = data
+        self.position = 8  # of the next byte
         self._offset = int.from_bytes(data[:8].ljust(8, b"\0"), "big")  # above low
         self._low = 0
         self._range = MASK
+
+    @property
+    def state(self) -> tuple[int, int, int]:
+        """Offset, low and range, 64 bits each: what another program needs to go on, with `position`."""
+        return self._offset, self._low, self._range
+
+    def resume(self, offset: int, low: int, width: int, position: int) -> None:
+        """Take over from another program."""
+        self._offset, self._low, self._range, self.position = offset, low, width, position
 
     def target(self, total: int) -> int:
         """The count in `[0, total)` that the next symbol owns; what lies beyond the last part counts to it."""
         return min(self._offset // (self._range // total), total - 1)
 
-    def take(self, start: int, count: int, total: int) -> None:
+    def take(self, start: int, count: int, total: int) -> bool:
+        """Remove a symbol; False, and nothing removed, if the string cannot hold it: it is damaged."""
         part = self._range // total
+        if not 0 <= self._offset - part * start < part * count:
+            return False
         self._offset -= part * start
         self._low = (self._low + part * start) & MASK
         self._range = part * count
-        if not 0 <= self._offset < self._range:
-            raise ValueError(DAMAGED)
         while self._range < LEAST_RANGE:
-            byte = self._data[self._position] if self._position < len(self._data) else 0
-            self._position += 1
+            byte = self.data[self.position] if self.position < len(self.data) else 0
+            self.position += 1
             self._offset = self._offset << 8 | byte
             self._low = self._low << 8 & MASK
             self._range <<= 8
+        return True
 
-    def check(self) -> None:
-        """Raise a ValueError unless the string ends as an encoder ends it."""
-        is_whole = len(self._data) <= self._position and self._data[-1:] != b"\0"
-        if not is_whole or shortest_in_interval(self._low, self._range) != self._low + self._offset:
-            raise ValueError(DAMAGED)
-
-
-DAMAGED = "the payload of a window is damaged: it does not end as the encoder ends it."
+    def is_at_end(self) -> bool:
+        """Whether the string ends here as an encoder ends it."""
+        is_whole = len(self.data) <= self.position and self.data[-1:] != b"\0"
+        return is_whole and shortest_in_interval(self._low, self._range) == self._low + self._offset

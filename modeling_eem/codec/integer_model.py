@@ -1,10 +1,12 @@
 """An integer model and its windows: tokens to bytes and back, the same on every machine."""
 
+import importlib.util
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -16,13 +18,12 @@ from .entropy_coder import RangeDecoder, RangeEncoder
 from .plain_decoder import PlainDecoder
 from .weights import Sizes, Tensors, check_tensors, model_id
 
+if TYPE_CHECKING:
+    from .fast_decoder import FastDecoder
+
 # Rises with every change of the arithmetic: the identity of a model holds it.
 ARITHMETIC_VERSION = 1
 WEIGHTS_FILE, SIZES_FILE, TOKENIZER_FILE = "integer_model.safetensors", "codec.json", "tokenizer.json"
-# Windows that are decoded in step, tokens that are scored at once, and rows of counts that exist at once.
-WINDOWS_IN_STEP = 64
-TOKENS_AT_ONCE = 8192
-COUNT_ROWS = 256
 
 Tokens = Sequence[int]
 
@@ -56,7 +57,7 @@ class IntegerModel:
         if self.has_code:
             check_code(sizes, tensors)
             self._code_coder = CodeCoder(sizes, tensors)
-        self._decoder = PlainDecoder(sizes, tensors)
+        self._decoder = _decoder_class()(self.sizes, self.tensors)
 
     def encode_windows(
         self,
@@ -75,7 +76,7 @@ class IntegerModel:
         """
         payloads = [b""] * len(windows)
         codes = self._checked_codes(codes, len(windows))
-        for index, symbols in self._scores(windows, contexts, codes):
+        for index, symbols in enumerate(self._scores(windows, contexts, codes)):
             encoder = RangeEncoder()
             if codes[index] is not None:
                 self._code_coder.encode(encoder, codes[index])
@@ -93,7 +94,7 @@ class IntegerModel:
         """`sum -log2(count / total)` of each window, its code included: its payload without rounding to bytes."""
         costs = [0.0] * len(windows)
         codes = self._checked_codes(codes, len(windows))
-        for index, (_, counts, totals) in self._scores(windows, contexts, codes):
+        for index, (_, counts, totals) in enumerate(self._scores(windows, contexts, codes)):
             costs[index] = float((np.log2(totals) - np.log2(counts)).sum())
             if codes[index] is not None:
                 costs[index] += sum(
@@ -118,15 +119,15 @@ class IntegerModel:
         if any(with_code) and not self.has_code:
             raise ValueError("a window has a code, and this codec model is causal: it has none.")
         self._check_lengths(lengths, contexts)
-        decoded: list[list[int]] = [[] for _ in payloads]
-        # Windows of about one length in step, those that end last in front.
-        order = sorted(range(len(payloads)), key=lambda index: -lengths[index] - len(contexts[index]))
-        for first in range(0, len(order), WINDOWS_IN_STEP):
-            group = order[first : first + WINDOWS_IN_STEP]
-            columns = zip(*((payloads[i], lengths[i], contexts[i], with_code[i]) for i in group))
-            for index, tokens in zip(group, self._decode_in_step(*map(list, columns))):
-                decoded[index] = tokens
-        return decoded
+        coders = [RangeDecoder(payload) for payload in payloads]
+        codes = [self._code_coder.decode(coder) if has else None for coder, has in zip(coders, with_code)]
+        texts = [[self.sizes.bos_token_id, *context] for context in contexts]
+        ends = [len(text) + length for text, length in zip(texts, lengths)]
+        is_damaged = self._decoder.decode(coders, texts, ends, self._memory(codes)) if texts else []
+        for index, coder in enumerate(coders):
+            if is_damaged[index] or with_code[index] and codes[index] is None or not coder.is_at_end():
+                raise ValueError(f"the payload of window {index} is damaged: it does not end as the encoder ends it.")
+        return [text[len(text) - length :] for text, length in zip(texts, lengths)]
 
     def encode_codes(self, windows: Sequence[Tokens]) -> list[np.ndarray]:
         """The code numbers of each window, by the float encoder: they are stored, so they need not be exact.
@@ -154,82 +155,28 @@ class IntegerModel:
                     f"{self.context - 1}: split the text into shorter windows."
                 )
 
-    def _memory(self, codes: Sequence[np.ndarray | None]) -> np.ndarray | None:
-        """`[B, D or P]`; zero where a window goes without a code."""
-        memory = self._decoder.memory(None, len(codes))
-        for index, code in enumerate(codes):
-            if code is not None:
-                fixed = fixed_point(np.asarray(code, dtype=np.int64)[None], self.sizes.code_dtype, self.tensors)
-                memory[index] = self._decoder.memory(fixed, 1)[0]
-        return memory
+    def _memory(self, codes: Sequence[np.ndarray | None]) -> np.ndarray:
+        def fixed(code: np.ndarray | None) -> np.ndarray | None:
+            if code is None:
+                return None
+            return fixed_point(np.asarray(code, dtype=np.int64)[None], self.sizes.code_dtype, self.tensors)[0]
+
+        return self._decoder.memory([fixed(code) for code in codes])
 
     def _scores(
         self,
         windows: Sequence[Tokens],
         contexts: Sequence[Tokens] | None,
         codes: Sequence[np.ndarray | None],
-    ) -> Iterator[tuple[int, np.ndarray]]:
-        """Of each window: start, count and total of its tokens, `[3, T]`; in the order of length."""
+    ) -> list[np.ndarray]:
+        """Of each window: start, count and total of its tokens, `[3, T]`."""
         contexts = [()] * len(windows) if contexts is None else contexts
         self._check_lengths([len(window) for window in windows], contexts)
-        lengths = [len(window) + len(context) for window, context in zip(windows, contexts)]
-        order = sorted(range(len(windows)), key=lengths.__getitem__)
-        batch_size = max(1, TOKENS_AT_ONCE // self.context)
-        for first in range(0, len(order), batch_size):
-            group = order[first : first + batch_size]
-            tokens_BT = np.full((len(group), 1 + lengths[group[-1]]), self.sizes.bos_token_id, dtype=np.int64)
-            for row, index in enumerate(group):
-                tokens_BT[row, 1 : 1 + lengths[index]] = [*contexts[index], *windows[index]]
-            if tokens_BT.min() < 0 or tokens_BT.max() >= self.sizes.vocab_size:
+        texts = [[self.sizes.bos_token_id, *context, *window] for context, window in zip(contexts, windows)]
+        for text in texts:
+            if min(text) < 0 or max(text) >= self.sizes.vocab_size:
                 raise ValueError("a window holds a token outside the vocabulary: is this the model's tokenizer?")
-            x_BTD = self._decoder.states(tokens_BT[:, :-1], self._memory([codes[index] for index in group]))
-            for row, index in enumerate(group):
-                scored = slice(len(contexts[index]), lengths[index])
-                yield index, self._symbols(x_BTD[row, scored], tokens_BT[row, 1:][scored])
-
-    def _symbols(self, x_RD: np.ndarray, tokens_R: np.ndarray) -> np.ndarray:
-        symbols = np.zeros((3, len(tokens_R)), dtype=np.int64)
-        for first in range(0, len(tokens_R), COUNT_ROWS):
-            rows = slice(first, first + COUNT_ROWS)
-            counts_RV, totals_R = self._decoder.counts(x_RD[rows])
-            chosen = tokens_R[rows, None]
-            count_R = np.take_along_axis(counts_RV, chosen, 1)[:, 0]
-            start_R = np.take_along_axis(counts_RV.cumsum(1), chosen, 1)[:, 0] - count_R
-            symbols[:, rows] = start_R, count_R, totals_R
-        return symbols
-
-    def _decode_in_step(
-        self,
-        payloads: Sequence[bytes],
-        lengths: Sequence[int],
-        contexts: Sequence[Tokens],
-        with_code: Sequence[bool],
-    ) -> list[list[int]]:
-        """Windows sorted by `lengths` with contexts, the longest first."""
-        coders = [RangeDecoder(payload) for payload in payloads]
-        codes = [self._code_coder.decode(coder) if has else None for coder, has in zip(coders, with_code)]
-        ends = [len(context) + length for context, length in zip(contexts, lengths)]
-        texts = [[self.sizes.bos_token_id, *context] for context in contexts]
-        cache = self._decoder.begin(len(coders), self._memory(codes))
-        # What all windows know already goes in at once.
-        known = min(map(len, contexts))
-        inputs = np.array([text[: 1 + known] for text in texts], dtype=np.int64)
-        num_active = len(coders)
-        for position in range(known, ends[0]):
-            while ends[num_active - 1] <= position:
-                num_active -= 1
-            if num_active < len(inputs):
-                inputs = inputs[:num_active]
-                cache.keep(np.arange(num_active))
-            x_BD = self._decoder.extend(cache, inputs)[:, -1]
-            counts_BV, totals_B = self._decoder.counts(x_BD)
-            for row in range(num_active):
-                if len(texts[row]) == position + 1:
-                    texts[row].append(_decode_symbol(coders[row], counts_BV[row], int(totals_B[row])))
-            inputs = np.array([[text[position + 1]] for text in texts[:num_active]], dtype=np.int64)
-        for coder in coders:
-            coder.check()
-        return [text[1 + len(context) :] for text, context in zip(texts, contexts)]
+        return self._decoder.score(texts, [1 + len(context) for context in contexts], self._memory(codes))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Integers, tables, tokenizer and card; of an EEM its float encoder too. No code."""
@@ -274,13 +221,13 @@ class IntegerModel:
         return model
 
 
-def _decode_symbol(coder: RangeDecoder, counts_V: np.ndarray, total: int) -> int:
-    ends_V = counts_V.cumsum()
-    # What lies beyond the last count belongs to nobody: the coder then finds the payload damaged.
-    token = min(int(np.searchsorted(ends_V, coder.target(total), side="right")), len(ends_V) - 1)
-    count = int(counts_V[token])
-    coder.take(int(ends_V[token]) - count, count, total)
-    return token
+def _decoder_class() -> "type[PlainDecoder | FastDecoder]":
+    """The compiled decoder; where numba is not to be had, the plain one, which gives the same integers slowly."""
+    if importlib.util.find_spec("numba") is None:
+        return PlainDecoder
+    from .fast_decoder import FastDecoder
+
+    return FastDecoder
 
 
 def _card(model: IntegerModel) -> str:

@@ -4,6 +4,7 @@ Two ways to the same integers: all positions of a batch of windows at once (`sta
 in step (`begin`, `step`). Shapes: B windows, T positions, R rows of any kind, D features, V tokens.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from .arithmetic import (
     RESIDUAL_LIMIT,
     TOTAL_BITS,
 )
+from .entropy_coder import RangeDecoder
 from .weights import Sizes, Tensors, unpack_triangle
 
 
@@ -44,14 +46,13 @@ class MixingCache:
     """Inputs of every layer's mixing, `[N, B, D]` int8, and how many positions are filled."""
 
     inputs: list[np.ndarray]
-    memory_BD: np.ndarray | None
+    memory_BD: np.ndarray
     length: int = 0
 
     def keep(self, rows: np.ndarray) -> None:
         """Go on with these windows only."""
         self.inputs = [inputs[:, rows] for inputs in self.inputs]
-        if self.memory_BD is not None:
-            self.memory_BD = self.memory_BD[rows]
+        self.memory_BD = self.memory_BD[rows]
 
 
 class PlainDecoder:
@@ -67,18 +68,18 @@ class PlainDecoder:
                 square = unpack_triangle(tensor, n) if name.endswith("mixing.weight") else tensor
                 self._matrices[name] = torch.from_numpy(square.astype(np.float32))
 
-    def states(self, tokens_BT: np.ndarray, memory_BD: np.ndarray | None = None) -> np.ndarray:
+    def states(self, tokens_BT: np.ndarray, memory_BD: np.ndarray) -> np.ndarray:
         """The residual stream after the last block at every token, `[B, T, D]`."""
         cache = self.begin(len(tokens_BT), memory_BD)
         return self.extend(cache, tokens_BT)
 
-    def begin(self, batch_size: int, memory_BD: np.ndarray | None = None) -> MixingCache:
-        """An empty cache; `memory_BD` from `memory`, None for a causal model."""
+    def begin(self, batch_size: int, memory_BD: np.ndarray) -> MixingCache:
+        """An empty cache; `memory_BD` from `memory`."""
         sizes = self._sizes
         shape = (sizes.num_positions, batch_size, sizes.hidden_size)
         cache = MixingCache([np.zeros(shape, dtype=np.int8) for _ in range(sizes.num_layers)], memory_BD)
         if sizes.introduction == "token":
-            self._run(cache, memory_BD[None])
+            self._run(cache, memory_BD[None].astype(np.int64))
         return cache
 
     def step(self, cache: MixingCache, tokens_B: np.ndarray) -> np.ndarray:
@@ -90,7 +91,7 @@ class PlainDecoder:
         x_TBD = self._embed(tokens_BT.T, cache.memory_BD)
         return self._run(cache, x_TBD).transpose(1, 0, 2)
 
-    def _embed(self, tokens_TB: np.ndarray, memory_BD: np.ndarray | None) -> np.ndarray:
+    def _embed(self, tokens_TB: np.ndarray, memory_BD: np.ndarray) -> np.ndarray:
         sizes, tensors = self._sizes, self._tensors
         weight_VE = tensors["head.weight" if sizes.is_tied else "embedding.weight"]
         scale = tensors["embedding.scale"][tokens_TB][..., None]
@@ -175,12 +176,62 @@ class PlainDecoder:
         excess_R = np.maximum(np.frexp(sums_R.astype(np.float64))[1] - TOTAL_BITS, 0)
         return (weights >> excess_R[:, None]) + 1, (sums_R >> excess_R) + weights.shape[1]
 
-    def memory(self, code_BP: np.ndarray | None, batch_size: int) -> np.ndarray | None:
-        """The memory `[B, D or P]` of codes in fixed point; None for a causal model. An occluded one is zero."""
-        if self._sizes.introduction == "none":
-            return None
-        tensors = self._tensors
-        if code_BP is None:
-            return np.zeros((batch_size, len(tensors["memory.scale"])), dtype=np.int64)
-        sums = code_BP.astype(np.int64) @ tensors["memory.weight"].T.astype(np.int64) + tensors["memory.bias"]
-        return scaled(sums, tensors["memory.scale"], RESIDUAL_LIMIT)
+    def memory(self, codes: Sequence[np.ndarray | None]) -> np.ndarray:
+        return code_memory(self._sizes, self._tensors, codes)
+
+    def score(self, texts: Sequence[Sequence[int]], first: Sequence[int], memory_BD: np.ndarray) -> list[np.ndarray]:
+        """Start, count and total of every token of `texts` from `first` on (BOS is at 0), as `[3, T]` a text."""
+        scores = []
+        for text, begin, memory_D in zip(texts, first, memory_BD):
+            symbols = np.zeros((3, len(text) - begin), dtype=np.int64)
+            if symbols.size:
+                x_TD = self.states(np.array([text[:-1]], dtype=np.int64), memory_D[None])[0]
+                for index, token in enumerate(text[begin:]):
+                    symbols[:, index] = self._symbol(x_TD[[begin - 1 + index]], token)
+            scores.append(symbols)
+        return scores
+
+    def _symbol(self, x_1D: np.ndarray, token: int) -> tuple[int, int, int]:
+        counts_1V, total_1 = self.counts(x_1D)
+        return counts_1V[0, :token].sum(), counts_1V[0, token], total_1[0]
+
+    def decode(
+        self, coders: Sequence[RangeDecoder], texts: Sequence[list[int]], ends: Sequence[int], memory_BD: np.ndarray
+    ) -> list[bool]:
+        """Extend each of `texts` (BOS and what is known) to `ends` tokens, in step; True where a string is damaged."""
+        order = sorted(range(len(texts)), key=lambda index: -ends[index])
+        is_damaged = [False] * len(texts)
+        cache = self.begin(len(order), memory_BD[order])
+        for position in range(ends[order[0]] - 1):
+            num_active = sum(end > position + 1 for end in ends)
+            if num_active < len(order):
+                order = order[:num_active]
+                cache.keep(np.arange(num_active))
+            x_BD = self.step(cache, np.array([texts[index][position] for index in order]))
+            counts_BV, totals_B = self.counts(x_BD)
+            for index, counts_V, total in zip(order, counts_BV, totals_B.tolist()):
+                if len(texts[index]) == position + 1:
+                    token, is_taken = _take_token(coders[index], counts_V, total)
+                    texts[index].append(token)
+                    is_damaged[index] |= not is_taken
+        return is_damaged
+
+
+def _take_token(coder: RangeDecoder, counts_V: np.ndarray, total: int) -> tuple[int, bool]:
+    ends_V = counts_V.cumsum()
+    # What lies beyond the last count belongs to nobody: the coder then finds the payload damaged.
+    token = min(int(np.searchsorted(ends_V, coder.target(total), side="right")), len(ends_V) - 1)
+    count = int(counts_V[token])
+    return token, coder.take(int(ends_V[token]) - count, count, total)
+
+
+def code_memory(sizes: Sizes, tensors: Tensors, codes: Sequence[np.ndarray | None]) -> np.ndarray:
+    """The memory `[B, D or P]` int32 of each window's code in fixed point; zero without one, empty without codes."""
+    if sizes.introduction == "none":
+        return np.zeros((len(codes), 0), dtype=np.int32)
+    memory_BD = np.zeros((len(codes), len(tensors["memory.scale"])), dtype=np.int32)
+    for row, code_P in enumerate(codes):
+        if code_P is not None:
+            sums_D = tensors["memory.weight"].astype(np.int64) @ code_P.astype(np.int64) + tensors["memory.bias"]
+            memory_BD[row] = scaled(sums_D, tensors["memory.scale"], RESIDUAL_LIMIT)
+    return memory_BD
