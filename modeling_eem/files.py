@@ -1,7 +1,24 @@
-"""Files that are either whole or absent."""
+"""Files that ship with the package, and files that are either whole or absent."""
 
 import os
 from pathlib import Path
+
+ASSETS = Path(__file__).parent / "assets"
+_ASSET = "asset:"
+
+
+def asset(name: str) -> str:
+    """The path behind `asset:NAME`, which names what ships with this package; any other name as it is.
+
+    Raises:
+        ValueError: nothing of that name ships.
+    """
+    if not name.startswith(_ASSET):
+        return name
+    path = ASSETS / name.removeprefix(_ASSET)
+    if not path.exists():
+        raise ValueError(f"{name}: nothing of that name ships with modeling-eem; asset:tokenizer does.")
+    return str(path)
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> Path:

@@ -158,7 +158,7 @@ def test_no_two_run_files_are_one_experiment() -> None:
 
 @pytest.fixture(scope="module")
 def rows_with_entropies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows of 256 tokens, as `eem-data prepare` and then `eem-entropy` leave them."""
+    """Rows of 256 tokens, as `eem data prepare` and then `eem entropy` leave them."""
     folder = tmp_path_factory.mktemp("rows")
     text = ROOT / "modeling_eem" / "data" / "quickstart" / "validation.jsonl.gz"
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "tokenizer")

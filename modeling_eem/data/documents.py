@@ -24,6 +24,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from modeling_eem.files import asset
+
 _ENDINGS = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
 _TEXT_BLOCK = 1 << 20  # bytes
 _PARQUET_BATCH = 64  # rows
@@ -69,7 +71,7 @@ def read_documents(paths: Iterable[str | Path], text_column: str = "text") -> It
             broken or not UTF-8 (with the byte's offset in the uncompressed file), a missing column, or a value that
             is not text.
     """
-    files = [Path(path) for path in paths]
+    files = [Path(asset(str(path))) for path in paths]
     if not files:
         raise ValueError("no file to read: name at least one .txt, .jsonl or .parquet file.")
     for path in files:

@@ -12,6 +12,7 @@ import fsspec
 from huggingface_hub import snapshot_download
 
 from modeling_eem.data.documents import Span, file_kind, open_binary, open_parquet, read_records
+from modeling_eem.files import asset
 
 HUB_CORPORA = {
     "fineweb-edu": "hf://datasets/HuggingFaceFW/fineweb-edu/sample/10BT",
@@ -71,6 +72,7 @@ def plan_shards(files: Sequence[str], text_column: str, shard_bytes: int) -> lis
 
 
 def _files(name: str, streaming: bool) -> list[str]:
+    name = asset(name)
     if name.startswith("hf://") and not streaming:
         name = _download(name)
     try:

@@ -6,7 +6,7 @@ import os
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -136,7 +136,6 @@ def score_models(
         begin: is told the model and the task before each.
         advance: is told how many rows have been through the model since it was last told.
     """
-    os.environ["DISABLE_MULTIPROC"] = "1"  # else each bootstrap forks this process, models and threads included
     scores = []
     for folder in models:
         adapter = EEMHarnessModel if folder.is_eem else CausalHarnessModel
@@ -168,6 +167,19 @@ def score_models(
     return scores
 
 
+@contextmanager
+def _one_process() -> Iterator[None]:
+    """lm-eval's bootstraps in this process: else each forks it, models and threads included."""
+    before = os.environ.get("DISABLE_MULTIPROC")
+    os.environ["DISABLE_MULTIPROC"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["DISABLE_MULTIPROC"]
+        if before is not None:
+            os.environ["DISABLE_MULTIPROC"] = before
+
+
 class _RandomOfProcess:
     """Draws what one process would draw for the rows that are this one's: every `world_size`-th, from `rank` on.
 
@@ -191,7 +203,7 @@ def score_task(model: CausalHarnessModel, task: Task, options: HarnessOptions) -
             task.sampler, "rnd", _RandomOfProcess(seed, model.rank, model.world_size)
         )
     # lm-eval tells of each bootstrap, and scikit-learn of each draw without a positive row: neither is news.
-    with redirect_stdout(StringIO()), warnings.catch_warnings():
+    with redirect_stdout(StringIO()), warnings.catch_warnings(), _one_process():
         warnings.simplefilter("ignore", UndefinedMetricWarning)
         results = simple_evaluate(
             model=model,

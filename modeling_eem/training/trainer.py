@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.modeling_outputs import ModelOutput, TokenClassifierOutput
+from transformers.utils import is_peft_available
 
 from modeling_eem.models.loss_eem import IGNORE_INDEX
 from modeling_eem.models.modeling_eem_autoencoder import EEMAutoencoder
@@ -68,7 +68,7 @@ class TokenWeightedTrainer(Trainer):
 
     def __init__(self, model: PreTrainedModel, args: TokenWeightedTrainingArguments, **kwargs: Any):
         loss = TOKEN_LOSSES[args.token_loss]
-        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        base = _without_adapters(model)
         self.is_regression = base.config.num_labels == 1 and "ForTokenClassification" in type(base).__name__
         self._check_columns(kwargs.get("train_dataset"), self.is_regression or loss.needs_entropies)
         self.token_loss_head = None
@@ -111,6 +111,15 @@ class TokenWeightedTrainer(Trainer):
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             count = self.accelerator.gather(count.to(device)).sum()
         return count.to(device)
+
+
+def _without_adapters(model: Any) -> PreTrainedModel:
+    """The model below peft's adapters, or the model itself."""
+    if not is_peft_available():
+        return model
+    from peft import PeftModel
+
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 class _RegressionForward:

@@ -1,4 +1,4 @@
-"""eem-data as its users run it: files in, a folder out, one line and exit code 2 for what is wrong."""
+"""eem data tokenizer as its users run it: files in, a folder out, one line and exit code 2 for what is wrong."""
 
 import json
 from pathlib import Path

@@ -1,26 +1,16 @@
-"""eem-data prepare: text into rows on disk.
+"""eem data prepare: text into rows on disk."""
 
-eem-data prepare --data fineweb-edu --tokenizer tokenizer --rows pad --padding left --held-out 50000 --output rows
-"""
+from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
-from transformers import AutoTokenizer
 
-from eem.console import one_line_errors
-from modeling_eem.data.arrow_files import COUNTED
-from modeling_eem.data.prepare import Progress, prepare_rows
-from modeling_eem.data.row_options import Errors, Launch, Padding, RowMode, RowOptions
-from modeling_eem.data.shards import corpus_files, plan_shards
-from modeling_eem.report import Table
+from eem.console import keeps, one_line_errors, progress_bar
+
+if TYPE_CHECKING:
+    from modeling_eem.report import Table
 
 _ROWS, _WHERE = "Rows", "Where the work is done (changes nothing in the rows)"
 
@@ -34,10 +24,12 @@ def prepare(
             "hf://datasets/ORG/NAME/FOLDER, or fineweb-edu (its sample-10BT), finemath-4plus."
         ),
     ],
-    tokenizer: Annotated[str, typer.Option(help="Folder or Hub name of a byte-level tokenizer with a BOS.")],
     output: Annotated[Path, typer.Option(help="Folder for the rows.")],
+    tokenizer: Annotated[
+        str, typer.Option(help="Folder or Hub name of a byte-level tokenizer with a BOS; if not given, ours.")
+    ] = "asset:tokenizer",
     rows: Annotated[
-        RowMode,
+        Literal["windows", "pad", "stream", "pack"],
         typer.Option(
             help="windows: documents cut into rows; pad: a document's beginning; stream: documents joined with BOS "
             "between; pack: several windows a row, kept apart (causal models only).",
@@ -46,7 +38,7 @@ def prepare(
     ] = "windows",
     max_length: Annotated[int, typer.Option(help="Most tokens in a row, BOS included.", rich_help_panel=_ROWS)] = 1024,
     padding: Annotated[
-        Padding,
+        Literal["none", "left", "right"],
         typer.Option(help="Side to fill rows up on; none leaves it to the collator.", rich_help_panel=_ROWS),
     ] = "none",
     add_eos: Annotated[bool, typer.Option("--add-eos", help="End documents with EOS.", rich_help_panel=_ROWS)] = False,
@@ -59,7 +51,7 @@ def prepare(
     ] = 0.01,
     text_column: Annotated[str, typer.Option(help="Column of .jsonl and .parquet.", rich_help_panel=_ROWS)] = "text",
     errors: Annotated[
-        Errors,
+        Literal["stop", "skip"],
         typer.Option(help="What to do at a document that cannot be read: not UTF-8, not JSON.", rich_help_panel=_ROWS),
     ] = "stop",
     shard_mb: Annotated[
@@ -81,9 +73,17 @@ def prepare(
 
     Interrupted, the same command goes on where it was. The rows are the same for any number of workers.
 
-    Example: `eem-data prepare --data train.parquet --tokenizer tokenizer --max-length 512 --output rows`
+    Example: `eem data prepare --data train.parquet --tokenizer tokenizer --max-length 512 --output rows`
     """
-    console = Console(file=sys.stderr)  # this very stream: datatrove's messages on sys.stderr are turned away
+    from rich.console import Console
+    from transformers import AutoTokenizer
+
+    from modeling_eem.data.prepare import Progress, prepare_rows
+    from modeling_eem.data.row_options import Launch, RowOptions
+    from modeling_eem.data.shards import corpus_files, plan_shards
+    from modeling_eem.files import asset
+
+    console = Console(stderr=True)
     options = RowOptions(
         rows=rows,
         max_length=max_length,
@@ -97,8 +97,16 @@ def prepare(
     launch = Launch(executor=executor, workers=workers, slurm_partition=slurm_partition, slurm_time=slurm_time)
     with console.status("looking through the text"):
         shards = plan_shards(corpus_files(data, streaming), text_column, options.shard_bytes)
-        loaded = AutoTokenizer.from_pretrained(tokenizer)
-    with _bar(console, sum(shard.num_bytes for shard in shards)) as report:
+        loaded = AutoTokenizer.from_pretrained(asset(tokenizer))
+    with (
+        keeps(lambda: f"the shards that are done are kept beside {output}; the same command goes on with the rest."),
+        progress_bar("making rows, MB", round(sum(shard.num_bytes for shard in shards) / 1e6)) as steps,
+    ):
+
+        def report(progress: Progress) -> None:
+            note = f"{progress.documents:,} documents, {progress.mb_per_second:.1f} MB/s"
+            steps.update(round(progress.shard_bytes / 1e6), note)
+
         results = prepare_rows(shards, loaded, output, options, launch, report)
     console.print(
         _table(results, output)
@@ -107,22 +115,10 @@ def prepare(
     )
 
 
-@contextmanager
-def _bar(console: Console, total: int) -> Iterator[Callable[[Progress], None]]:
-    """A progress bar over the input's bytes, as what it is to be told."""
-    counts = TextColumn("{task.fields[documents]:,} documents, {task.fields[speed]:.1f} MB/s")
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), counts, TimeRemainingColumn()
-    with Bar(*columns, console=console) as bar:
-        task = bar.add_task("making rows", total=total, documents=0, speed=0.0)
-
-        def report(progress: Progress) -> None:
-            done, documents = progress.shard_bytes, progress.documents
-            bar.update(task, completed=done, documents=documents, speed=progress.mb_per_second)
-
-        yield report
-
-
 def _table(results: dict[str, Any], output: Path) -> Table:
+    from modeling_eem.data.arrow_files import COUNTED
+    from modeling_eem.report import Table
+
     speed = results["mb_per_second"]
     return Table(
         columns=("split", *COUNTED),

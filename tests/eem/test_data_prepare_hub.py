@@ -1,4 +1,4 @@
-"""`eem-data prepare` from the Hub by name, streaming or not: the real client against a stand-in for the server."""
+"""`eem data prepare` from the Hub by name, streaming or not: the real client against a stand-in for the server."""
 
 import hashlib
 import json
@@ -105,7 +105,7 @@ def hub(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
 def test_fineweb_edu_by_name(hub: tuple[str, list[str]], tmp_path: Path, streaming: bool) -> None:
     address, asked = hub
     here = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "cache"), "NO_PROXY": "*"}
-    command = [sys.executable, "-m", "eem.data", "prepare", "--data", "fineweb-edu", "--workers", "1"]
+    command = [sys.executable, "-m", "eem", "data", "prepare", "--data", "fineweb-edu", "--workers", "1"]
     command += ["--tokenizer", str(TOKENIZER), "--output", str(tmp_path / "rows"), "--max-length", "64"]
     command += ["--held-out", "5", *(["--streaming"] if streaming else [])]
     result = subprocess.run(command, env={**os.environ, **here}, capture_output=True, text=True)
@@ -120,7 +120,7 @@ def test_fineweb_edu_by_name(hub: tuple[str, list[str]], tmp_path: Path, streami
 
 def test_no_network(tmp_path: Path) -> None:
     here = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path), "NO_PROXY": "*"}
-    command = [sys.executable, "-m", "eem.data", "prepare", "--data", "fineweb-edu", "--streaming"]
+    command = [sys.executable, "-m", "eem", "data", "prepare", "--data", "fineweb-edu", "--streaming"]
     command += ["--tokenizer", str(TOKENIZER), "--output", str(tmp_path / "rows")]
     result = subprocess.run(command, env={**os.environ, **here}, capture_output=True, text=True)
     assert result.returncode == 2 and result.stderr.strip().splitlines()[-1].startswith("error: hf://datasets")

@@ -1,4 +1,4 @@
-"""`eem-data prepare` as it is called: kills, bad input, clusters."""
+"""`eem data prepare` as it is called: kills, bad input, clusters."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from eem.data import app
 
 TOKENIZER = Path(__file__).parents[2] / "tokenizer"
-COMMAND = [sys.executable, "-m", "eem.data"]
+COMMAND = [sys.executable, "-m", "eem", "data"]
 LINES = [json.dumps({"text": f"Song {i}. " + "The rain it raineth every day. " * (i % 40)}) for i in range(4000)]
 
 
@@ -44,7 +44,7 @@ def _refused(arguments: list[str]) -> str:
 
 
 def test_help_has_an_example() -> None:
-    assert "eem-data prepare --data" in CliRunner().invoke(app, ["prepare", "--help"]).output
+    assert "eem data prepare --data" in CliRunner().invoke(app, ["prepare", "--help"]).output
 
 
 def test_table_and_json(corpus: Path, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     corpus = tmp_path / "songs.jsonl"
     corpus.write_text("\n".join(LINES[:800]))
     arguments = _arguments(corpus, tmp_path / "rows", "--shard-mb", "10")
-    limited = f"ulimit -f 600; exec {sys.executable} -m eem.data " + " ".join(arguments)
+    limited = f"ulimit -f 600; exec {sys.executable} -m eem data " + " ".join(arguments)
     result = subprocess.run(["bash", "-c", limited], capture_output=True, text=True)
     assert result.returncode == 2, result.stderr
     assert result.stderr.strip().splitlines()[-1].startswith("error: no room for")
