@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from modeling_eem.data.tokenizer import vocabulary_bytes
+from modeling_eem.data.tokenizer import token_bytes
 
 PIECE_LENGTH = 1 << 18  # characters of a piece, at least; a longer text is cut
 _CUT = re.compile(r"(?<=[^\W_])(?= [^\W\d_])|(?<=\S\n)(?=[^\W\d_])")
@@ -91,6 +91,15 @@ class TextEncoder:
             yield text[start : cut.start()]
             start = cut.start()
         yield text[start:] if start else text
+
+
+def vocabulary_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:
+    """The bytes of every token by its id, see `token_bytes`; an id without a token has none."""
+    ids = sorted(tokenizer.get_vocab().values())
+    held = [b""] * (ids[-1] + 1)
+    for index, data in zip(ids, token_bytes(tokenizer, ids)):
+        held[index] = data
+    return held
 
 
 def _splits_at_cuts(backend: Tokenizer) -> bool:

@@ -1,4 +1,4 @@
-"""The datatrove pipeline of `eem-data prepare`: its reader, its row writer, and the executors; a shard is a task.
+"""The datatrove pipeline of `eem data prepare`: its reader, its row writer, and the executors; a shard is a task.
 
 datatrove's own readers take whole files, and log a line that they cannot decode and go on without it; so reading a
 shard is this project's, as a `BaseDiskReader`. Executors, completion markers, statistics and logs are datatrove's.

@@ -25,7 +25,6 @@ from modeling_eem.data.documents import check_encodable
 END_OF_TEXT = "<|endoftext|>"  # BOS and EOS, id 0
 PAD = "<|pad|>"  # id 1
 MIN_VOCAB_SIZE = 2 + 256  # the special tokens and every byte
-_BYTES = {character: byte for byte, character in bytes_to_unicode().items()}  # GPT-2's alphabet
 
 # GPT-2's split with bounded runs, and marks kept with the letters that they belong to.
 _SPLIT = (
@@ -109,37 +108,28 @@ def token_byte_lengths(tokenizer: PreTrainedTokenizerBase) -> torch.LongTensor:
     Raises:
         ValueError: unless the tokenizer is byte-level with GPT-2's alphabet (one character of a token = one byte).
     """
-    lengths = torch.tensor([len(held) for held in vocabulary_bytes(tokenizer)])
-    lengths[[index for index, token in tokenizer.added_tokens_decoder.items() if token.special]] = 0
+    _check_byte_level(tokenizer)
+    vocabulary, added = tokenizer.get_vocab(), tokenizer.added_tokens_decoder
+    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
+    lengths = torch.zeros(max(vocabulary.values()) + 1, dtype=torch.long)
+    for token, index in vocabulary.items():
+        if index in added:
+            lengths[index] = 0 if added[index].special else len(token.encode())
+        elif alphabet.issuperset(token):
+            lengths[index] = len(token)
+        else:
+            raise ValueError(f"token {index}, {token!r}, is not written in GPT-2's byte alphabet.")
     return lengths
 
 
-def vocabulary_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:
-    """The bytes of every token by its id; a special token's are those of its name, an id without a token has none.
-
-    Raises:
-        ValueError: unless the tokenizer is byte-level with GPT-2's alphabet.
-    """
-    _check_byte_level(tokenizer)
-    vocabulary, added = tokenizer.get_vocab(), tokenizer.added_tokens_decoder
-    held = [b""] * (max(vocabulary.values()) + 1)
-    for token, index in vocabulary.items():
-        if index in added:
-            held[index] = added[index].content.encode()
-        elif _BYTES.keys() >= set(token):
-            held[index] = bytes(map(_BYTES.__getitem__, token))
-        else:
-            raise ValueError(f"token {index}, {token!r}, is not written in GPT-2's byte alphabet.")
-    return held
-
-
 def token_bytes(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> list[bytes]:
-    """The bytes of each token, as `vocabulary_bytes` has them, of a few tokens at less cost.
+    """The bytes of each token; a special token's are those of its name. Joined, a text's tokens are its UTF-8.
 
     Raises:
         ValueError: unless the tokenizer is byte-level with GPT-2's alphabet, and for ids outside its vocabulary.
     """
     _check_byte_level(tokenizer)
+    to_byte = {character: byte for byte, character in bytes_to_unicode().items()}
     added = {index: token.content.encode() for index, token in tokenizer.added_tokens_decoder.items()}
 
     def of(index: int) -> bytes:
@@ -147,7 +137,7 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> list[
             return added[index]
         if not 0 <= index < len(tokenizer):
             raise ValueError(f"id {index} lies outside the tokenizer's vocabulary of {len(tokenizer)}.")
-        return bytes(map(_BYTES.__getitem__, tokenizer.convert_ids_to_tokens(index)))
+        return bytes(to_byte[character] for character in tokenizer.convert_ids_to_tokens(index))
 
     return [of(int(index)) for index in ids]
 

@@ -31,16 +31,10 @@ def readable(value: float | int, spec: str = "") -> str:
 def duration(seconds: float) -> str:
     """A time in the unit that people would say it in: "0.5 s", "42 s", "3 min 20 s", "1 h 5 min", "2 d 3 h"."""
     if not 0 <= seconds < math.inf:
-        raise AssertionError("the last limit is infinite")
+        raise ValueError(f"seconds must be a finite number of at least 0, not {seconds}.")
     if seconds < 59.5:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    for (unit, size), (small_unit, small), limit in (
-        (("min", 60), ("s", 1), 3600),
-        (("h", 3600), ("min", 60), 86400),
-        (("d", 86400), ("h", 3600), math.inf),
-    ):
-        parts = round(seconds / small)
-        if parts * small < limit:
-            whole, rest = divmod(parts, size // small)
-            return f"{whole:,} {unit}" + (f" {rest} {small_unit}" if rest else "")
-    raise AssertionError("the last limit is infinite")
+    steps = (("min", 60, "s", 1, 3600), ("h", 3600, "min", 60, 86400), ("d", 86400, "h", 3600, math.inf))
+    unit, size, small_unit, small, _ = next(step for step in steps if round(seconds / step[3]) * step[3] < step[4])
+    whole, rest = divmod(round(seconds / small), size // small)
+    return f"{whole:,} {unit}" + (f" {rest} {small_unit}" if rest else "")

@@ -1,6 +1,8 @@
 """Long texts in pieces give the ids of the whole, whatever the tokenizer; a text that is altered is refused."""
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,3 +108,23 @@ def test_a_text_that_a_tokenizer_alters_is_refused(normalizer: normalizers.Norma
 
 def test_no_text_has_no_ids(tokenizer: PreTrainedTokenizerFast) -> None:
     assert TextEncoder(tokenizer).encode("").tolist() == []
+
+_MEMORY = """
+import resource, sys
+from transformers import AutoTokenizer
+from modeling_eem.data.encoding import TextEncoder
+encoder, peaks = TextEncoder(AutoTokenizer.from_pretrained(sys.argv[1])), []
+text = "The sea was calm, and the 12 whales of Captain Ahab slept.\\n" * (10**7 // 59)
+for size, at_most in ((1000, None), (10**7, 511), (10**7, None)):
+    encoder.encode(text[:size], at_most)
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(*peaks)
+"""
+
+
+def test_memory_is_a_few_times_the_document(tokenizer_folder: Path) -> None:
+    """Encoded at one time, ten megabytes take more than a gigabyte."""
+    command = [sys.executable, "-c", _MEMORY, str(tokenizer_folder)]
+    before, of_a_row, of_all = map(int, subprocess.check_output(command, text=True).split())
+    assert of_a_row - before < 60
+    assert of_all - before < 20 * 10
