@@ -18,7 +18,7 @@ from eem.train import fit
 from modeling_eem.bits import CodeLength, nats_to_bits
 from modeling_eem.data.documents import read_documents
 from modeling_eem.data.tokenizer import token_bytes
-from modeling_eem.evaluation import compressed_bits, held_out, stored_code_bits
+from modeling_eem.evaluation import code_bits_of, compressed_bits, held_out
 from modeling_eem.files import write_atomically
 from modeling_eem.report import (
     Table,
@@ -149,7 +149,7 @@ def _save(folder: Path, name: str, run: Run, table: Table, length: CodeLength, p
         f'model = AutoModelForCausalLM.from_pretrained("{folder}", trust_remote_code=True)\n'
         f'tokenizer = AutoTokenizer.from_pretrained("{folder}")\n'
     )
-    if stored_code_bits(run.model):
+    if code_bits_of(run.config):
         usage += (
             'code = model.encode(**tokenizer("My fellow citizens, the state of our Union", return_tensors="pt"))\n'
             "print(tokenizer.decode(model.generate(code=code, max_new_tokens=20)[0]))"

@@ -109,6 +109,7 @@ def test_a_text_that_a_tokenizer_alters_is_refused(normalizer: normalizers.Norma
 def test_no_text_has_no_ids(tokenizer: PreTrainedTokenizerFast) -> None:
     assert TextEncoder(tokenizer).encode("").tolist() == []
 
+
 _MEMORY = """
 import resource, sys
 from transformers import AutoTokenizer
