@@ -47,7 +47,9 @@ LARGEST_UPDATE = float(2 * RESIDUAL_LIMIT + 2)
 HALF_TABLE = ACTIVATION_ENTRIES // 2
 POWERS_MASK = (1 << LOGIT_BITS) - 1
 
-compiled = njit(nogil=True, cache=True, fastmath=False, error_model="numpy", boundscheck=False)
+compiled = njit(
+    nogil=True, cache=True, fastmath=False, error_model="numpy", boundscheck=False, _nrt=False, no_cfunc_wrapper=True
+)
 
 
 @intrinsic
