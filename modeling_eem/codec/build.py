@@ -19,7 +19,6 @@ from .arithmetic import (
     ACTIVATION_ENTRIES,
     ACTIVATION_LIMIT,
     CODE_LIMIT,
-    COUNT_BITS,
     GAIN_BITS,
     LOGIT_BITS,
     MEMORY_WEIGHT_LIMIT,
@@ -74,9 +73,6 @@ def quantize_decoder(parts: FloatParts, batches: Sequence[dict[str, Tensor]]) ->
     tensors = _embedding_and_head(parts, unit, sizes.is_tied)
     for index, layer in enumerate(parts.layers):
         tensors |= _block(f"{index}", layer, activations, unit, config.hidden_act)
-    tensors["softmax.powers"] = np.rint(2.0 ** (COUNT_BITS - np.arange(1 << LOGIT_BITS) / (1 << LOGIT_BITS))).astype(
-        np.int32
-    )
     return sizes, tensors
 
 

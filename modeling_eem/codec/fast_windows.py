@@ -18,8 +18,8 @@ from .fast_layers import (
     norm_rows,
     round_mixed,
     round_rows,
-    start_of,
     store_inputs,
+    sum_counts,
     weigh_tokens,
 )
 from .packed_weights import INTRODUCTIONS, ROWS, Parameters, Room
@@ -67,7 +67,7 @@ def mixing_inputs(
     for index in range(num_rows // batch):
         store_inputs(
             room.narrow_bytes, index * batch, 4 * stride, position + index, batch, room.sizes, p.width,
-            room.cache_bytes[layer],
+            room.cache_words[layer],
         )  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def add_mixing(
     """The sums of one position, at `room.mixed[place]`, into the residual stream of its rows."""
     if p.num_heads == 0:
         bias, scale = p.mixing_bias[layer, position, 0], p.mixing_scale[layer, position, 0]
-        add_mixed(x_RD, first, room.mixed, place, batch, room.sizes, p.width, bias, scale)
+        add_mixed(x_RD, first, room.mixed, place, batch, room.sizes, bias, scale)
         return
     stride = (x_RD.shape[1] + 3) // 4
     bias_H, scale_H = p.mixing_bias[layer, position], p.mixing_scale[layer, position]
@@ -141,10 +141,11 @@ def score_rows(p: Parameters, room: Room, x_RD: np.ndarray, first: int, tokens: 
         head_sums(p, room, x_RD, first + begin, rows)
         for r in range(rows):
             unit = np.float64(room.largest[r]) * p.head_factor
-            shift, total = weigh_tokens(room.sums, r * width, p.vocab_size, p.head_scale, unit, p.powers)
+            weights_V = room.sums[r * width : r * width + p.vocab_size]
+            shift, total = weigh_tokens(weights_V, p.head_scale, unit)
             token = tokens[begin + r]
-            out[0, begin + r] = start_of(room.sums, r * width, token, shift)
-            out[1, begin + r] = (room.sums[r * width + token] >> shift) + 1
+            out[0, begin + r] = sum_counts(weights_V[:token], shift)
+            out[1, begin + r] = (weights_V[token] >> shift) + 1
             out[2, begin + r] = total
 
 
@@ -237,11 +238,11 @@ def decode_group(
         for b in range(batch):
             if known[b] > position + 1 or is_damaged[b]:
                 continue
-            place = b * width
+            weights_V = room.sums[b * width : b * width + p.vocab_size]
             unit = np.float64(room.largest[b]) * p.head_factor
-            shift, total = weigh_tokens(room.sums, place, p.vocab_size, p.head_scale, unit, p.powers)
+            shift, total = weigh_tokens(weights_V, p.head_scale, unit)
             target = min(coders[b, 0] // (coders[b, 2] // np.uint64(total)), np.uint64(total - 1))
-            token, start = find_token(room.sums, place, p.vocab_size, shift, np.int64(target))
-            count = (room.sums[place + token] >> shift) + 1
+            token, start = find_token(weights_V, shift, np.int64(target))
+            count = (weights_V[token] >> shift) + 1
             texts[b, position + 1] = token
             is_damaged[b] = not take_symbol(coders[b], start, count, total, data, places[b])
