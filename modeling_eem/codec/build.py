@@ -46,9 +46,9 @@ def quantize_decoder(parts: FloatParts, batches: Sequence[dict[str, Tensor]]) ->
     Raises:
         ValueError: weights or activations that are not finite.
     """
+    if not all(parameter.isfinite().all() for parameter in parts.model.parameters()):
+        raise ValueError("the model holds weights that are not finite: it broke in training, take another checkpoint.")
     activations = record_activations(parts, batches)
-    if not all(math.isfinite(value) for value in activations.largest.values()):
-        raise ValueError("the model's activations are not finite on the calibration text: check the checkpoint.")
     config = parts.config
     residual_bits = math.floor(
         math.log2(RESIDUAL_LIMIT / (RESIDUAL_ROOM * max(activations.largest["residual"], 1e-6)))

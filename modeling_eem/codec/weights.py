@@ -120,6 +120,8 @@ def check_tensors(sizes: Sizes, tensors: Tensors) -> None:
         raise ValueError(f"a hidden_size of {sizes.hidden_size} is past {MOST_FEATURES}, what the LayerNorm can sum.")
     if not 2 <= sizes.vocab_size <= MOST_TOKENS:
         raise ValueError(f"a vocabulary of {sizes.vocab_size} is past {MOST_TOKENS}, what a total of counts can hold.")
+    if sizes.norm_epsilon < 1:
+        raise ValueError("norm_epsilon must be at least 1: a row of equal numbers would be divided by zero.")
     if not 0 <= sizes.bos_token_id < sizes.vocab_size or sizes.context < 2:
         raise ValueError("the model needs a BOS token inside the vocabulary and a context of at least 2.")
     for name, (shape, dtype) in tensor_shapes(sizes).items():
