@@ -23,6 +23,7 @@ MODEL_FILES = sorted(path.stem for path in (PACKAGE / "models").glob("*.py") if 
 # Top-level modules by the requirement that brings them, where the names differ or a declared package brings another.
 BROUGHT_BY = {
     "deepspeed": "accelerate",  # only below its launcher, which needs it
+    "filelock": "huggingface-hub",
     "fsspec": "datasets",
     "lm_eval": "lm-eval",
     "loguru": "datatrove",
