@@ -173,7 +173,7 @@ def _save(folder: Path, name: str, run: Run, table: Table, length: CodeLength, p
     """A checkpoint that loads anywhere, with its tokenizer and a card."""
     from huggingface_hub import ModelCardData
 
-    from modeling_eem.evaluation import code_bits_of
+    from modeling_eem.evaluation.code_length import code_bits_of
     from modeling_eem.files import write_atomically
     from modeling_eem.report import Table, model_card
 

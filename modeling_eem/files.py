@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -69,6 +70,17 @@ def write_atomically(path: str | Path, content: str | bytes) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def folder_at_once(path: Path) -> Iterator[Path]:
+    """A folder to fill, whose files then replace those of the same names in `path`; none of them after an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        yield Path(folder)
+        path.mkdir(exist_ok=True)
+        for file in Path(folder).iterdir():
+            os.replace(file, path / file.name)
 
 
 @contextmanager
