@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from eem import data, evaluate
+from eem import codec, data, evaluate
+from eem.compress import compress, decompress
 from eem.console import Command, new_app
 from eem.entropy import entropy
 from eem.quickstart import quickstart
@@ -24,6 +25,9 @@ app.command(cls=Command)(quickstart)
 app.command(cls=TrainCommand, context_settings=TRAIN_SETTINGS)(train)
 app.add_typer(data.app, name="data")
 app.command(cls=Command)(entropy)
+app.command(cls=Command)(compress)
+app.command(cls=Command)(decompress)
+app.add_typer(codec.app, name="codec")
 app.add_typer(evaluate.app, name="evaluate")
 
 

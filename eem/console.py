@@ -54,6 +54,8 @@ class Command(TyperCommand):
     def invoke(self, ctx: typer.Context) -> Any:
         # On CPUs with bfloat16, bitsandbytes warns at import that it found no kernel on the Hub; it does without.
         logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+        # A codec model has no config.json, and needs none.
+        logging.getLogger("huggingface_hub.hub_mixin").setLevel(logging.ERROR)
         return super().invoke(ctx)
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:

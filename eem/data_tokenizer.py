@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -14,8 +13,6 @@ import typer
 from eem.console import check_output, one_line_errors, progress_bar
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from modeling_eem.data import Document
 
 
@@ -40,6 +37,7 @@ def tokenizer(
     from rich.console import Console
 
     from modeling_eem.data import count_tokens, read_documents, train_tokenizer
+    from modeling_eem.files import folder_at_once
     from modeling_eem.report import Table
 
     check_output(output)
@@ -49,7 +47,10 @@ def tokenizer(
         name: count_tokens(trained, _counted(documents, f"measuring {name}")) for name, documents in held_out.items()
     }
     held_out_counts = {name: asdict(count) for name, count in counts.items()}
-    _save(trained, output, {"tokenizers": tokenizers.__version__, "held_out": held_out_counts})
+    statistics = {"tokenizers": tokenizers.__version__, "held_out": held_out_counts}
+    with folder_at_once(output) as folder:
+        trained.save_pretrained(folder)
+        (folder / "statistics.json").write_text(json.dumps(statistics, indent=2) + "\n")
     table = Table(
         columns=("text", "characters a token", "bytes a token"),
         rows=[(name, count.characters_per_token, count.bytes_per_token) for name, count in counts.items()],
@@ -71,18 +72,3 @@ def _counted(documents: Iterable[Document], description: str) -> Iterator[str]:
         for document in documents:
             steps.advance()
             yield document.text
-
-
-def _save(trained: PreTrainedTokenizerBase, output: Path, statistics: dict[str, object]) -> None:
-    """All files or none: they are written to a folder beside `output`, then moved over the old ones."""
-    from tempfile import TemporaryDirectory
-
-    from modeling_eem.files import write_atomically
-
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
-        trained.save_pretrained(folder)
-        write_atomically(Path(folder) / "statistics.json", json.dumps(statistics, indent=2) + "\n")
-        output.mkdir(exist_ok=True)
-        for file in Path(folder).iterdir():
-            os.replace(file, output / file.name)

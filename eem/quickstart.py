@@ -173,7 +173,7 @@ def _save(folder: Path, name: str, run: Run, table: Table, length: CodeLength, p
     """A checkpoint that loads anywhere, with its tokenizer and a card."""
     from huggingface_hub import ModelCardData
 
-    from modeling_eem.evaluation import stored_code_bits
+    from modeling_eem.evaluation.code_length import code_bits_of
     from modeling_eem.files import write_atomically
     from modeling_eem.report import Table, model_card
 
@@ -185,7 +185,7 @@ def _save(folder: Path, name: str, run: Run, table: Table, length: CodeLength, p
         f'model = AutoModelForCausalLM.from_pretrained("{folder}", trust_remote_code=True)\n'
         f'tokenizer = AutoTokenizer.from_pretrained("{folder}")\n'
     )
-    if stored_code_bits(run.model):
+    if code_bits_of(run.config):
         usage += (
             'code = model.encode(**tokenizer("My fellow citizens, the state of our Union", return_tensors="pt"))\n'
             "print(tokenizer.decode(model.generate(code=code, max_new_tokens=20)[0]))"

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from modeling_eem.bottleneck_eem import TextEncoder
-from modeling_eem.configuration_eem import EEMConfig
-from modeling_eem.configuration_masked_mixer import MaskedMixerConfig
-from modeling_eem.modeling_eem import EEMForCausalLM
-from modeling_eem.modeling_masked_mixer import MaskedMixerForCausalLM
-from modeling_eem.quantization_eem import CODE_FORMATS, ScaledInteger
+from modeling_eem.models.bottleneck_eem import TextEncoder
+from modeling_eem.models.configuration_eem import EEMConfig
+from modeling_eem.models.configuration_masked_mixer import MaskedMixerConfig
+from modeling_eem.models.modeling_eem import EEMForCausalLM
+from modeling_eem.models.modeling_masked_mixer import MaskedMixerForCausalLM
+from modeling_eem.models.quantization_eem import CODE_FORMATS, ScaledInteger
 
 __all__ = ["CODE_FORMATS", "EEMConfig", "FloatParts", "ScaledInteger", "TextEncoder", "float_parts"]
 

@@ -112,7 +112,8 @@ class IntegerModel:
         """The tokens of each payload, `lengths` of them.
 
         Raises:
-            ValueError: a damaged payload, as far as it is noticed; lengths or contexts that do not fit.
+            ValueError: a damaged payload, if its end shows it (only a check sum of the tokens shows all damage); lengths
+                or contexts that do not fit.
         """
         contexts = [()] * len(payloads) if contexts is None else contexts
         with_code = [False] * len(payloads) if with_code is None else with_code

@@ -123,7 +123,7 @@ class _Output:
     def finish(self) -> Report:
         trailer = self._index.trailer(self._header)
         self._writer.write(trailer)
-        self._report.trailer_bytes = len(trailer)
+        self._report.add_trailer(len(trailer), trailer[-1])
         return self._report
 
 

@@ -21,11 +21,6 @@ from modeling_eem.training.token_metrics import code_bits_a_row
 Advance = Callable[[int], None]
 
 
-def stored_code_bits(model: PreTrainedModel) -> float:
-    """`code_bits_of` a model's config."""
-    return code_bits_of(model.config)
-
-
 def code_bits_of(config: PreTrainedConfig) -> float:
     """Bits of one window's code as it is stored: its numbers in `code_dtype`, the scale included.
 
@@ -55,19 +50,32 @@ def window_code_lengths(
     shorter than the context, its length. BOS is given.
 
     Raises:
-        ValueError: as `stored_code_bits`, and for rows that the collator refuses.
+        ValueError: as `code_bits_of`, and for rows that the collator refuses.
     """
-    code_bits = stored_code_bits(model)
-    return [
-        CodeLength(
-            nll_nats=nats,
-            code_bits=code_bits,
-            side_bits=window_length_bits(len(row["input_ids"]), collator.max_length),
-            num_bytes=row["num_bytes"],
-            num_tokens=len(row["input_ids"]) - 1,
-        )
-        for row, nats in zip(rows, row_nats(model, rows, collator, batch_size, advance=advance))
-    ]
+    code_bits = code_bits_of(model.config)
+    nats = row_nats(model, rows, collator, batch_size, advance=advance)
+    return [window_of(row, value, code_bits, collator.max_length) for row, value in zip(rows, nats)]
+
+
+def window_of(row: Row, nll_nats: float, code_bits: float, max_length: int) -> CodeLength:
+    """The code length of a row of at most `max_length` tokens (n, BOS included), from its nats and its code's bits."""
+    num_tokens = len(row["input_ids"])
+    return CodeLength(
+        nll_nats=nll_nats,
+        code_bits=code_bits,
+        side_bits=window_length_bits(num_tokens, max_length),
+        num_bytes=row["num_bytes"],
+        num_tokens=num_tokens - 1,
+    )
+
+
+def by_document(rows: Sequence[Row], windows: Sequence[CodeLength]) -> dict[int, CodeLength]:
+    """The code length of each document that a row begins in, all its rows together."""
+    sums: dict[int, CodeLength] = {}
+    for row, window in zip(rows, windows):
+        document = row["document_ids"][0]
+        sums[document] = sums.get(document, CodeLength()) + window
+    return sums
 
 
 def held_out_code_length(

@@ -17,9 +17,9 @@ from modeling_eem.files import asset
 from modeling_eem.models.configuration_eem import EEMAutoencoderConfig
 from modeling_eem.training.checkpoints import check_same_run, checkpoint_to_resume, run_record
 from modeling_eem.training.run_file import build_model, read_run_file
+from modeling_eem.training.token_loss_arguments import TokenWeightedTrainingArguments
 from modeling_eem.training.token_losses import TOKEN_LOSSES
 from modeling_eem.training.token_metrics import EntropyMetrics, TokenMetrics, code_bits_a_row
-from modeling_eem.training.trainer import TokenWeightedTrainingArguments
 from modeling_eem.training.training_text import DataArguments, run_rows
 
 
