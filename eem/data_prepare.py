@@ -76,12 +76,12 @@ def prepare(
     Example: `eem data prepare --data train.parquet --tokenizer tokenizer --max-length 512 --output rows`
     """
     from rich.console import Console
-    from transformers import AutoTokenizer
 
     from modeling_eem.data.prepare import Progress, prepare_rows
     from modeling_eem.data.row_options import Launch, RowOptions
     from modeling_eem.data.shards import corpus_files, plan_shards
     from modeling_eem.files import asset
+    from modeling_eem.loading import load_tokenizer
 
     console = Console(stderr=True)
     options = RowOptions(
@@ -97,7 +97,7 @@ def prepare(
     launch = Launch(executor=executor, workers=workers, slurm_partition=slurm_partition, slurm_time=slurm_time)
     with console.status("looking through the text"):
         shards = plan_shards(corpus_files(data, streaming), text_column, options.shard_bytes)
-        loaded = AutoTokenizer.from_pretrained(asset(tokenizer))
+        loaded = load_tokenizer(asset(tokenizer))
     with (
         keeps(lambda: f"the shards that are done are kept beside {output}; the same command goes on with the rest."),
         progress_bar("making rows, MB", round(sum(shard.num_bytes for shard in shards) / 1e6)) as steps,

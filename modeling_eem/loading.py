@@ -148,21 +148,20 @@ def check_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
 def context_length(config: PreTrainedConfig) -> int | None:
     """n, the most tokens that a model takes, BOS included; None for one without a limit (Mamba, RWKV, Bloom)."""
     length = getattr(config, "max_position_embeddings", None)  # what has no limit has no such field
-    if length is not None and config.model_type in _POSITIONS_BEHIND_PADDING:
-        return length - (config.pad_token_id or 0) - 1
-    return length
+    if not length or length < 0:  # some say -1
+        return None
+    return length - (config.pad_token_id or 0) - 1 if config.model_type in _POSITIONS_BEHIND_PADDING else length
 
 
-@torch.no_grad()
 def check_causal(model: PreTrainedModel) -> None:
     """Raise a ValueError for a model whose output at a token depends on later tokens.
 
     Seen on values: rows that differ in their last tokens give the same outputs before them, but for rounding. An
     entropy estimation model's decoder is causal; its encoder is meant to see the text, and such models are not looked
-    at.
+    at, nor are models without values (meta).
     """
     config = model.config
-    if config.model_type in ("eem", "eem_autoencoder"):
+    if config.model_type in ("eem", "eem_autoencoder") or model.device.type == "meta":
         return
     length = min(8, context_length(config) or 8)
     values = config.to_dict()  # not every config names all of these
@@ -183,17 +182,25 @@ def check_causal(model: PreTrainedModel) -> None:
         )
 
 
+@contextmanager
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Without noise and dropout, without gradients; then in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
 def _moved_by_last_tokens(model: PreTrainedModel, rows_BT: Tensor) -> float:
     """By how much the outputs before the rows' last tokens differ, of the largest of them.
 
     Row by row: of one shape, equal inputs give equal outputs to the last bit in nearly all models.
     """
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         before_BTX = torch.cat([model(input_ids=row_T[None]).logits[:, :-1].float() for row_T in rows_BT])
-    finally:
-        model.train(was_training)
     return float((before_BTX - before_BTX[:1]).abs().max() / before_BTX.abs().max().clamp(min=1e-30))
 
 

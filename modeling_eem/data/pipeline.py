@@ -26,7 +26,6 @@ from datatrove.pipeline.readers.base import BaseDiskReader
 from datatrove.utils.logging import logger
 from datatrove.utils.stats import PipelineStats
 from numpy.typing import NDArray
-from transformers import AutoTokenizer
 
 from modeling_eem.data.arrow_files import (
     HELD_OUT,
@@ -45,6 +44,7 @@ from modeling_eem.data.fingerprint import tokenizer_fingerprint
 from modeling_eem.data.row_options import Launch
 from modeling_eem.data.rows import ROW_MODES, RowFormat
 from modeling_eem.data.shards import Shard
+from modeling_eem.loading import load_tokenizer
 
 _ENCODED_TOGETHER = 1 << 20  # characters
 
@@ -233,7 +233,7 @@ def _slurm_options(launch: Launch) -> dict[str, Any]:
 @lru_cache
 def _load_tokenizer(folder: Path, sha256: str, max_length: int, add_eos: bool) -> tuple[TextEncoder, RowFormat]:
     """What turns texts into ids, loaded once a process."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
     if tokenizer_fingerprint(tokenizer) != sha256:
         raise ValueError(f"{folder} is not the tokenizer that these rows were begun with: remove them and start anew.")
     return TextEncoder(tokenizer), RowFormat.from_tokenizer(tokenizer, max_length, add_eos)

@@ -5,6 +5,7 @@ from modeling_eem.entropy.causal import CausalEntropy
 from modeling_eem.entropy.exact import ExactEntropy, TwoModelEntropy
 from modeling_eem.entropy.gradient_input import GradientInputEntropy
 from modeling_eem.entropy.occlusion import OcclusionEntropy
+from modeling_eem.entropy.patches import conditional_entropies, entropy_patches
 from modeling_eem.entropy.registry import ESTIMATORS, estimate, estimator_class
 from modeling_eem.entropy.regression import RegressionEntropy
 from modeling_eem.entropy.result import TokenEntropies
@@ -23,6 +24,8 @@ __all__ = [
     "TeacherEntropy",
     "TokenEntropies",
     "TwoModelEntropy",
+    "conditional_entropies",
+    "entropy_patches",
     "estimate",
     "estimator_class",
 ]

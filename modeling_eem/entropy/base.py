@@ -1,8 +1,7 @@
 """What all estimators share: how they are called, and what they refuse."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling_eem.entropy.result import NATS, TokenEntropies
 from modeling_eem.entropy.texts import Rows, real_tokens, rows_of_ids, rows_of_texts
-from modeling_eem.loading import ModelKind, check_tokenizer, context_length
+from modeling_eem.loading import ModelKind, check_tokenizer, context_length, evaluating
 from modeling_eem.models.modeling_eem import EEMForCausalLM
 
 
@@ -195,18 +194,6 @@ def check_bos(model: PreTrainedModel, ids_T: Tensor, number: int | str) -> None:
     bos = model.config.bos_token_id
     if bos is not None and ids_T[0] != bos:
         raise ValueError(f"row {number} begins with id {ids_T[0].item()}, not with BOS ({bos}): put BOS before it.")
-
-
-@contextmanager
-def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Without noise and dropout, without gradients."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
 
 
 def length_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:

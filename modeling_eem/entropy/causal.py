@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from modeling_eem.entropy.base import EntropyEstimator, Option, evaluating, length_batches, pad_right
+from modeling_eem.entropy.base import EntropyEstimator, Option, length_batches, pad_right
 from modeling_eem.entropy.nats import predictions, token_nats
 from modeling_eem.entropy.result import TokenEntropies
 from modeling_eem.entropy.sliding import STRIDE_HELP, check_stride, spans
 from modeling_eem.entropy.texts import Rows
-from modeling_eem.loading import check_causal
+from modeling_eem.loading import check_causal, evaluating
 from modeling_eem.models.loss_eem import has_plain_head
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from modeling_eem.entropy.base import EEMEstimator, evaluating
+from modeling_eem.entropy.base import EEMEstimator
 from modeling_eem.entropy.prefixes import is_prefix_consistent, prefix_nats
+from modeling_eem.loading import evaluating
 from modeling_eem.models.modeling_eem import EEMForCausalLM
 
 logger = logging.get_logger(__name__)

@@ -32,9 +32,13 @@ class TeacherEntropy(EntropyEstimator):
     Texts need no other tokenizer than the student's, which the estimator has. Rows of ids are turned into text by it,
     if it is byte-level; special tokens inside a row part documents, which the teacher reads one by one.
 
-    NaN at tokens without bytes; at tokens of a character that a row's end cuts in two, because the teacher reads whole
-    characters only; and, if the teacher's tokenizer has no BOS, at tokens that share a byte with its first, unscored
-    token. What the teacher's later tokens add to such a student token is lost with it.
+    A teacher whose tokenizer has no BOS reads EOS before each document, as lm-eval does. A special token behind a
+    document (EOS, or the BOS of the next document in a row) gets the teacher's nats of its own EOS there.
+
+    NaN at a row's first token and at special tokens that end no document; at tokens of a character that a row's end
+    cuts in two, because the teacher reads whole characters only; and, if the teacher's tokenizer has neither BOS nor
+    EOS, at tokens that share a byte with its first, unscored token. What the teacher's later tokens add to such a
+    student token is lost with it.
 
     Args:
         teacher, teacher_tokenizer: any causal language model and its tokenizer.
@@ -81,25 +85,41 @@ class TeacherEntropy(EntropyEstimator):
         names = range(len(rows)) if names is None else names
         documents = [document for row in range(len(rows)) for document in self._documents(rows, row, names[row])]
         byte_values = [torch.full((len(text),), float("nan"), dtype=torch.float64) for text in rows.texts]
-        for document, values_N in zip(documents, self._read(documents)):
+        read = self._read(documents)
+        for document, (values_N, _) in zip(documents, read):
             byte_values[document.row][document.start : document.start + len(values_N)] = values_N
-        return [self._to_tokens(rows, row, values_N) for row, values_N in enumerate(byte_values)]
+        values = [self._to_tokens(rows, row, values_N) for row, values_N in enumerate(byte_values)]
+        for document, (_, end_nats) in zip(documents, read):
+            if document.end_token is not None:
+                values[document.row][document.end_token] = end_nats
+        return values
 
-    def _read(self, documents: Sequence["_Document"]) -> list[Tensor]:
-        """The teacher's values at each document's bytes, `[N]` each."""
+    def _read(self, documents: Sequence["_Document"]) -> list[tuple[Tensor, float]]:
+        """The teacher's values at each document's bytes, `[N]`, and of its end (NaN where that is not asked for)."""
         if not documents:
             return []
         read = rows_of_texts([document.text for document in documents], self.teacher_tokenizer)
+        bos, eos = self.teacher_tokenizer.bos_token_id, self.teacher_tokenizer.eos_token_id
+        start = read.ids[0].new_tensor([eos] if bos is None and eos is not None else [])
+        ids = [torch.cat([start, ids_T]) for ids_T in read.ids]
         names = [document.name for document in documents]
-        for name, ids_T in zip(names, read.ids):
+        for name, ids_T in zip(names, ids):
             if len(ids_T) > 1:
                 self.causal.check_row(ids_T, name)
-        values = super().measure(read, names)
-        to_bytes = spread_over_bytes if self.spread == "bytes" else copy_to_bytes
-        return [
-            to_bytes(values_T, offsets_TX, len(text))
-            for values_T, offsets_TX, text in zip(values, read.offsets, read.texts)
+        limit = self.causal.max_length
+        has_end = [
+            document.end_token is not None and eos is not None and (limit is None or len(ids_T) < limit)
+            for document, ids_T in zip(documents, ids)
         ]
+        ids = [torch.cat([ids_T, ids_T.new_tensor([eos])]) if ends else ids_T for ids_T, ends in zip(ids, has_end)]
+        to_bytes = spread_over_bytes if self.spread == "bytes" else copy_to_bytes
+        told = []
+        for values_T, offsets_TX, text, ends in zip(
+            super().measure(Rows(ids), names), read.offsets, read.texts, has_end
+        ):
+            of_text_T = values_T[len(start) : len(values_T) - ends]
+            told.append((to_bytes(of_text_T, offsets_TX, len(text)), values_T[-1].item() if ends else float("nan")))
+        return told
 
     def score(self, rows: list[Tensor]) -> list[Tensor]:
         """The teacher's nats for rows of its own ids."""
@@ -126,7 +146,9 @@ class TeacherEntropy(EntropyEstimator):
         text, spans_TX = rows.texts[row], rows.offsets[row]
         is_special_T = torch.isin(rows.ids[row], torch.tensor(self.tokenizer.all_special_ids))
         is_break_T = is_special_T & (spans_TX[:, 0] == spans_TX[:, 1])
-        breaks = sorted({0, len(text), *spans_TX[is_break_T, 0].tolist()})
+        places = is_break_T.nonzero().flatten().tolist()
+        first_at = {int(spans_TX[place, 0]): place for place in reversed(places)}  # the first token of several
+        breaks = sorted({0, len(text), *first_at})
         if not text:
             raise ValueError(f"row {name} holds no text: leave it out.")
         for start, end in zip(breaks, breaks[1:]):
@@ -139,7 +161,8 @@ class TeacherEntropy(EntropyEstimator):
                     f"row {name} is no UTF-8 text at byte {start + error.start}: a teacher can only read text."
                 ) from error
             if characters:
-                yield _Document(row, name, start, characters)
+                is_whole = start + len(characters.encode()) == end
+                yield _Document(row, name, start, characters, first_at.get(end) if is_whole else None)
 
     def _to_tokens(self, rows: Rows, row: int, values_N: Tensor) -> Tensor:
         spans_TX = rows.offsets[row]
@@ -163,12 +186,13 @@ class TeacherEntropy(EntropyEstimator):
 
 @dataclass(frozen=True)
 class _Document:
-    """A text of row `row`, called `name`, from byte `start` of it."""
+    """A text of row `row`, called `name`, from byte `start` of it; `end_token` is the special token that ends it."""
 
     row: int
     name: int | str
     start: int
     text: str
+    end_token: int | None
 
 
 def spread_over_bytes(values_T: Tensor, spans_TX: Tensor, length: int) -> Tensor:

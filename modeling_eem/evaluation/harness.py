@@ -1,6 +1,5 @@
 """Benchmarks: several models through lm-eval's tasks."""
 
-import json
 import math
 import os
 import random
@@ -17,15 +16,8 @@ from lm_eval.api.metrics import bits_per_byte, mean
 from lm_eval.api.task import Task
 from lm_eval.models.utils import resolve_max_length
 from lm_eval.tasks import TaskManager
-from safetensors import SafetensorError, safe_open
 from sklearn.exceptions import UndefinedMetricWarning
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedConfig
 
 from modeling_eem.evaluation.harness_models import CausalHarnessModel, EEMHarnessModel
 from modeling_eem.evaluation.harness_scores import (
@@ -35,6 +27,7 @@ from modeling_eem.evaluation.harness_scores import (
     TaskScores,
     ratio_standard_error,
 )
+from modeling_eem.loading import check_tokenizer, load_config, load_model, load_tokenizer
 
 _ONE_PROCESS = "DISABLE_MULTIPROC"  # lm-eval's
 
@@ -53,7 +46,7 @@ class ModelFolder:
 
 
 def open_models(paths: Sequence[Path], max_length: int | None = None) -> list[ModelFolder]:
-    """Check that checkpoints can be scored beside each other; no weights are read.
+    """Check that checkpoints can be scored beside each other; each model is loaded once.
 
     Raises:
         ValueError: a folder without config, weights or tokenizer, or with some that are cut short; a model that is no
@@ -80,49 +73,16 @@ def open_models(paths: Sequence[Path], max_length: int | None = None) -> list[Mo
 def _checked_config(path: Path) -> PreTrainedConfig:
     if not (path / "config.json").is_file():
         raise ValueError(f"{path} holds no model: name a folder that save_pretrained wrote, with a config.json.")
-    config = AutoConfig.from_pretrained(path)
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ValueError(f"{path} holds a {config.model_type!r}, which is no causal language model.")
-    _check_weights(path)
-    tokenizer = _tokenizer(path)
-    if len(tokenizer) > config.vocab_size:
-        raise ValueError(
-            f"{path}: the tokenizer has {len(tokenizer)} tokens and the model {config.vocab_size}: it is another's."
-        )
+    if not (path / "tokenizer_config.json").is_file():
+        raise ValueError(f"{path} holds no tokenizer: put it there with tokenizer.save_pretrained({str(path)!r}).")
+    config, tokenizer = load_config(path), load_tokenizer(path)
+    check_tokenizer(config, tokenizer, path)
     if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
         raise ValueError(
             f"{path}: the tokenizer needs a BOS and an EOS: set tokenizer.bos_token, tokenizer.eos_token."
         )
+    load_model(path, config=config)  # lm-eval, which loads it again, takes random weights for missing ones
     return config
-
-
-def _check_weights(path: Path) -> None:
-    """All files of weights are there, and each safetensors file is as long as its header says."""
-    for index in path.glob("*.index.json"):
-        for name in set(json.loads(index.read_text())["weight_map"].values()):
-            if not (path / name).is_file():
-                raise ValueError(f"{path} holds not all weights: {name} of {index.name} is not there.")
-    files = [*path.glob("*.safetensors"), *path.glob("*.bin")]
-    if not files:
-        raise ValueError(f"{path} holds no weights: no file *.safetensors or *.bin.")
-    for file in files:
-        try:
-            if file.suffix == ".safetensors":
-                safe_open(file, framework="pt").keys()
-            elif not file.stat().st_size:
-                raise ValueError("an empty file")
-        except (SafetensorError, ValueError) as error:
-            raise ValueError(f"{file} holds no weights, or is cut short: {error}. Save or copy it again.") from error
-
-
-def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    again = f"put it there with tokenizer.save_pretrained({str(path)!r})."
-    if not (path / "tokenizer_config.json").is_file():
-        raise ValueError(f"{path} holds no tokenizer: {again}")
-    try:
-        return AutoTokenizer.from_pretrained(path)
-    except Exception as error:  # the tokenizers library raises nothing narrower
-        raise ValueError(f"{path} holds a tokenizer that cannot be read ({error}): {again}") from error
 
 
 def score_models(

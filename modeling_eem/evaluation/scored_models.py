@@ -5,18 +5,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from modeling_eem import EEMAutoencoderConfig
 from modeling_eem.data.collator import CausalCollator
+from modeling_eem.loading import check_tokenizer, context_length, load_config, load_model, load_tokenizer
 from modeling_eem.models.configuration_eem import EncoderDecoderConfig
 from modeling_eem.models.quantization_eem import CODE_FORMATS
 
@@ -39,16 +33,13 @@ class Checkpoint:
     @cached_property
     def model(self) -> PreTrainedModel:
         """In float32 and evaluation mode, loaded when it is first asked for, its codes stored as `config` says."""
-        auto_class = AutoModel if isinstance(self.config, EEMAutoencoderConfig) else AutoModelForCausalLM
-        return auto_class.from_pretrained(self.folder, config=self.config, dtype="float32").eval()
+        kind = "autoencoder" if isinstance(self.config, EEMAutoencoderConfig) else "causal"
+        return load_model(self.folder, kind, config=self.config)
 
     @property
     def context(self) -> int | None:
         """n, the most tokens that the model takes, BOS included; None for a config without a limit (Mamba, Bloom)."""
-        if not hasattr(self.config, "max_position_embeddings"):
-            return None
-        limit = self.config.max_position_embeddings
-        return limit if limit and limit > 0 else None  # some configs have no limit as None or -1
+        return context_length(self.config)
 
     @property
     def code_size(self) -> int:
@@ -93,15 +84,11 @@ def load_checkpoints(folders: Sequence[Path], code_dtype: str | None = None) -> 
 
 
 def _load(folder: Path, name: str, code_dtype: str | None) -> Checkpoint:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    config = AutoConfig.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
+    config = load_config(folder)
     if tokenizer.bos_token_id is None:
         raise ValueError(f"{folder}: the tokenizer has no BOS token, which every row begins with: set its bos_token.")
-    if len(tokenizer) > config.vocab_size:
-        raise ValueError(
-            f"{folder}: the tokenizer has {len(tokenizer):,} tokens and the model {config.vocab_size:,}: save the "
-            "tokenizer that the model was trained with beside it."
-        )
+    check_tokenizer(config, tokenizer, folder)
     if code_dtype is not None and isinstance(config, EncoderDecoderConfig):
         config.code_dtype = code_dtype
     return Checkpoint(name, folder, config, tokenizer)

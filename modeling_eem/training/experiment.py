@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.integrations import get_available_reporting_integrations, is_tensorboard_available
 from transformers.trainer_utils import HubStrategy
 
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.data.rows import RowFormat
 from modeling_eem.files import asset
+from modeling_eem.loading import load_tokenizer
 from modeling_eem.models.configuration_eem import EEMAutoencoderConfig
 from modeling_eem.training.checkpoints import check_same_run, checkpoint_to_resume, run_record
 from modeling_eem.training.run_file import build_model, read_run_file
@@ -177,7 +178,7 @@ def _prepare(name: str, config: PreTrainedConfig, data: DataArguments, arguments
 
 def _tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(asset(name))
+        return load_tokenizer(asset(name))
     except OSError as error:
         raise ValueError(f"tokenizer: no tokenizer in {name!r}.") from error
 

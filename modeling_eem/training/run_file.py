@@ -32,9 +32,6 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForTokenClassification,
     HfArgumentParser,
     PreTrainedConfig,
     PreTrainedModel,
@@ -42,6 +39,7 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from modeling_eem import EEMAutoencoderConfig
+from modeling_eem.loading import ModelKind, check_causal, load_model, model_class
 
 # Keys whose values are files or folders, and those where a name of something else may stand too.
 _PATHS = ("train_files", "validation_files", "train_rows", "output_dir")
@@ -147,19 +145,21 @@ def build_model(config: PreTrainedConfig) -> PreTrainedModel:
     The autoencoder of an autoencoder's config, a token classifier where `num_labels` is 1, else the causal LM.
 
     Raises:
-        ValueError: a model type that has no such model.
+        ValueError: a model type that has no such model, a causal model or classifier that sees later tokens, a
+            checkpoint without all its weights, see `loading.load_model`.
     """
     if isinstance(config, EEMAutoencoderConfig):
-        auto_class = AutoModel
-    elif config.num_labels == 1:
-        auto_class = AutoModelForTokenClassification
-        if type(config) not in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING:
-            raise ValueError(f"num_labels: 1 needs a token classifier, which {config.model_type!r} has none of.")
+        kind: ModelKind = "autoencoder"
     else:
-        auto_class = AutoModelForCausalLM
+        kind = "token_classifier" if config.num_labels == 1 else "causal"
+        if kind == "token_classifier" and type(config) not in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING:
+            raise ValueError(f"num_labels: 1 needs a token classifier, which {config.model_type!r} has none of.")
     if config.name_or_path:
-        return auto_class.from_pretrained(config.name_or_path, config=config, dtype="float32")
-    return auto_class.from_config(config, dtype="float32")
+        return load_model(config.name_or_path, kind, config=config, new_head=kind == "token_classifier")
+    model = model_class(config, kind, config.model_type).from_config(config, dtype="float32")
+    if kind != "autoencoder":
+        check_causal(model)
+    return model
 
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:

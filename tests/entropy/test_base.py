@@ -130,6 +130,29 @@ def test_calls_that_say_too_little_or_too_much(make: Callable[..., EntropyEstima
         make(batch_tokens=0)
 
 
+def test_what_is_no_number_is_an_error(
+    make: Callable[..., EntropyEstimator], models: tuple[Any, Any, Any], make_rows: Callable
+) -> None:
+    """NaN in the weights of the head, or of everything: not "not scored", as it was taken for."""
+    rows = torch.stack(make_rows(9, 9))
+    estimator = make()
+    with torch.no_grad():
+        for model in models:
+            for parameter in model.parameters():
+                parameter.fill_(torch.nan)
+    with pytest.raises(ValueError, match="row 0, token 1: the model gives nan, which is no entropy: its weights"):
+        estimator(input_ids=rows)
+
+
+def test_float16_that_overflows_is_an_error(make_causal: Callable, make_rows: Callable) -> None:
+    model = make_causal("llama").half()
+    with torch.no_grad():
+        model.lm_head.weight[7:9] *= 3e4
+    row = make_rows(9)[0][None]
+    with pytest.raises(ValueError, match=r"row 0, token \d+: the model gives .*float16 is too narrow for it"):
+        CausalEntropy(model)(input_ids=row)
+
+
 @pytest.mark.parametrize("estimator", [ExactEntropy, SlidingEntropy, OcclusionEntropy, GradientInputEntropy])
 def test_a_causal_model_has_no_memory(estimator: type[EntropyEstimator], make_causal: Callable) -> None:
     with pytest.raises(

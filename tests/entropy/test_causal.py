@@ -87,6 +87,49 @@ def test_boundaries_are_the_chance_of_a_word_to_begin(
     torch.testing.assert_close(result.values, plain.values, equal_nan=True)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("stride", [None, 5])
+def test_predictions_beside_the_values(stride: int | None, model: PreTrainedModel, make_rows: Callable) -> None:
+    """Rank and predictive entropy of each token, from the model's whole logits."""
+    rows = make_rows(CONTEXT, 2, 9)
+    input_ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    mask = torch.arange(CONTEXT) < torch.tensor([[len(row)] for row in rows])
+    result = CausalEntropy(model, stride=stride, with_predictions=True)(input_ids=input_ids, attention_mask=mask)
+    plain = CausalEntropy(model, stride=stride)(input_ids=input_ids, attention_mask=mask)
+    torch.testing.assert_close(result.values, plain.values, equal_nan=True)
+    assert plain.ranks is None and plain.predictive_nats is None and result.boundary_nats is None
+    for number, row in enumerate(rows):
+        logits = model(input_ids=row[None]).logits[0, :-1].double()
+        log_p = logits.log_softmax(-1)
+        entropies = -(log_p.exp() * log_p).sum(-1)
+        torch.testing.assert_close(result.predictive_nats[number, 1 : len(row)], entropies, rtol=0, atol=1e-5)
+        ranks = 1 + (logits > logits.gather(1, row[1:, None])).sum(-1)
+        assert result.ranks[number, 1 : len(row)].tolist() == ranks.tolist()
+        assert result.ranks[number, 0].isnan() and result.predictive_nats[number, len(row) :].isnan().all()
+    assert {"predictive_nats", "ranks"} <= set(result.to_pandas().columns)
+
+
+def test_heads_run_only_where_something_is_scored(make_causal: Callable, make_rows: Callable) -> None:
+    """Not at padding, nor at the tokens that a stride reads again."""
+    model = make_causal("llama")
+    estimator = CausalEntropy(model, stride=4)
+    outputs: list[int] = []
+    model.lm_head.register_forward_hook(lambda module, args, output: outputs.append(len(args[0])))
+    rows = make_rows(CONTEXT, 3, 30)
+    mask = torch.arange(30) < torch.tensor([[len(row)] for row in rows])
+    estimator(input_ids=torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), attention_mask=mask)
+    windows = 1 + 1 + 1 + -(-(30 - CONTEXT) // 4)
+    assert sum(outputs) == sum(len(row) - 1 for row in rows) + windows, "and one output at the end of each window"
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta"])
+def test_models_that_see_later_tokens(model_type: str) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = AutoConfig.for_model(model_type, **sizes, vocab_size=40, max_position_embeddings=CONTEXT)
+    with pytest.raises(ValueError, match="sees later tokens"):
+        CausalEntropy(AutoModelForCausalLM.from_config(config))
+
+
 def test_agrees_with_minicons(tmp_path: Path, backbone_config: Callable) -> None:
     texts = ["The whale swam, and the ship followed.", "Call me Ishmael!", "é"]
     tokenizer = train_tokenizer(texts * 3, 270, model_max_length=64)

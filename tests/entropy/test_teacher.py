@@ -156,16 +156,21 @@ def test_bytes_and_characters_by_hand(
 def test_rows_of_ids_are_read_as_their_text(
     student: PreTrainedTokenizerBase, byte_level: PreTrainedTokenizerBase, make_causal: Callable
 ) -> None:
-    """Padded on the left too; documents that BOS parts are read one by one; end of text has no bytes."""
-    estimator = TeacherEntropy(_teacher(make_causal, byte_level), byte_level, student)
+    """Padded on the left too; documents that BOS parts are read one by one; what ends one is the teacher's EOS."""
+    teacher = _teacher(make_causal, byte_level)
+    estimator = TeacherEntropy(teacher, byte_level, student)
     alone = estimator(TEXTS[:2])
     first, second = (ids[mask] for ids, mask in zip(alone.ids, alone.attention_mask))
     row = torch.cat([torch.tensor([1, 1]), first, second, torch.tensor([0])])[None]
     mask = torch.arange(row.shape[1])[None] >= 2
     values = estimator(tokenizer=student, input_ids=row, attention_mask=mask).values[0]
-    expected = torch.cat([row.new_full((2,), torch.nan, dtype=torch.float64), *alone.rows()])
-    torch.testing.assert_close(values[:-1], expected, equal_nan=True)
-    assert values[-1].isnan()
+    padding = row.new_full((2,), torch.nan, dtype=torch.float64)
+    ends = []
+    for text in TEXTS[:2]:
+        whole = torch.tensor([[0, *encode_text(byte_level, text), 0]])
+        ends.append(CausalEntropy(teacher)(input_ids=whole).values[0, -1:])
+    expected = torch.cat([padding, alone.rows()[0], ends[0], alone.rows()[1][1:], ends[1]])
+    torch.testing.assert_close(values, expected, equal_nan=True)
 
 
 def test_a_row_cut_inside_a_character(
@@ -191,13 +196,35 @@ def _single_bytes(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return [of_byte[bytes([byte])] for byte in text.encode()]
 
 
-def test_a_teacher_without_bos(
+def test_a_document_that_fills_the_teachers_context_has_no_end(
+    student: PreTrainedTokenizerBase, byte_level: PreTrainedTokenizerBase, make_causal: Callable
+) -> None:
+    estimator = TeacherEntropy(_teacher(make_causal, byte_level), byte_level, student)
+    for text, has_end in (("whale ", True), ("x" * (CONTEXT - 1), False)):
+        ids = torch.tensor([[0, *encode_text(student, text), 0]])
+        values = estimator(input_ids=ids).values[0]
+        assert values[1:-1].isfinite().all() and bool(values[-1].isfinite()) is has_end
+
+
+def test_a_teacher_without_bos_reads_eos_first(
+    student: PreTrainedTokenizerBase, byte_level: PreTrainedTokenizerBase, make_causal: Callable
+) -> None:
+    """As one whose BOS is that token: nothing of the text is left out."""
+    teacher = _teacher(make_causal, byte_level)
+    headless = train_tokenizer(CORPUS[::3], 263)
+    headless.bos_token = None
+    expected = TeacherEntropy(teacher, byte_level, student)(TEXTS).values
+    torch.testing.assert_close(TeacherEntropy(teacher, headless, student)(TEXTS).values, expected, equal_nan=True)
+    assert not expected[0, 1:].isnan().all()
+
+
+def test_a_teacher_without_bos_and_eos(
     student: PreTrainedTokenizerBase, byte_level: PreTrainedTokenizerBase, make_causal: Callable
 ) -> None:
     """What shares a byte with its first token is not scored; a text of one of its tokens not at all."""
     teacher = _teacher(make_causal, byte_level)
     headless = train_tokenizer(CORPUS[::3], 263)
-    headless.bos_token = None
+    headless.bos_token = headless.eos_token = None
     nats = CausalEntropy(teacher)([TEXTS[0]], headless)
     first = int(nats.offsets[0, 0, 1])
     result = TeacherEntropy(teacher, headless, student)([TEXTS[0], "a"])

@@ -128,14 +128,14 @@ def _a_shard_is_missing(folder: Path) -> None:
     [
         (shutil.rmtree, "holds no model"),
         (_without("*.safetensors"), "holds no weights"),
-        (_cut_short("*.safetensors", 0), "model.safetensors holds no weights, or is cut short: .*header too small"),
-        (_cut_short("*.safetensors", 5000), "model.safetensors holds no weights, or is cut short"),
+        (_cut_short("*.safetensors", 0), "model.safetensors: the weights cannot be read.*header too small"),
+        (_cut_short("*.safetensors", 5000), "model.safetensors: the weights cannot be read"),
         (
             _a_shard_is_missing,
             "holds not all weights: model-00002-of-00002.safetensors of model.safetensors.index.json",
         ),
-        (_cut_short("tokenizer.json", 0), "holds a tokenizer that cannot be read"),
-        (_cut_short("tokenizer.json", 500), "holds a tokenizer that cannot be read"),
+        (_cut_short("tokenizer.json", 0), "the tokenizer cannot be read"),
+        (_cut_short("tokenizer.json", 500), "the tokenizer cannot be read"),
         (_without("tokenizer*.json"), "holds no tokenizer: put it there with tokenizer.save_pretrained"),
         (_bigger_tokenizer, "the tokenizer has 30. tokens and the model 300"),
         (_no_eos, "needs a BOS and an EOS"),
