@@ -112,7 +112,7 @@ class IntegerModel:
         """The tokens of each payload, `lengths` of them.
 
         Raises:
-            ValueError: a damaged payload, if its end shows it (only a check sum of the tokens shows all damage); lengths
+            ValueError: a damaged payload, if its end shows it (a check sum of the tokens shows all damage); lengths
                 or contexts that do not fit.
         """
         contexts = [()] * len(payloads) if contexts is None else contexts
