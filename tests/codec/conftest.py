@@ -126,13 +126,13 @@ class StandIn:
 
     def _start(self, context: Sequence[int]) -> np.ndarray:
         counts = self._counts.copy()
-        np.add.at(counts, np.array(context, dtype=np.int64), 400)
+        np.add.at(counts, np.array(context, dtype=np.int64), 8)
         return counts
 
     def _ends(self, counts: np.ndarray, before: int | None, code: int | None) -> list[int]:
         """Where each token's counts end, a leading 0 before them."""
         after = counts.copy()
-        np.add.at(after, self._successors.get(before, []), 20_000 if code is None else 10**code)
+        np.add.at(after, self._successors.get(before, []), 1_000 if code is None else 10**code)
         return [0, *after.cumsum().tolist()]
 
     def _intervals(self, window: list[int], context: Sequence[int], code: int | None) -> list[tuple[int, int, int]]:
