@@ -19,7 +19,6 @@ from .arithmetic import (
     ACTIVATION_ENTRIES,
     ACTIVATION_LIMIT,
     CODE_LIMIT,
-    COUNT_BITS,
     GAIN_BITS,
     LOGIT_BITS,
     MEMORY_WEIGHT_LIMIT,
@@ -47,9 +46,9 @@ def quantize_decoder(parts: FloatParts, batches: Sequence[dict[str, Tensor]]) ->
     Raises:
         ValueError: weights or activations that are not finite.
     """
+    if not all(parameter.isfinite().all() for parameter in parts.model.parameters()):
+        raise ValueError("the model holds weights that are not finite: it broke in training, take another checkpoint.")
     activations = record_activations(parts, batches)
-    if not all(math.isfinite(value) for value in activations.largest.values()):
-        raise ValueError("the model's activations are not finite on the calibration text: check the checkpoint.")
     config = parts.config
     residual_bits = math.floor(
         math.log2(RESIDUAL_LIMIT / (RESIDUAL_ROOM * max(activations.largest["residual"], 1e-6)))
@@ -74,9 +73,6 @@ def quantize_decoder(parts: FloatParts, batches: Sequence[dict[str, Tensor]]) ->
     tensors = _embedding_and_head(parts, unit, sizes.is_tied)
     for index, layer in enumerate(parts.layers):
         tensors |= _block(f"{index}", layer, activations, unit, config.hidden_act)
-    tensors["softmax.powers"] = np.rint(2.0 ** (COUNT_BITS - np.arange(1 << LOGIT_BITS) / (1 << LOGIT_BITS))).astype(
-        np.int32
-    )
     return sizes, tensors
 
 
