@@ -19,6 +19,8 @@ from modeling_eem.training import (
     ProgressBarCallback,
     Run,
     RunTrainer,
+    TrainingInterrupted,
+    first_process_speaks,
     held_out_metrics,
     learning_curve,
     prepare_run,
@@ -40,17 +42,21 @@ def train(
     Example: `python train.py --config configs/quickstart.yaml --output_dir runs/eem`
     """
     disable_progress_bar()  # of writing and loading; ours shows the steps
-    with one_line_errors():
+    with one_line_errors(), first_process_speaks():
         run = prepare_run(config, context.args)
         trainer = RunTrainer(run, [ProgressBarCallback(run.name)])
         console = Console(quiet=not trainer.is_world_process_zero())
-        if run.checkpoint is not None:
-            console.print(f"going on from {run.checkpoint}", soft_wrap=True)
+        if run.checkpoint is not None or run.is_finished:
+            console.print(run.begins, soft_wrap=True)
         try:
             trainer.fit()
         except FloatingPointError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(1) from error
+        except TrainingInterrupted as error:
+            if trainer.is_world_process_zero():
+                typer.echo(str(error), err=True)
+            raise typer.Exit(130) from error
         trainer.finish()
         measured = held_out_metrics(run, trainer.state)
         console.print(f"held out: {', '.join(f'{name} {value:.4f}' for name, value in measured.items())}")
