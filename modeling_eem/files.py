@@ -19,7 +19,9 @@ HIDDEN = "<hidden>"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # How the libraries that write through Rust and C++ say it: safetensors, tokenizers, torch.
 _FULL_WORDS = re.compile(
-    r"No space left|File too large|quota exceeded|os error (27|28|122)\b|PytorchStreamWriter|inline_container|iostream error", re.I
+    r"No space left|File too large|quota exceeded|os error (27|28|122)\b|PytorchStreamWriter|inline_container"
+    r"|iostream error",
+    re.I,
 )
 _NO_SPACE = "no space to write it"
 _SECRET_NAME = re.compile(r"(^|[._-])(token|secret|password|passwd|credentials?|(api|access|secret)[_-]?key)$", re.I)
