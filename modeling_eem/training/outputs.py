@@ -39,7 +39,7 @@ def learning_curve(run: Run, state: TrainerState, name: str | None = None) -> Le
 def describe(folder: Path, run: Run, state: TrainerState) -> None:
     """Write `learning_curve.png`, `results.json` and the model card `README.md` beside a checkpoint's weights."""
     curve = learning_curve(run, state)
-    learning_curves(folder / "learning_curve.png", [curve], unit=run.metrics.unit, title=run.name)
+    learning_curves(folder / "learning_curve.png", [curve], unit=run.metrics.unit, title=f"Learning curve of {run.name}")
     results = _results(run, state, curve)
     write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
     write_atomically(folder / "README.md", _card(run, results))
