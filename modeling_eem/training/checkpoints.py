@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from modeling_eem.files import write_atomically
 from modeling_eem.training.trainer import TokenWeightedTrainingArguments
-from modeling_eem.training.training_text import DataArguments, Identity
+from modeling_eem.training.training_text import CARD_FIELDS, DataArguments, Identity
 
 logger = logging.get_logger(__name__)
 
@@ -104,7 +104,7 @@ def run_record(
             "model_name_or_path": config.name_or_path or None,
             **{name: value for name, value in config.to_dict().items() if name not in _NOTES},
         },
-        "data": vars(data) | {"made_of": identity},
+        "data": {name: value for name, value in vars(data).items() if name not in CARD_FIELDS} | {"made_of": identity},
         "training": training,
     }
     return json.loads(json.dumps(record, default=str))

@@ -13,6 +13,7 @@ from transformers.trainer_utils import HubStrategy
 
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.data.rows import RowFormat
+from modeling_eem.data.saved_tokenizer import fit_to_context
 from modeling_eem.models.configuration_eem import EEMAutoencoderConfig
 from modeling_eem.training.checkpoints import check_same_run, checkpoint_to_resume, run_record
 from modeling_eem.training.run_file import build_model, read_run_file
@@ -141,6 +142,7 @@ def _prepare(name: str, config: PreTrainedConfig, data: DataArguments, arguments
     _fit_vocabulary(config, tokenizer)
     rows.check(config, tokenizer)
     row_format = RowFormat.from_tokenizer(tokenizer, rows.max_length(config))
+    fit_to_context(tokenizer, config)
     record = run_record(config, data, rows.identity(), arguments)
     if (checkpoint := checkpoint_to_resume(arguments)) is not None:
         check_same_run(checkpoint, record)

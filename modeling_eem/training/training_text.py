@@ -17,6 +17,7 @@ from modeling_eem.data.tokenizer import encode_text
 from modeling_eem.models.configuration_eem import EncoderDecoderConfig
 
 Identity: TypeAlias = dict[str, Any]
+CARD_FIELDS = ("licence", "language")  # of `DataArguments`: no step follows from them
 
 
 @dataclass
@@ -33,6 +34,7 @@ class DataArguments:
         max_length: n, tokens of a row of text, BOS included; None: all that the model takes.
         padding_side: where a batch's short rows are padded.
         max_held_out_rows: measure on no more than the first so many held-out rows; None: on all.
+        licence, language: of the trained model, by the Hub's names ("apache-2.0", "en"), for its card.
 
     Raises:
         ValueError: for values that are missing, out of range or contradict each other.
@@ -46,6 +48,8 @@ class DataArguments:
     max_length: int | None = None
     padding_side: str = "right"
     max_held_out_rows: int | None = None
+    licence: str | None = None
+    language: str | None = None
 
     def __post_init__(self) -> None:
         if self.train_rows is None:
