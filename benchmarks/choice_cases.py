@@ -8,9 +8,9 @@ from paired import Figure, paired_ratios
 from torch import Tensor, nn
 from training_cases import DEVICE, LENGTH, ROWS, WIDTH
 
-from modeling_eem.models import mixing_masked_mixer
-from modeling_eem.models.linear_masked_mixer import FEW_ROWS, FastLinear, few_rows_linear, rows_product
-from modeling_eem.models.mixing_masked_mixer import BLOCK_SIZE, MOST_SPLITS, token_mixing
+from modeling_eem.kernels import cpu
+from modeling_eem.kernels.cpu import BLOCK_SIZE, FEW_ROWS, MOST_SPLITS, block_token_mixing, few_rows_linear
+from modeling_eem.models.mixing_masked_mixer import linear, product
 
 
 def _mixing(constant: str, value: int, kernel_size: int) -> Callable[[], None]:
@@ -23,8 +23,8 @@ def _mixing(constant: str, value: int, kernel_size: int) -> Callable[[], None]:
     upstream = torch.randn_like(x)
 
     def run() -> None:
-        with patch.object(mixing_masked_mixer, constant, value):
-            torch.autograd.grad(token_mixing(weight, bias, x, is_causal=True), (weight, bias, x), upstream)
+        with patch.object(cpu, constant, value):
+            torch.autograd.grad(block_token_mixing(weight, bias, x, is_causal=True), (weight, bias, x), upstream)
 
     return run
 
@@ -49,11 +49,9 @@ def linear_layers(repeats: int) -> list[Figure]:
     Together they are larger than the caches near a core, as in generation, where it is reading them that takes the
     time. At the number of rows where ours changes its way, and at twice that, both ways are compared.
     """
-    layers = [
-        FastLinear(*shape, bias=False, device=DEVICE) for shape in [(256, 1024), (1024, 256)] * 8 + [(256, 8000)]
-    ]
+    layers = [nn.Linear(*shape, bias=False, device=DEVICE) for shape in [(256, 1024), (1024, 256)] * 8 + [(256, 8000)]]
 
-    def on_rows(num_rows: int, way: Callable[[FastLinear, Tensor], Tensor]) -> Callable[[], None]:
+    def on_rows(num_rows: int, way: Callable[[nn.Linear, Tensor], Tensor]) -> Callable[[], None]:
         inputs = {width: torch.randn(num_rows, width, device=DEVICE) for width in (256, 1024)}
 
         def run() -> None:
@@ -63,10 +61,10 @@ def linear_layers(repeats: int) -> list[Figure]:
         return run
 
     ways = {
-        "ours": lambda layer, x: layer(x),
+        "ours": linear,
         "F.linear's": lambda layer, x: nn.functional.linear(x, layer.weight),
         "in two halves": lambda layer, x: few_rows_linear(x, layer.weight, None),
-        "oneDNN's": lambda layer, x: rows_product(x, layer.weight),
+        "oneDNN's": lambda layer, x: product(x, layer.weight),
     }
     compared = [("ours", "F.linear's", num_rows) for num_rows in (1, FEW_ROWS, 8 * FEW_ROWS, LENGTH)]
     compared += [("in two halves", "oneDNN's", num_rows) for num_rows in (FEW_ROWS, 2 * FEW_ROWS)]

@@ -1,60 +1,41 @@
-"""eem-entropy: rows of text with an entropy for every token.
+"""eem entropy: rows of text with an entropy for every token.
 
-eem-entropy --model runs/eem --method exact --data rows --output rows-entropy
-torchrun --nproc_per_node 4 -m eem.entropy --model runs/eem --method exact --data rows --output out
+eem entropy --model runs/eem --method exact --data rows --output rows-entropy
+torchrun --nproc_per_node 4 -m eem entropy --model runs/eem --method exact --data rows --output out
 """
+
+from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 import typer
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
-from rich.console import Console
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging
 
-from eem.console import ListOptionsCommand, one_line_errors, progress_bar
-from modeling_eem.data.arrow_files import RESULTS_FILE, TOKENIZER_FOLDER
-from modeling_eem.data.fingerprint import check_fingerprint
-from modeling_eem.data.prepare import prepare_rows
-from modeling_eem.data.row_options import RowOptions
-from modeling_eem.data.segments import RowFolder, Scan, is_row_folder
-from modeling_eem.data.shards import corpus_files, plan_shards
-from modeling_eem.entropy.base import EntropyEstimator
-from modeling_eem.entropy.corpus_run import (
-    EntropyRun,
-    check_begun,
-    measure_speed,
-    part_rows,
-    read_begun,
-    run_identity,
-)
-from modeling_eem.entropy.loading import build_estimator, check_options, load_models, own_tokenizer
-from modeling_eem.entropy.registry import ESTIMATORS
-from modeling_eem.entropy.teacher import TeacherEntropy
-from modeling_eem.report import Table, provenance
+from eem.console import keeps, one_line_errors, progress_bar, quiet_loading
 
-app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from modeling_eem.data.segments import Scan
+    from modeling_eem.entropy.base import EntropyEstimator
+    from modeling_eem.report import Table
+
+_METHODS = "exact, two_models, sliding, occlusion, gradient_input, causal, teacher, regression"
 _OPTIONS, _TEXT = "Options of the methods", "Text that is no rows yet"
 
 
-@app.command(cls=ListOptionsCommand)
 def entropy(
     model: Annotated[
         list[str], typer.Option(help="Folder or Hub name; two for two_models, longer first; of teacher the teacher.")
     ],
-    method: Annotated[str, typer.Option(help=f"{', '.join(ESTIMATORS)}.")],
+    method: Annotated[str, typer.Option(help=f"{_METHODS}.")],
     data: Annotated[
         list[str],
         typer.Option(
-            help="A folder of `eem-data prepare` or another data set with input_ids; or .txt, .jsonl, .parquet files."
+            help="A folder of `eem data prepare` or another data set with input_ids; or .txt, .jsonl, .parquet files."
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the rows with token_entropies.")],
@@ -88,14 +69,31 @@ def entropy(
         int | None, typer.Option(help="Rows that a killed process repeats at most; a minute's if not given.", min=1)
     ] = None,
 ) -> None:
-    """Measure the entropy of every token: a data set with `token_entropies` that `train.py` takes as `train_rows`.
+    """Measure the entropy of every token: a data set with `token_entropies` that `eem train` takes as `train_rows`.
 
     Killed, the same command goes on where it was. The rows keep their order for any number of processes under
     `torchrun` or `accelerate launch`.
 
-    Example: `eem-entropy --model runs/eem --method exact --data rows --output rows-entropy --max-hours 2`
+    Example: `eem entropy --model runs/eem --method exact --data rows --output rows-entropy --max-hours 2`
     """
-    logging.disable_progress_bar()  # of loading weights
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list, gather_object
+    from rich.console import Console
+
+    from modeling_eem.data.segments import RowFolder, is_row_folder
+    from modeling_eem.entropy.corpus_run import (
+        EntropyRun,
+        check_begun,
+        measure_speed,
+        part_rows,
+        read_begun,
+        run_identity,
+    )
+    from modeling_eem.entropy.loading import build_estimator, check_options, load_models
+    from modeling_eem.report import provenance
+
+    quiet_loading()
     given = {"stride": stride, "metric": metric, "spread": spread, "alignment": alignment}
     options = {name: value for name, value in given.items() if value is not None}
     # The others may wait for hours while the main process reads the rows.
@@ -141,8 +139,11 @@ def entropy(
         if state.is_main_process:
             run.begin(identity, {"data": data, "models": model, "provenance": provenance()})
         state.wait_for_everyone()  # no part stands in a folder that does not say what it was begun with
-        with _bar(run.rows_left(), state.is_main_process) as report:
-            run.work(state.process_index, state.num_processes, report)
+        with (
+            keeps(lambda: f"the parts that are done are kept in {output}; the same command goes on with the rest."),
+            progress_bar("estimating rows", run.rows_left(), quiet=not state.is_main_process) as steps,
+        ):
+            run.work(state.process_index, state.num_processes, steps.advance)
         if state.is_main_process:
             run.finish(identity)
             if is_text:
@@ -151,14 +152,16 @@ def entropy(
     state.destroy_process_group()
 
 
-def _bar(rows: int, is_main: bool) -> AbstractContextManager[Callable[[int], None]]:
-    return progress_bar("estimating rows", rows) if is_main else nullcontext(lambda _: None)
-
-
 def _tokenizer(given: str | None, method: str, model: str, rows: Path) -> PreTrainedTokenizerBase | None:
     """That of the rows; where it is not given the model's own, which must be the same, or beside a teacher theirs."""
+    from transformers import AutoTokenizer
+
+    from modeling_eem.data.arrow_files import TOKENIZER_FOLDER
+    from modeling_eem.entropy.loading import own_tokenizer
+    from modeling_eem.files import asset
+
     if given is not None:
-        return AutoTokenizer.from_pretrained(given)
+        return AutoTokenizer.from_pretrained(asset(given))
     if method != "teacher":
         return own_tokenizer(model)
     return AutoTokenizer.from_pretrained(rows / TOKENIZER_FOLDER) if (rows / TOKENIZER_FOLDER).exists() else None
@@ -173,6 +176,10 @@ def _context(estimator: EntropyEstimator) -> int:
 def _prepare(
     data: list[str], folder: Path, tokenizer: PreTrainedTokenizerBase | None, max_length: int, text_column: str
 ) -> None:
+    from modeling_eem.data.prepare import prepare_rows
+    from modeling_eem.data.row_options import RowOptions
+    from modeling_eem.data.shards import corpus_files, plan_shards
+
     if tokenizer is None:
         raise ValueError("text needs a tokenizer: pass --tokenizer.")
     options = RowOptions(max_length=max_length, text_column=text_column, held_out=0, may_be_short=True)
@@ -181,6 +188,10 @@ def _prepare(
 
 def _scan(folder: Path, estimator: EntropyEstimator, tokenizer: PreTrainedTokenizerBase | None) -> Scan:
     """Read all rows once, and refuse those that the estimator would stop at."""
+    from modeling_eem.data.fingerprint import check_fingerprint
+    from modeling_eem.data.segments import RowFolder
+    from modeling_eem.entropy.teacher import TeacherEntropy
+
     rows = RowFolder.open(folder)
     if rows.has_fingerprint and tokenizer is not None:
         check_fingerprint(folder, tokenizer)
@@ -189,6 +200,9 @@ def _scan(folder: Path, estimator: EntropyEstimator, tokenizer: PreTrainedTokeni
 
 
 def _table(output: Path) -> Table:
+    from modeling_eem.data.arrow_files import RESULTS_FILE
+    from modeling_eem.report import Table
+
     results = json.loads((output / RESULTS_FILE).read_text())
     mean = f"mean {results['unit']} a token"
     return Table(
@@ -196,7 +210,3 @@ def _table(output: Path) -> Table:
         rows=[(split, *(counts[name] for name in counts)) for split, counts in results["splits"].items()],
         title=f"{results['method']} entropies in {output}",
     )
-
-
-if __name__ == "__main__":
-    app()

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from modeling_eem.data.unpacking import BrokenJsonError, ZstandardFile, json_values
+from modeling_eem.files import asset
 
 _KINDS = ("txt", "jsonl", "json", "parquet")
 _PACKED = (".gz", ".zst")  # endings of compressed text and JSON
@@ -76,7 +77,7 @@ def read_documents(paths: Iterable[str | Path], text_column: str = "text") -> It
             for a file that is broken or not UTF-8 (with the byte's offset in the uncompressed file), a missing column,
             or a value that is not text.
     """
-    files = [file for path in paths for file in document_files(Path(path))]
+    files = [file for path in paths for file in document_files(Path(asset(str(path))))]
     if not files:
         raise ValueError("no file to read: name at least one .txt, .jsonl or .parquet file.")
     texts = ((text, path) for path in files for text in read_span(Span(str(path)), text_column))

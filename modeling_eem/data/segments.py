@@ -144,12 +144,12 @@ class RowFolder:
                     digest.update(ids_T.numpy().tobytes())
         return Scan(self.num_rows, num_tokens, digest.hexdigest())
 
-    def draw(self) -> Iterator[list[Tensor]]:
-        """The segments of one row after another, drawn at random without end; always the same ones."""
+    def draw(self) -> Iterator[list[tuple[int, Tensor]]]:
+        """The segments of one row after another, with its number, drawn at random without end; always the same."""
         draws, rows = random.Random(0), concatenate_datasets(list(self.splits.values())).with_format("arrow")
         while True:
             index = draws.randrange(len(rows))
-            yield Segments.of(rows[index : index + 1]).ids
+            yield [(index, ids_T) for ids_T in Segments.of(rows[index : index + 1]).ids]
 
 
 def is_row_folder(path: Path) -> bool:

@@ -22,6 +22,7 @@ from modeling_eem.data.documents import (
     read_span,
     text_files,
 )
+from modeling_eem.files import asset
 
 HUB_CORPORA = {
     "fineweb-edu": "hf://datasets/HuggingFaceFW/fineweb-edu/sample/10BT",
@@ -80,6 +81,7 @@ def plan_shards(files: Sequence[str], text_column: str, shard_bytes: int) -> lis
 
 
 def _files(name: str, streaming: bool) -> list[str]:
+    name = asset(name)
     if name.startswith("hf://") and not streaming:
         name = _download(name)
     try:

@@ -8,6 +8,7 @@ What is unusual:
 * `dataset_dict.json` is written last: a folder that is not complete does not load.
 """
 
+import hashlib
 import json
 import shutil
 import time
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from datasets import Features, List, Value
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -26,8 +28,7 @@ from modeling_eem.data.arrow_files import RESULTS_FILE, TOKENIZER_FOLDER, arrow_
 from modeling_eem.data.fingerprint import FINGERPRINT_FILE
 from modeling_eem.data.rows import TOKEN_ENTROPIES
 from modeling_eem.data.segments import RowFolder, Scan, Segments
-from modeling_eem.entropy.base import EntropyEstimator, pad_right
-from modeling_eem.entropy.loading import weights_sha256
+from modeling_eem.entropy.base import EntropyEstimator
 from modeling_eem.files import write_atomically
 
 ENTROPIES_FILE = "entropies.json"
@@ -62,12 +63,12 @@ def measure_speed(estimator: EntropyEstimator, rows: RowFolder, seconds: float =
     """
     drawn, speed, used, count = rows.draw(), 0.0, 0.0, 1
     while count <= 2 or (used < seconds and count <= rows.num_rows):
-        segments = [ids_T for _ in range(count) for ids_T in next(drawn)]
+        segments = [segment for _ in range(count) for segment in next(drawn)]
         began = time.perf_counter()
         for _ in _estimate(estimator, segments):
             pass
         took = time.perf_counter() - began
-        speed, used, count = sum(map(len, segments)) / took, used + took, 2 * count
+        speed, used, count = sum(len(ids_T) for _, ids_T in segments) / took, used + took, 2 * count
     return speed
 
 
@@ -101,6 +102,18 @@ def run_identity(
         "tokens": scan.num_tokens,
         "rows_sha256": scan.sha256,
     }
+
+
+def weights_sha256(model: PreTrainedModel) -> str:
+    """A SHA-256 of a model's config and weights, whatever folder they are in."""
+    config = model.config.to_diff_dict()
+    for origin in ("_name_or_path", "transformers_version"):
+        config.pop(origin, None)
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def part_rows(rows: RowFolder, identity: dict[str, Any], tokens_per_second: float, processes: int) -> int:
@@ -187,7 +200,8 @@ class EntropyRun:
         segments = Segments.of(table)
         values: list[Tensor] = []
         reported = 0
-        for some in _estimate(self.estimator, segments.ids):
+        numbered = [(part.start + row, ids_T) for row, ids_T in zip(segments.rows, segments.ids)]
+        for some in _estimate(self.estimator, numbered):
             values += some
             finished = segments.rows[len(values)] if len(values) < len(segments.ids) else part.num_rows
             report(finished - reported)
@@ -211,13 +225,15 @@ def _still_awaited(parts: list[Part], report: Callable[[int], None]) -> list[Par
     return awaited
 
 
-def _estimate(estimator: EntropyEstimator, segments: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """The values of segments `[t]`, some at a time, in their order."""
-    some: list[Tensor] = []
-    for number, ids_T in enumerate(segments):
-        some.append(ids_T)
-        is_last = number + 1 == len(segments)
-        if is_last or sum(map(len, some)) + len(segments[number + 1]) > _BATCHES_A_CALL * estimator.batch_tokens:
-            ids_BT, mask_BT = pad_right(some)
-            yield estimator(input_ids=ids_BT, attention_mask=mask_BT).rows()
-            some = []
+def _estimate(estimator: EntropyEstimator, segments: Sequence[tuple[int, Tensor]]) -> Iterator[list[Tensor]]:
+    """The values of segments `[t]` of numbered rows, some at a time, in their order."""
+    some: list[tuple[int, Tensor]] = []
+    tokens = 0
+    for place, (row, ids_T) in enumerate(segments):
+        some.append((row, ids_T))
+        tokens += len(ids_T)
+        is_last = place + 1 == len(segments)
+        if is_last or tokens + len(segments[place + 1][1]) > _BATCHES_A_CALL * estimator.batch_tokens:
+            names, ids = zip(*some)
+            yield estimator.measure(estimator.rows_of_ids(ids), names)
+            some, tokens = [], 0

@@ -14,7 +14,6 @@ from transformers import AutoTokenizer
 from modeling_eem.data.arrow_files import TOKENIZER_FOLDER
 from modeling_eem.data.rows import TOKEN_ENTROPIES
 from modeling_eem.data.segments import Segments
-from modeling_eem.entropy.base import pad_right
 from modeling_eem.entropy.corpus_run import ENTROPIES_FILE
 from modeling_eem.entropy.result import TokenEntropies
 from modeling_eem.entropy.statistics import (
@@ -93,12 +92,8 @@ class EntropyFolder:
         tokenizer = AutoTokenizer.from_pretrained(self.path / TOKENIZER_FOLDER)
         for table in self._tables(range(0, len(self.rows), -(-len(self.rows) // WORD_ROWS)), 1):
             segments = Segments.of(table)
-            rows = rows_of_ids(*pad_right(segments.ids), tokenizer)
-            values = rows.place([torch.from_numpy(row) for row in segments.values(table, TOKEN_ENTROPIES)])
-            texts, offsets = rows.texts, rows.offsets
-            yield TokenEntropies(
-                rows.ids, values, rows.attention_mask, self.method, self.unit, texts=texts, offsets=offsets
-            )
+            values = [torch.from_numpy(row) for row in segments.values(table, TOKEN_ENTROPIES)]
+            yield TokenEntropies.of_rows(rows_of_ids(segments.ids, tokenizer), values, self.method, self.unit)
 
     def _tables(self, starts: range, count: int) -> Iterator[pa.Table]:
         rows = self.rows.with_format("arrow")

@@ -5,7 +5,7 @@ from modeling_eem.report.cards import add_to_card, check_card, model_card
 from modeling_eem.report.heatmap import entropy_heatmap_html
 from modeling_eem.report.numbers import duration, readable
 from modeling_eem.report.plots import LearningCurve, learning_curves
-from modeling_eem.report.provenance import provenance, public_text, public_values
+from modeling_eem.report.provenance import provenance
 from modeling_eem.report.results import write_results
 from modeling_eem.report.tables import Cell, Table
 
@@ -20,8 +20,6 @@ __all__ = [
     "learning_curves",
     "model_card",
     "provenance",
-    "public_text",
-    "public_values",
     "readable",
     "write_atomically",
     "write_results",

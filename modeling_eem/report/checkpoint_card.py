@@ -12,8 +12,8 @@ from typing import Literal
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from modeling_eem.files import without_secrets
 from modeling_eem.report.cards import model_card
-from modeling_eem.report.provenance import public_text
 from modeling_eem.report.tables import Table
 
 ModelKind = Literal["causal", "eem", "autoencoder", "regression"]
@@ -169,9 +169,9 @@ def _summary(facts: CheckpointFacts) -> str:
         stored = "" if facts.code_bits is None else f", {facts.code_bits:g} bits as they are stored"
         sentences.append(f"A code has {facts.code_size} numbers{stored}.")
     if facts.base_model:
-        sentences.append(f"Training went on from {public_text(facts.base_model)}.")
+        sentences.append(f"Training went on from {without_secrets(facts.base_model)}.")
     if facts.train_data:
-        sentences.append(f"It was trained on {', '.join(map(public_text, facts.train_data))}.")
+        sentences.append(f"It was trained on {', '.join(without_secrets(facts.train_data))}.")
     if facts.entropies:
         sentences.append(f"The entropies that it was trained towards: {facts.entropies}.")
     numbers = [f"{value:.3f} {_METRICS.get(name, name)}" for name, value in facts.held_out.items()]
@@ -184,9 +184,7 @@ def _results(facts: CheckpointFacts) -> Table:
     rows: list[tuple[str, float, str]] = [
         (name, value, _METRICS.get(name, "")) for name, value in facts.held_out.items()
     ]
-    notes = [
-        f"Measured on {facts.held_out_name}, held out of training; the BOS of a row is given."
-    ]
+    notes = [f"Measured on {facts.held_out_name}, held out of training; the BOS of a row is given."]
     rows += [(name, value, "bits per byte of the same text") for name, value in facts.comparison.items()]
     return Table(
         columns=("measured", "value", "what it is"), rows=rows, notes=[*notes, *facts.notes], formats={"value": ".4f"}

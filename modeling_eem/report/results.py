@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modeling_eem.files import write_atomically
-from modeling_eem.report.provenance import PACKAGES, provenance, provenance_line, public_values
+from modeling_eem.files import without_secrets, write_atomically
+from modeling_eem.report.provenance import PACKAGES, provenance, provenance_line
 from modeling_eem.report.tables import Table
 
 
@@ -31,7 +31,7 @@ def write_results(
         packages: whose versions the numbers depend on.
     """
     origin = provenance(packages)
-    content = {key: public_values(value) if key == "data" else value for key, value in content.items()}
+    content = {key: without_secrets(value) if key == "data" else value for key, value in content.items()}
     blocks = [table.to_markdown() for table in tables]
     blocks += [f"![{caption}]({file})\n" for caption, file in (figures or {}).items()]
     blocks.append(provenance_line(origin) + "\n")

@@ -6,8 +6,9 @@ from modeling_eem.training.flops import training_flops
 from modeling_eem.training.outputs import held_out_metrics, learning_curve
 from modeling_eem.training.resumable_trainer import RunTrainer
 from modeling_eem.training.run_file import build_config, build_model, read_run_file
-from modeling_eem.training.token_losses import TOKEN_LOSSES, TokenLossOptions
-from modeling_eem.training.trainer import TokenWeightedTrainer, TokenWeightedTrainingArguments
+from modeling_eem.training.token_loss_arguments import TokenLossArguments, TokenWeightedTrainingArguments
+from modeling_eem.training.token_losses import TOKEN_LOSSES, TokenLossOptions, token_loss_function
+from modeling_eem.training.trainer import TokenLossMixin, TokenWeightedTrainer
 from modeling_eem.training.training_text import DataArguments
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "Run",
     "RunArguments",
     "RunTrainer",
+    "TokenLossArguments",
+    "TokenLossMixin",
     "TokenLossOptions",
     "TokenWeightedTrainer",
     "TokenWeightedTrainingArguments",
@@ -26,5 +29,6 @@ __all__ = [
     "learning_curve",
     "prepare_run",
     "read_run_file",
+    "token_loss_function",
     "training_flops",
 ]

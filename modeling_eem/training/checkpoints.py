@@ -15,7 +15,7 @@ from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import logging
 
 from modeling_eem.files import write_atomically
-from modeling_eem.training.trainer import TokenWeightedTrainingArguments
+from modeling_eem.training.token_loss_arguments import TokenWeightedTrainingArguments
 from modeling_eem.training.training_text import CARD_FIELDS, DataArguments, Identity
 
 logger = logging.get_logger(__name__)

@@ -8,18 +8,19 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations import get_available_reporting_integrations, is_tensorboard_available
 from transformers.trainer_utils import HubStrategy
 
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.data.rows import RowFormat
 from modeling_eem.data.saved_tokenizer import fit_to_context
+from modeling_eem.files import asset
 from modeling_eem.models.configuration_eem import EEMAutoencoderConfig
 from modeling_eem.training.checkpoints import check_same_run, checkpoint_to_resume, run_record
 from modeling_eem.training.run_file import build_model, read_run_file
+from modeling_eem.training.token_loss_arguments import TokenWeightedTrainingArguments
 from modeling_eem.training.token_losses import TOKEN_LOSSES
 from modeling_eem.training.token_metrics import EntropyMetrics, TokenMetrics, code_bits_a_row
-from modeling_eem.training.trainer import TokenWeightedTrainingArguments
 from modeling_eem.training.training_text import DataArguments, run_rows
 
 
@@ -27,8 +28,8 @@ from modeling_eem.training.training_text import DataArguments, run_rows
 class RunArguments(TokenWeightedTrainingArguments):
     """The training arguments of run files: `TokenWeightedTrainingArguments` with other defaults.
 
-    Held-out rows are measured six times on the way and with every checkpoint, TensorBoard has the logs, a progress
-    bar of our own shows the steps, and the Hub gets the trained model only.
+    Held-out rows are measured six times on the way and with every checkpoint, TensorBoard has the logs where it is
+    installed, a progress bar of our own shows the steps, and the Hub gets the trained model only.
 
     Raises:
         ValueError: for what runs do not do: let NaN pass, push optimizer states, report to what is not installed, or
@@ -37,12 +38,14 @@ class RunArguments(TokenWeightedTrainingArguments):
 
     eval_strategy: str = "steps"
     eval_steps: float | None = 1 / 6
-    report_to: None | str | list[str] = "tensorboard"
+    report_to: None | str | list[str] = None
     disable_tqdm: bool | None = True
     hub_strategy: str = "end"
     logging_nan_inf_filter: bool = False
 
     def __post_init__(self) -> None:
+        if self.report_to is None:
+            self.report_to = "tensorboard" if is_tensorboard_available() else "none"
         super().__post_init__()
         if self.logging_nan_inf_filter:
             raise ValueError("logging_nan_inf_filter would hide losses that are not finite; leave it out.")
@@ -138,7 +141,7 @@ def _prepare(name: str, config: PreTrainedConfig, data: DataArguments, arguments
     if (is_regression(config) or TOKEN_LOSSES[arguments.token_loss].needs_entropies) and not rows.has_entropies:
         what = "num_labels: 1" if is_regression(config) else f"token_loss: {arguments.token_loss}"
         raise ValueError(f"{what} needs train_rows with a column token_entropies; make one with eem-entropy.")
-    tokenizer = _tokenizer(data.tokenizer or config.name_or_path or "tokenizer")
+    tokenizer = _tokenizer(data.tokenizer or config.name_or_path or "asset:tokenizer")
     _fit_vocabulary(config, tokenizer)
     rows.check(config, tokenizer)
     row_format = RowFormat.from_tokenizer(tokenizer, rows.max_length(config))
@@ -176,7 +179,7 @@ def _prepare(name: str, config: PreTrainedConfig, data: DataArguments, arguments
 
 def _tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(asset(name))
     except OSError as error:
         raise ValueError(f"tokenizer: no tokenizer in {name!r}.") from error
 

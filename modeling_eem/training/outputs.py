@@ -9,9 +9,9 @@ from transformers import TrainerState
 from modeling_eem.bits import nats_to_bits
 from modeling_eem.data.fingerprint import read_record
 from modeling_eem.entropy.corpus_run import ENTROPIES_FILE
-from modeling_eem.files import write_atomically
+from modeling_eem.files import without_secrets, write_atomically
 from modeling_eem.models.configuration_eem import EEMConfig, EncoderDecoderConfig
-from modeling_eem.report import LearningCurve, learning_curves, provenance, public_text, public_values
+from modeling_eem.report import LearningCurve, learning_curves, provenance
 from modeling_eem.report.checkpoint_card import CheckpointFacts, ModelKind, checkpoint_card
 from modeling_eem.training.experiment import Run
 
@@ -102,7 +102,7 @@ def _card(run: Run, results: dict[str, Any]) -> str:
                 code_bits=run.code_bits,
                 meets_prefixes=not isinstance(config, EEMConfig) or bool(config.random_prefix_probability),
                 held_out=results["held_out"],
-                held_out_name=", ".join(map(public_text, data.validation_files)) or "the rows' held-out split",
+                held_out_name=", ".join(without_secrets(data.validation_files)) or "the rows' held-out split",
                 training=settings,
                 train_data=[data.train_rows] if data.train_rows else data.train_files,
                 location=pushed if pushed and "/" in pushed else ".",
@@ -129,7 +129,7 @@ def entropies_origin(rows: Path) -> str | None:
     if not (rows / ENTROPIES_FILE).is_file():
         return None
     made = read_record(rows / ENTROPIES_FILE, {"method": str})
-    models, data = public_values(made.get("models")), public_values(made.get("data"))
+    models, data = without_secrets(made.get("models")), without_secrets(made.get("data"))
     named = [*models.values()] if isinstance(models, dict) else [models]
     told = f"method {made['method']}, unit {made.get('unit', 'nats')}"
     told += f", model {', '.join(str(name) for name in named if name)}" if any(named) else ""

@@ -14,6 +14,7 @@ from modeling_eem.data.documents import read_documents
 from modeling_eem.data.fingerprint import check_fingerprint, read_fingerprint
 from modeling_eem.data.rows import ROW_MODES, RowFormat
 from modeling_eem.data.tokenizer import encode_text
+from modeling_eem.files import asset
 from modeling_eem.models.configuration_eem import EncoderDecoderConfig
 
 Identity: TypeAlias = dict[str, Any]
@@ -25,7 +26,7 @@ class DataArguments:
     """What a run trains on, and what it is measured on.
 
     Args:
-        tokenizer: a folder or Hub name; None: that of `model_name_or_path`, or else the folder `tokenizer`.
+        tokenizer: a folder or Hub name; None: that of `model_name_or_path`, or else the one that ships.
         train_files, validation_files: .txt, .jsonl or .parquet, also .gz; text in the column `text`.
         train_rows: a folder of `eem-data prepare`, in place of `train_files`. Its split `held_out` is what the model
             is measured on where there are no `validation_files`. A column `token_entropies` (nats, one a token)
@@ -164,5 +165,5 @@ def _cut(files: Sequence[str], mode: str, row_format: RowFormat, tokenizer: PreT
 
 
 def _sha256(path: str) -> str:
-    with open(path, "rb") as file:
+    with open(asset(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

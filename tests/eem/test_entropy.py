@@ -1,4 +1,4 @@
-"""eem-entropy as its users run it: rows or text in, the same rows with their entropies out."""
+"""eem entropy as its users run it: rows or text in, the same rows with their entropies out."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from datasets import Dataset, load_from_disk
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from eem.entropy import app
+from eem.__main__ import app
 from modeling_eem.data import check_fingerprint
 from modeling_eem.data.prepare import Launch, RowOptions, prepare_rows
 from modeling_eem.data.shards import plan_shards
@@ -27,7 +27,7 @@ WORDS = ["the", "sea", "was", "calm", "and", "wind", "gone", "a", "ship", "came"
 
 
 def _run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(app, ["entropy", *map(str, arguments)])
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows(text: Path, harness_model: Callable[..., Path]) -> Path:
-    """What `eem-data prepare` makes of the text."""
+    """What `eem data prepare` makes of the text."""
     tokenizer = AutoTokenizer.from_pretrained(harness_model("eem"))
     options = RowOptions(max_length=16, held_out=5)
     prepare_rows(plan_shards([str(text)], "text", 10_000), tokenizer, text.parent / "rows", options, Launch(workers=1))
@@ -192,7 +192,7 @@ def test_bad_input_is_one_line(rows: Path, causal: Path, harness_model: Callable
 
 def _command(model: Path, rows: Path, output: Path) -> list[str]:
     arguments = ["--model", model, "--method", "exact", "--data", rows, "--output", output, "--rows-a-part", 2]
-    return ["-m", "eem.entropy", *map(str, arguments)]
+    return ["-m", "eem", "entropy", *map(str, arguments)]
 
 
 @pytest.mark.slow

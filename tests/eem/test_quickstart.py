@@ -18,7 +18,7 @@ from PIL import Image
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from eem.quickstart import app
+from eem.__main__ import app
 from modeling_eem import EEMForCausalLM, MaskedMixerForCausalLM
 from modeling_eem.data import CausalCollator, RowFormat, encode_text, windows
 from modeling_eem.evaluation import held_out_code_length
@@ -69,7 +69,9 @@ def _write(folder: Path) -> None:
 
 
 def _run(folder: Path) -> Result:
-    return CliRunner().invoke(app, ["--output", str(folder / "out"), "--configs", str(folder / "configs")])
+    return CliRunner().invoke(
+        app, ["quickstart", "--output", str(folder / "out"), "--configs", str(folder / "configs")]
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""train.py from a run file to a folder that loads, is measured, described and pushed."""
+"""eem train from a run file to a folder that loads, is measured, described and pushed."""
 
 import json
 import os
@@ -127,7 +127,7 @@ PUBLISHED = {
     *("README.md", "learning_curve.png", "results.json", "run.yaml"),
     *("modeling_eem.py", "configuration_eem.py", "bottleneck_eem.py", "quantization_eem.py", "loss_eem.py"),
     *("hub_eem.py", "configuration_masked_mixer.py", "modeling_masked_mixer.py", "mixing_masked_mixer.py"),
-    *("layout_masked_mixer.py", "cache_masked_mixer.py", "linear_masked_mixer.py"),
+    *("layout_masked_mixer.py", "cache_masked_mixer.py", "generation_masked_mixer.py"),
 }
 
 
@@ -188,16 +188,16 @@ def test_a_loss_that_is_not_finite_is_one_line(
 
 def test_help_has_an_example() -> None:
     result = CliRunner().invoke(app, ["--help"])
-    assert "python train.py --config configs/quickstart.yaml" in re.sub(r"[\s│]+", " ", result.stdout)
+    assert "eem train --config asset:configs/quickstart.yaml" in re.sub(r"[\s│]+", " ", result.stdout)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
-        ["eem-train"],
+        ["eem", "train"],
         ["python", "train.py"],
-        ["python", "-m", "eem.train"],
+        ["python", "-m", "eem", "train"],
         ["accelerate", "launch", "--cpu", "train.py"],
         ["torchrun", "--nproc_per_node", "2", "--master_port", "29531", "train.py"],
     ],
