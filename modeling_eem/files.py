@@ -22,7 +22,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_WORDS = re.compile(
     r"No space left|File too large|quota exceeded|os error (27|28|122)\b|PytorchStreamWriter|inline_container", re.I
 )
-_SECRET_NAME = re.compile(r"(^|[._-])(?<!(?:bos|eos|pad|unk|cls|sep)[._-])(token|secret|password|passwd|credentials?|(api|access|secret)[_-]?key)$", re.I)
+_SECRET_NAME = re.compile(
+    r"(^|[._-])(?<!(?:bos|eos|pad|unk|cls|sep)[._-])"  # tokens of text are no secrets
+    r"(token|secret|password|passwd|credentials?|(api|access|secret)[_-]?key)$",
+    re.I,
+)
 _SECRET_VALUES = (
     (re.compile(r"\b(?:hf_|sk-|gh[pousr]_|github_pat_|glpat-|xox[abp]-|AKIA)[\w-]{12,}"), HIDDEN),
     (re.compile(r"(?<=://)[^/@\s]+(?=@)"), HIDDEN),

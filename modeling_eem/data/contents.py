@@ -53,7 +53,7 @@ def open_rows(folder: str | Path) -> DatasetDict:
     try:
         splits = load_from_disk(str(folder))
     except FileNotFoundError as error:
-        raise ValueError(f"{folder} holds no finished rows: run `eem data prepare` to the end.") from error
+        raise ValueError(f"{folder} is not complete: run `eem data prepare` again to finish it.") from error
     except Exception as error:  # what datasets and pyarrow raise on damaged files is of no common kind
         raise ValueError(f"{folder}: its rows cannot be read ({_one_line(error)}): {_AGAIN}.") from error
     if not isinstance(splits, DatasetDict):

@@ -6,7 +6,7 @@ from modeling_eem.report.heatmap import entropy_heatmap_html
 from modeling_eem.report.numbers import duration, readable
 from modeling_eem.report.plots import LearningCurve, learning_curves
 from modeling_eem.report.provenance import provenance
-from modeling_eem.report.results import write_results
+from modeling_eem.report.results import plain_name, write_results
 from modeling_eem.report.tables import Cell, Table
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "entropy_heatmap_html",
     "learning_curves",
     "model_card",
+    "plain_name",
     "provenance",
     "readable",
     "write_atomically",

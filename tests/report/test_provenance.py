@@ -12,9 +12,7 @@ from modeling_eem.report import Table, provenance, write_results
 TOKEN = "hf_" + "aB3" * 11
 
 
-@pytest.mark.parametrize(
-    "name", ["bos_token", "pad_token", "pad_token_id", "token_loss", "max_new_tokens", "tokenizer"]
-)
+@pytest.mark.parametrize("name", ["bos_token", "pad_token_id", "token_loss", "max_new_tokens", "tokenizer"])
 def test_tokens_of_text_are_no_secrets(name: str) -> None:
     assert without_secrets({name: "<|endoftext|>"}) == {name: "<|endoftext|>"}
 
