@@ -25,7 +25,11 @@ _FULL_WORDS = re.compile(
     re.I,
 )
 _NO_SPACE = "no space to write it"
-_SECRET_NAME = re.compile(r"(^|[._-])(token|secret|password|passwd|credentials?|(api|access|secret)[_-]?key)$", re.I)
+_SECRET_NAME = re.compile(
+    r"(^|[._-])(?<!(?:bos|eos|pad|unk|cls|sep)[._-])"  # tokens of text are no secrets
+    r"(token|secret|password|passwd|credentials?|(api|access|secret)[_-]?key)$",
+    re.I,
+)
 _SECRET_VALUES = (
     (re.compile(r"\b(?:hf_|sk-|gh[pousr]_|github_pat_|glpat-|xox[abp]-|AKIA)[\w-]{12,}"), HIDDEN),
     (re.compile(r"(?<=://)[^/@\s]+(?=@)"), HIDDEN),

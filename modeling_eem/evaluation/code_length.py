@@ -1,7 +1,6 @@
 """Held-out code length: the honest bits of rows, by any causal model, entropy estimation model or autoencoder."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -11,7 +10,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from modeling_eem.bits import CodeLength, window_length_bits
 from modeling_eem.data.collator import CausalCollator
-from modeling_eem.data.rows import IGNORED_LABEL, Row
+from modeling_eem.data.rows import IGNORE_INDEX, Row
+from modeling_eem.entropy.base import evaluating
 from modeling_eem.models.configuration_eem import EncoderDecoderConfig
 from modeling_eem.models.modeling_eem_autoencoder import EEMAutoencoder
 from modeling_eem.training import Run
@@ -108,7 +108,7 @@ def row_nats(
         codes_NP: a code a row, decoded as they are but for `config.code_dtype`; by default the rows are encoded.
     """
     nats = [0.0] * len(rows)
-    with _evaluating(model):
+    with evaluating(model):
         for indices, batch in _batches(model, rows, collator, batch_size):
             code = {} if codes_NP is None else {"code": codes_NP[indices].to(model.device)}
             for index, value in zip(indices, _batch_nats(model, batch, code)):
@@ -122,22 +122,11 @@ def row_nats(
 def row_codes(model: PreTrainedModel, rows: Sequence[Row], collator: CausalCollator, batch_size: int = 16) -> Tensor:
     """The code of each row, `[N, P]`, rounded to `config.code_dtype` if there is one."""
     codes = [torch.empty(0)] * len(rows)
-    with _evaluating(model):
+    with evaluating(model):
         for indices, batch in _batches(model, rows, collator, batch_size):
             for index, code_P in zip(indices, model.encode(batch["input_ids"], batch["attention_mask"])):
                 codes[index] = code_P
     return torch.stack(codes)
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """The model in evaluation mode, then in the mode it was in."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def _batches(
@@ -166,9 +155,6 @@ def _batch_nats(model: PreTrainedModel, batch: dict[str, Tensor], code: dict[str
         logits_BTV, labels_BT = logits_BTV[:, :-1], labels_BT[:, 1:]
     # Row by row: the logits of a batch are large, and cross-entropy copies them.
     return [
-        F.cross_entropy(logits_TV.float(), labels_T, ignore_index=IGNORED_LABEL, reduction="none")
-        .double()
-        .sum()
-        .item()
+        F.cross_entropy(logits_TV.float(), labels_T, ignore_index=IGNORE_INDEX, reduction="none").double().sum().item()
         for logits_TV, labels_T in zip(logits_BTV, labels_BT)
     ]

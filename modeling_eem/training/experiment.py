@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.data.rows import RowFormat
+from modeling_eem.data.saved_tokenizer import fit_to_context
 from modeling_eem.files import asset, command_without_secrets
 from modeling_eem.models.configuration_eem import EEMAutoencoderConfig
 from modeling_eem.training.checkpoints import check_same_run, checkpoint_to_resume, is_finished, run_record
@@ -111,6 +112,7 @@ def _prepare(name: str, config: PreTrainedConfig, data: DataArguments, arguments
     _fit_vocabulary(config, tokenizer)
     rows.check(config, tokenizer)
     row_format = RowFormat.from_tokenizer(tokenizer, rows.max_length(config))
+    fit_to_context(tokenizer, config)
     record = run_record(config, data, rows.identity(), arguments)
     finished = is_finished(arguments, record)
     if (checkpoint := None if finished else checkpoint_to_resume(arguments)) is not None:

@@ -66,7 +66,8 @@ def test_cards_hold_the_numbers_of_their_checkpoint(output: Path, folder: str, s
     assert re.fullmatch(r"[0-9a-f]{7,}(-dirty)?|unknown", results["commit"])
     card = ModelCard.load(output / folder / "README.md")
     assert f"{results['held_out']['bits_per_byte']:.4f}" in card.text
-    assert f"{results['held_out']['bits_per_byte']:.3f} held-out bits per byte" in card.text
+    (measured,) = [entry for entry in card.data.eval_results if entry.metric_type == "bits_per_byte"]
+    assert measured.metric_value == pytest.approx(results["held_out"]["bits_per_byte"], abs=1e-6)
     assert f"| {step} of 4 " in card.text and f"{results['parameters']:,}" in card.text
     assert "learning_curve.png" in card.text and card.data.library_name == "transformers"
 
