@@ -53,9 +53,7 @@ def surprisal_figures(repeats: int, count: int = 600) -> list[Figure]:
 
     def theirs() -> list[list[tuple[str, float]]]:
         starts = range(0, len(texts), _BATCH)
-        return [
-            row for start in starts for row in scorer.token_score(texts[start : start + _BATCH], surprisal=True)
-        ]
+        return [row for start in starts for row in scorer.token_score(texts[start : start + _BATCH], surprisal=True)]
 
     rows = rows_of_texts(texts, tokenizer).ids
     batches = [
@@ -76,7 +74,9 @@ def surprisal_figures(repeats: int, count: int = 600) -> list[Figure]:
     if worst > _TOLERANCE:
         raise ValueError(f"a value differs from minicons' by {worst:.2g} nats.")
     tokens = sum(map(len, rows))
-    notes = [f"{len(texts)} sentences, {tokens:,} tokens, {model.num_parameters() / 1e6:.1f} M; worst {worst:.1e} nats"]
+    notes = [
+        f"{len(texts)} sentences, {tokens:,} tokens, {model.num_parameters() / 1e6:.1f} M; worst {worst:.1e} nats"
+    ]
     against = paired_ratios(lambda: estimator(texts, tokenizer), theirs, repeats)
     bound = paired_ratios(lambda: estimator(texts, tokenizer), bare, repeats)
     return [

@@ -198,6 +198,7 @@ def test_causal_models_pass(model_type: str) -> None:
         "num_hidden_layers": 2,
         "ffn_dim": 32,
         "word_embed_proj_dim": 32,
+        "n_positions": 16,
     }
     config = AutoConfig.for_model(model_type, **{name: value for name, value in sizes.items() if name in names})
     model = AutoModelForCausalLM.from_config(config).train()

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from modeling_eem.data.fingerprint import read_fingerprint
-from modeling_eem.data.rows import IGNORED_LABEL, Row
+from modeling_eem.data.rows import IGNORE_INDEX, Row
 from modeling_eem.files import write_atomically
 
 TRAIN, HELD_OUT = "train", "held_out"
@@ -90,7 +90,7 @@ class RowColumns:
     @property
     def _fills(self) -> dict[str, int | None]:
         fills = {"input_ids": self.pad_token_id, "attention_mask": 0, "document_ids": -1, "position_ids": 0}
-        return fills | {"labels": IGNORED_LABEL}
+        return fills | {"labels": IGNORE_INDEX}
 
 
 def write_rows(path: Path, rows: Iterable[Row], columns: RowColumns) -> Counter[str]:

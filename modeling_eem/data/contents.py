@@ -7,7 +7,7 @@ cut off, zeroed at its end or replaced; `verify_rows` reads everything and finds
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow as pa
 from datasets import DatasetDict, load_from_disk
 
 from modeling_eem.data.fingerprint import read_record
-from modeling_eem.files import write_atomically
+from modeling_eem.files import sha256, write_atomically
 
 CONTENTS_FILE = "contents.json"
 _END = 1 << 16  # bytes
@@ -27,15 +27,15 @@ def record_contents(folder: Path, splits: Sequence[str]) -> None:
     """Write `contents.json` for the Arrow files of `splits`."""
     files = [file for split in splits for file in sorted((folder / split).glob("data-*.arrow"))]
     with ThreadPoolExecutor() as pool:
-        whole = list(pool.map(_sha256, files))
+        whole = list(pool.map(sha256, files))
     content = {
         "files": {
             file.relative_to(folder).as_posix(): {
                 "bytes": file.stat().st_size,
-                "sha256": sha256,
+                "sha256": digest,
                 "ends_sha256": _ends_sha256(file),
             }
-            for file, sha256 in zip(files, whole)
+            for file, digest in zip(files, whole)
         },
         "rows": {split: sum(_count_rows(file) for file in files if file.parent.name == split) for split in splits},
     }
@@ -53,7 +53,7 @@ def open_rows(folder: str | Path) -> DatasetDict:
     try:
         splits = load_from_disk(str(folder))
     except FileNotFoundError as error:
-        raise ValueError(f"{folder} holds no finished rows: run `eem data prepare` to the end.") from error
+        raise ValueError(f"{folder} is not complete: run `eem data prepare` again to finish it.") from error
     except Exception as error:  # what datasets and pyarrow raise on damaged files is of no common kind
         raise ValueError(f"{folder}: its rows cannot be read ({_one_line(error)}): {_AGAIN}.") from error
     if not isinstance(splits, DatasetDict):
@@ -78,7 +78,7 @@ def verify_rows(folder: str | Path, splits: Sequence[str] | None = None) -> None
         raise ValueError(f"{folder} has no {CONTENTS_FILE} to verify it with: prepare the text again.")
     for name, written in _contents(folder)["files"].items():
         if splits is None or name.partition("/")[0] in splits:
-            _check_file(folder / name, written["bytes"], written["sha256"], _sha256)
+            _check_file(folder / name, written["bytes"], written["sha256"], sha256)
 
 
 def _contents(folder: Path) -> dict[str, Any]:
@@ -90,18 +90,13 @@ def _contents(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _check_file(path: Path, num_bytes: int, sha256: str, digest: Any) -> None:
+def _check_file(path: Path, num_bytes: int, expected: str, digest: Callable[[Path], str]) -> None:
     if not path.is_file():
         raise ValueError(f"{path} is missing: {_AGAIN}.")
     if (size := path.stat().st_size) != num_bytes:
         raise ValueError(f"{path} has {size:,} bytes and was written with {num_bytes:,}: {_AGAIN}.")
-    if digest(path) != sha256:
+    if digest(path) != expected:
         raise ValueError(f"{path} is not as it was written: {_AGAIN}.")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _ends_sha256(path: Path) -> str:

@@ -7,13 +7,14 @@ tokenizer splits there is seen on a probe; one that does not encodes texts whole
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from modeling_eem.data.documents import Document
 from modeling_eem.data.tokenizer import token_bytes
 
 PIECE_LENGTH = 1 << 18  # characters of a piece, at least; a longer text is cut
@@ -91,6 +92,22 @@ class TextEncoder:
             yield text[start : cut.start()]
             start = cut.start()
         yield text[start:] if start else text
+
+
+def encoded_documents(
+    documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[int, NDArray[np.int32]]]:
+    """The number and the ids of each document, for a row mode.
+
+    Raises:
+        AlteredTextError: as `TextEncoder.encode`, with the document's file and number.
+    """
+    encoder = TextEncoder(tokenizer)
+    for document in documents:
+        try:
+            yield document.index, encoder.encode(document.text)
+        except AlteredTextError as error:
+            raise AlteredTextError(f"{document.path}: document {document.index}: {error}") from error
 
 
 def vocabulary_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:

@@ -37,11 +37,10 @@ from modeling_eem.data.arrow_files import (
 )
 from modeling_eem.data.contents import open_rows
 from modeling_eem.data.fingerprint import FINGERPRINT_FILE, read_fingerprint, read_record, tokenizer_fingerprint
-from modeling_eem.data.folder_lock import LOCK_FILE, locked
 from modeling_eem.data.row_options import Launch, RowOptions
 from modeling_eem.data.rows import RowFormat
 from modeling_eem.data.shards import Shard
-from modeling_eem.files import write_atomically
+from modeling_eem.files import LOCK_FILE, locked, write_atomically
 
 _POLL_SECONDS = 0.25
 _MAX_DOCUMENTS = 2**31  # `document_ids` are int32

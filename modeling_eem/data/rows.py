@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerBase
 from modeling_eem.data.tokenizer import token_byte_lengths
 
 TOKEN_ENTROPIES = "token_entropies"  # the column of a row's entropies, nats, one a token
-IGNORED_LABEL = -100
+IGNORE_INDEX = -100  # as in models/loss_eem.py, whose import would cost rows two seconds
 _OPEN_ROWS = 64  # that `pack` fills at the same time
 
 Documents: TypeAlias = Iterable[tuple[int, Sequence[int] | NDArray]]
@@ -177,7 +177,7 @@ def pack(documents: Documents, row_format: RowFormat) -> Iterator[Row]:
         row["document_ids"] += window["document_ids"]
         row["num_bytes"] += window["num_bytes"]
         row["position_ids"] += positions[: len(ids)]
-        row["labels"] += [IGNORED_LABEL, *ids[1:]]
+        row["labels"] += [IGNORE_INDEX, *ids[1:]]
         lengths[place] += len(ids)
         if lengths[place] == row_format.max_length or len(open_rows) > _OPEN_ROWS:
             fullest = lengths.index(max(lengths))

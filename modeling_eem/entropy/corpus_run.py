@@ -13,7 +13,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,10 @@ from transformers import PreTrainedModel
 
 from modeling_eem.data.arrow_files import RESULTS_FILE, TOKENIZER_FOLDER, arrow_stream, finish_dataset, shard_file
 from modeling_eem.data.fingerprint import FINGERPRINT_FILE, read_record
-from modeling_eem.data.folder_lock import LOCK_FILE, locked
 from modeling_eem.data.rows import TOKEN_ENTROPIES
 from modeling_eem.data.segments import RowFolder, Scan, Segments, naming
 from modeling_eem.entropy.base import EntropyEstimator
-from modeling_eem.files import write_atomically
+from modeling_eem.files import LOCK_FILE, locked, write_atomically
 
 ENTROPIES_FILE = "entropies.json"
 _PART_SECONDS = 60.0
@@ -110,12 +109,12 @@ def claimed(output: Path) -> Iterator[dict[str, Any] | None]:
     A folder in which nothing was begun is removed again.
     """
     read_begun(output)
-    try:
-        with locked(output):
+    with locked(output):
+        try:
             yield read_begun(output)
-    finally:
-        with suppress(OSError):  # it is not empty
-            output.rmdir()
+        finally:
+            if all(file.name == LOCK_FILE for file in output.iterdir()):
+                shutil.rmtree(output)
 
 
 def check_begun(output: Path, begun: dict[str, Any] | None, identity: dict[str, Any]) -> None:

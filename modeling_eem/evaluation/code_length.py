@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from modeling_eem.bits import CodeLength, window_length_bits
 from modeling_eem.data.collator import CausalCollator
-from modeling_eem.data.rows import IGNORED_LABEL, Row
+from modeling_eem.data.rows import IGNORE_INDEX, Row
 from modeling_eem.loading import evaluating
 from modeling_eem.models.configuration_eem import EncoderDecoderConfig
 from modeling_eem.models.modeling_eem_autoencoder import EEMAutoencoder
@@ -155,9 +155,6 @@ def _batch_nats(model: PreTrainedModel, batch: dict[str, Tensor], code: dict[str
         logits_BTV, labels_BT = logits_BTV[:, :-1], labels_BT[:, 1:]
     # Row by row: the logits of a batch are large, and cross-entropy copies them.
     return [
-        F.cross_entropy(logits_TV.float(), labels_T, ignore_index=IGNORED_LABEL, reduction="none")
-        .double()
-        .sum()
-        .item()
+        F.cross_entropy(logits_TV.float(), labels_T, ignore_index=IGNORE_INDEX, reduction="none").double().sum().item()
         for logits_TV, labels_T in zip(logits_BTV, labels_BT)
     ]

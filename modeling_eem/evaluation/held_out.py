@@ -1,6 +1,6 @@
 """Held-out text as the rows that a model is scored on, from text files or from a folder of prepared rows."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from modeling_eem.data.arrow_files import HELD_OUT
 from modeling_eem.data.contents import CONTENTS_FILE, open_rows, verify_rows
 from modeling_eem.data.documents import Document, document_files, read_documents
-from modeling_eem.data.encoding import AlteredTextError, TextEncoder, vocabulary_bytes
+from modeling_eem.data.encoding import encoded_documents, vocabulary_bytes
 from modeling_eem.data.fingerprint import FINGERPRINT_FILE, check_fingerprint, read_fingerprint
 from modeling_eem.data.rows import Row, RowFormat, pad, stream, windows
 from modeling_eem.data.tokenizer import token_byte_lengths
@@ -41,7 +41,7 @@ def held_out_rows(
         rows = _prepared(folders[0], tokenizer, config, choice, max_length)
     else:
         row_format = RowFormat.from_tokenizer(tokenizer, max_length)
-        rows = list(_ROWS[choice](_encoded(_documents(data), tokenizer), row_format))
+        rows = list(_ROWS[choice](encoded_documents(_documents(data), tokenizer), row_format))
     if choice == "full":
         rows = [row for row in rows if len(row["input_ids"]) == max_length]
         if not rows:
@@ -65,15 +65,6 @@ def _documents(data: Sequence[Path]) -> Iterator[Document]:
         yield document
     for path in empty:
         raise ValueError(f"{path} holds no text: leave it out.")
-
-
-def _encoded(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterator[tuple[int, NDArray]]:
-    encoder = TextEncoder(tokenizer)
-    for document in documents:
-        try:
-            yield document.index, encoder.encode(document.text)
-        except AlteredTextError as error:
-            raise ValueError(f"{document.path}: document {document.index}: {error}") from error
 
 
 def _prepared(

@@ -5,8 +5,8 @@ from modeling_eem.report.cards import add_to_card, check_card, model_card
 from modeling_eem.report.heatmap import entropy_heatmap_html
 from modeling_eem.report.numbers import duration, readable
 from modeling_eem.report.plots import LearningCurve, learning_curves
-from modeling_eem.report.provenance import provenance, public_text, public_values
-from modeling_eem.report.results import write_results
+from modeling_eem.report.provenance import provenance
+from modeling_eem.report.results import plain_name, write_results
 from modeling_eem.report.tables import Cell, Table
 
 __all__ = [
@@ -19,9 +19,8 @@ __all__ = [
     "entropy_heatmap_html",
     "learning_curves",
     "model_card",
+    "plain_name",
     "provenance",
-    "public_text",
-    "public_values",
     "readable",
     "write_atomically",
     "write_results",

@@ -12,7 +12,6 @@ from transformers import (
     MambaConfig,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
-    RwkvConfig,
 )
 
 from modeling_eem.evaluation.bits_table import measure
@@ -22,7 +21,6 @@ from modeling_eem.evaluation.scored_models import common_context, load_checkpoin
 ENDLESS = {
     "mamba": lambda size: MambaConfig(vocab_size=size, hidden_size=16, num_hidden_layers=1, state_size=4),
     "bloom": lambda size: BloomConfig(vocab_size=size, hidden_size=16, n_layer=1, n_head=2),
-    "rwkv": lambda size: RwkvConfig(vocab_size=size, hidden_size=16, num_hidden_layers=1),
 }
 
 
@@ -64,10 +62,13 @@ def test_a_model_without_a_context_is_scored_with_one(
 
 def test_contexts_that_differ_need_one(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     def llama(length: int) -> LlamaConfig:
-        return LlamaConfig(len(tokenizer), 8, 16, 1, 1, max_position_embeddings=length)
+        sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+        return LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=length, **sizes)
 
     configs = {"mamba": ENDLESS["mamba"](len(tokenizer)), "short": llama(16), "long": llama(32)}
-    mamba, short, long = load_checkpoints([_saved(tmp_path / name, *c, tokenizer) for name, *c in configs.items()])
+    mamba, short, long = load_checkpoints(
+        [_saved(tmp_path / name, config, tokenizer) for name, config in configs.items()]
+    )
     assert common_context([short]) == 16 and common_context([mamba, short, long], 8) == 8
     with pytest.raises(ValueError, match=r"different contexts \(short 16, long 32\)"):
         common_context([short, long])
