@@ -15,6 +15,7 @@ from modeling_eem.data.encoding import encoded_documents
 from modeling_eem.data.fingerprint import check_fingerprint, read_fingerprint
 from modeling_eem.data.rows import ROW_MODES, RowFormat
 from modeling_eem.files import asset, sha256
+from modeling_eem.loading import context_length
 from modeling_eem.models.configuration_eem import EncoderDecoderConfig
 
 Identity: TypeAlias = dict[str, Any]
@@ -81,14 +82,16 @@ class TextRows:
         """ValueError for packed rows of a model with a code, or rows longer than the model takes."""
         if self.data.rows == "pack" and isinstance(config, EncoderDecoderConfig):
             raise ValueError("rows: pack is for causal models; a code is for one text, so choose windows or stream.")
-        if (self.data.max_length or 0) > config.max_position_embeddings:
-            raise ValueError(
-                f"max_length is {self.data.max_length}, and the model takes {config.max_position_embeddings} tokens."
-            )
+        limit = context_length(config)
+        if limit is not None and (self.data.max_length or 0) > limit:
+            raise ValueError(f"max_length is {self.data.max_length}, and the model takes {limit} tokens.")
 
     def max_length(self, config: PreTrainedConfig) -> int:
-        """n, of a full row."""
-        return self.data.max_length or config.max_position_embeddings
+        """n, of a full row; ValueError where neither the run file nor the model says it."""
+        length = self.data.max_length or context_length(config)
+        if length is None:
+            raise ValueError(f"a {config.model_type!r} model takes rows of any length: set max_length.")
+        return length
 
     def identity(self) -> Identity:
         """What these rows follow from, to tell a run that is resumed with other text."""
@@ -130,10 +133,11 @@ class PreparedRows:
         """ValueError for rows of another tokenizer, or that the model does not take."""
         check_fingerprint(self.folder, tokenizer)
         check_fingerprint(self.folder, config)
-        if self.made["max_length"] > config.max_position_embeddings:
+        limit = context_length(config)
+        if limit is not None and self.made["max_length"] > limit:
             raise ValueError(
                 f"the rows in {self.folder} have up to {self.made['max_length']} tokens, and the model takes "
-                f"{config.max_position_embeddings}: set max_position_embeddings, or prepare shorter rows."
+                f"{limit}: set max_position_embeddings, or prepare shorter rows."
             )
 
     def max_length(self, config: PreTrainedConfig) -> int:

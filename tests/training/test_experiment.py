@@ -10,13 +10,20 @@ import pytest
 import torch
 import yaml
 from datasets import DatasetDict, load_from_disk
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    BloomConfig,
+    LlamaForCausalLM,
+)
 
 from modeling_eem import EEMAutoencoder, EEMForCausalLM, MaskedMixerForTokenClassification
 from modeling_eem.data.fingerprint import FINGERPRINT_FILE
 from modeling_eem.data.prepare import Launch, RowOptions, prepare_rows
 from modeling_eem.data.shards import plan_shards
 from modeling_eem.training import RunTrainer, prepare_run
+from modeling_eem.training.training_text import DataArguments, TextRows
 
 
 def train(path: Path, *overrides: str) -> RunTrainer:
@@ -280,3 +287,13 @@ def test_rows_that_do_not_fit_are_named(
     shutil.copy(Path(rows) / FINGERPRINT_FILE, tmp_path / "other")
     with pytest.raises(ValueError, match="has no split 'train'"):
         prepare_run(write_run("masked_mixer", **mixer | {"train_rows": str(tmp_path / "other")}))
+
+
+def test_a_model_without_a_context_needs_max_length() -> None:
+    """It ended in an AttributeError."""
+    files = {"train_files": ["train.txt"], "validation_files": ["held_out.txt"]}
+    config, short = BloomConfig(), TextRows(DataArguments(**files, max_length=32))
+    short.check(config, None)
+    assert short.max_length(config) == 32
+    with pytest.raises(ValueError, match="a 'bloom' model takes rows of any length: set max_length"):
+        TextRows(DataArguments(**files)).max_length(config)
