@@ -1,6 +1,6 @@
 """Damaged files: none decodes wrongly in silence, none hangs, and every undamaged window is salvaged.
 
-EEM_MUTATIONS files in all (default 160); the record's run sets 10,000.
+EEM_MUTATIONS files in all (default 800); the record's run sets 10,000.
 """
 
 import os
@@ -17,7 +17,7 @@ import pytest
 from modeling_eem.codec import Codec, CodecError
 from modeling_eem.codec.container import RUN, Header, Kind, parse_record_head
 
-MUTATIONS = int(os.environ.get("EEM_MUTATIONS", "160"))
+MUTATIONS = int(os.environ.get("EEM_MUTATIONS", "800"))
 SECONDS = 20  # for one file of a few kB; a busy machine included
 
 
