@@ -47,6 +47,23 @@ def test_files_of_older_defaults_decode_without_naming_a_model(assets: Path, tmp
     assert all(path.with_suffix("").read_bytes() == plain for path in paths)
 
 
+def test_a_codec_comes_from_the_hub(tmp_path: Path, monkeypatch: Any) -> None:
+    Codec.from_pretrained(GOLDEN / "causal", carry=True).save_pretrained(tmp_path)
+    asked: list[tuple[str, str | None]] = []
+
+    def download(repo: str, revision: str | None = None, **_: Any) -> str:
+        asked.append((repo, revision))
+        return str(tmp_path)
+
+    monkeypatch.setattr("modeling_eem.codec.codec.snapshot_download", download)
+    monkeypatch.setattr(
+        "huggingface_hub.hub_mixin.hf_hub_download", lambda repo_id, **_: str(tmp_path / "config.json")
+    )
+    codec = Codec.from_pretrained("someone/codec", revision="v1")
+    assert asked == [("someone/codec", "v1")] and codec.carry
+    assert codec.decompress((GOLDEN / "causal.eem").read_bytes()) == (GOLDEN / "plain").read_bytes()
+
+
 def test_the_first_line_works_after_installation(assets: Path, tmp_path: Path) -> None:
     notes = tmp_path / "notes.txt"
     notes.write_bytes((GOLDEN / "plain").read_bytes()[:4000])
