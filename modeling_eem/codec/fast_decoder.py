@@ -3,7 +3,7 @@
 Windows are shared out among threads, each with working memory of its own; no call waits for another.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -99,7 +99,8 @@ class FastDecoder:
         return is_damaged
 
 
-def _in_threads(function, jobs: list[list[int]]) -> None:  # noqa: ANN001
+def _in_threads(function: Callable[[list[int]], None], jobs: list[list[int]]) -> None:
+    """Call `function` with each job that is not empty."""
     jobs = [job for job in jobs if job]
     if len(jobs) < 2:
         for job in jobs:

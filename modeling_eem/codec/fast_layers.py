@@ -53,6 +53,9 @@ PART_MASK, LOGIT_SHIFT = np.uint32((1 << LOGIT_BITS) - 1), np.uint32(LOGIT_BITS)
 HIGHEST_WEIGHT, SLOPE_32, CURVE_32 = np.uint32(1 << COUNT_BITS), np.uint32(SLOPE), np.uint32(CURVE)
 LEAST_WEIGHT_SHIFT = np.uint32(COUNT_BITS + 1)
 
+# Heads, taps, input columns and output columns of a head's row, windows there is room for.
+MixingSizes = tuple[int, int, int, int, int]
+
 compiled = njit(
     nogil=True, cache=True, fastmath=False, error_model="numpy", boundscheck=False, _nrt=False, no_cfunc_wrapper=True
 )
@@ -76,7 +79,17 @@ def saturate(x: float, limit: float) -> float:
 
 
 @compiled
-def norm_rows(x_RD, first, num_rows, gain_D, offset_D, epsilon, out, out_place, out_stride):  # noqa: ANN001, ANN201
+def norm_rows(
+    x_RD: np.ndarray,
+    first: int,
+    num_rows: int,
+    gain_D: np.ndarray,
+    offset_D: np.ndarray,
+    epsilon: int,
+    out: np.ndarray,
+    out_place: int,
+    out_stride: int,
+) -> None:
     """LayerNorm of rows of the residual stream; row r goes to `out[out_place + r * out_stride]` as bytes."""
     d = x_RD.shape[1]
     for r in range(num_rows):
@@ -96,7 +109,15 @@ def norm_rows(x_RD, first, num_rows, gain_D, offset_D, epsilon, out, out_place, 
 
 
 @compiled
-def linear_rows(words, words_stride, num_rows, packed, bias, out, out_stride):  # noqa: ANN001, ANN201
+def linear_rows(
+    words: np.ndarray,
+    words_stride: int,
+    num_rows: int,
+    packed: np.ndarray,
+    bias: np.ndarray,
+    out: np.ndarray,
+    out_stride: int,
+) -> None:
     """`out[r] = W inputs[r] + bias` for rows of bytes; `packed` holds W in panels of 32 outputs."""
     panels = bias.shape[0] // TILE_COLUMNS
     steps = packed.shape[0] // bias.shape[0]
@@ -125,7 +146,7 @@ def linear_rows(words, words_stride, num_rows, packed, bias, out, out_stride):  
 
 
 @compiled
-def add_row(x_D, sums_D, scale_D):  # noqa: ANN001, ANN201
+def add_row(x_D: np.ndarray, sums_D: np.ndarray, scale_D: np.ndarray) -> None:
     """`x + rint(sums * scale)` in place."""
     for f in range(len(x_D)):
         update = saturate(rint(np.float64(sums_D[f]) * scale_D[f]), LARGEST_UPDATE)
@@ -133,14 +154,16 @@ def add_row(x_D, sums_D, scale_D):  # noqa: ANN001, ANN201
 
 
 @compiled
-def add_rows(x_RD, first, num_rows, sums, stride, scale):  # noqa: ANN001, ANN201
+def add_rows(x_RD: np.ndarray, first: int, num_rows: int, sums: np.ndarray, stride: int, scale: np.ndarray) -> None:
     """`add_row` for rows of sums `stride` apart, a scale a feature."""
     for r in range(num_rows):
         add_row(x_RD[first + r], sums[r * stride :], scale)
 
 
 @compiled
-def round_rows(sums, stride, num_rows, scale, num_columns, out, out_stride):  # noqa: ANN001, ANN201
+def round_rows(
+    sums: np.ndarray, stride: int, num_rows: int, scale: np.ndarray, num_columns: int, out: np.ndarray, out_stride: int
+) -> None:
     """Sums to bytes, a scale a column."""
     for r in range(num_rows):
         sums_D, out_D = sums[r * stride :], out[r * out_stride :]
@@ -149,7 +172,16 @@ def round_rows(sums, stride, num_rows, scale, num_columns, out, out_stride):  # 
 
 
 @compiled
-def activate_rows(sums, stride, num_rows, scale, num_columns, table, out, out_stride):  # noqa: ANN001, ANN201
+def activate_rows(
+    sums: np.ndarray,
+    stride: int,
+    num_rows: int,
+    scale: np.ndarray,
+    num_columns: int,
+    table: np.ndarray,
+    out: np.ndarray,
+    out_stride: int,
+) -> None:
     """Sums to places in the table, and what stands there."""
     for r in range(num_rows):
         sums_D, out_D = sums[r * stride :], out[r * out_stride :]
@@ -161,7 +193,16 @@ def activate_rows(sums, stride, num_rows, scale, num_columns, table, out, out_st
 
 
 @compiled
-def store_inputs(rows, first, stride, position, batch_size, sizes, width, cache):  # noqa: ANN001, ANN201
+def store_inputs(
+    rows: np.ndarray,
+    first: int,
+    stride: int,
+    position: int,
+    batch_size: int,
+    sizes: MixingSizes,
+    width: int,
+    cache: np.ndarray,
+) -> None:
     """Bytes of B rows at a position into the cache's words `[N / 4 * columns]`; gaps for taps stay as they are."""
     heads, taps, columns, _, capacity = sizes
     shift = np.int32(8 * (position & 3))
@@ -176,7 +217,17 @@ def store_inputs(rows, first, stride, position, batch_size, sizes, width, cache)
 
 
 @compiled
-def mix_block(words, start, end, batch_size, sizes, weight, row_words, zeros, out):  # noqa: ANN001, ANN201
+def mix_block(
+    words: np.ndarray,
+    start: int,
+    end: int,
+    batch_size: int,
+    sizes: MixingSizes,
+    weight: np.ndarray,
+    row_words: int,
+    zeros: np.ndarray,
+    out: np.ndarray,
+) -> None:
     """Products of `BLOCK` rows of W from `start` on with the positions before `end`, as `[BLOCK, columns]`.
 
     `weight [H, K, N, row_words]`, a row of W padded to whole words; `sizes`: heads, taps, input columns and output
@@ -207,7 +258,16 @@ def mix_block(words, start, end, batch_size, sizes, weight, row_words, zeros, ou
 
 
 @compiled
-def mix_row(words, position, batch_size, sizes, weight, row_words, ahead, out):  # noqa: ANN001, ANN201
+def mix_row(
+    words: np.ndarray,
+    position: int,
+    batch_size: int,
+    sizes: MixingSizes,
+    weight: np.ndarray,
+    row_words: int,
+    ahead: np.ndarray,
+    out: np.ndarray,
+) -> None:
     """The sums of one position: what its block has in advance, and the positions of the block up to this one."""
     heads, taps, columns, out_columns, capacity = sizes
     n = weight.shape[0] // (heads * taps * row_words)
@@ -233,7 +293,16 @@ def mix_row(words, position, batch_size, sizes, weight, row_words, ahead, out): 
 
 
 @compiled
-def add_mixed(x_RD, first, sums, place, batch_size, sizes, bias, scale):  # noqa: ANN001, ANN201
+def add_mixed(
+    x_RD: np.ndarray,
+    first: int,
+    sums: np.ndarray,
+    place: int,
+    batch_size: int,
+    sizes: MixingSizes,
+    bias: int,
+    scale: float,
+) -> None:
     """Flat mixing of one position into the residual stream of its B rows."""
     out_columns = sizes[3]
     for b in range(batch_size):
@@ -244,7 +313,18 @@ def add_mixed(x_RD, first, sums, place, batch_size, sizes, bias, scale):  # noqa
 
 
 @compiled
-def round_mixed(sums, place, batch_size, sizes, width, bias_H, scale_H, out, first, stride):  # noqa: ANN001, ANN201
+def round_mixed(
+    sums: np.ndarray,
+    place: int,
+    batch_size: int,
+    sizes: MixingSizes,
+    width: int,
+    bias_H: np.ndarray,
+    scale_H: np.ndarray,
+    out: np.ndarray,
+    first: int,
+    stride: int,
+) -> None:
     """Mixing with heads of one position to bytes, heads side by side; rows from `first` on."""
     heads, _, _, out_columns, capacity = sizes
     for h in range(heads):
@@ -258,7 +338,9 @@ def round_mixed(sums, place, batch_size, sizes, width, bias_H, scale_H, out, fir
 
 
 @compiled
-def head_rows(x_RD, first, num_rows, out, stride, largest_R):  # noqa: ANN001, ANN201
+def head_rows(
+    x_RD: np.ndarray, first: int, num_rows: int, out: np.ndarray, stride: int, largest_R: np.ndarray
+) -> None:
     """Rows of the residual stream as bytes, each by its largest magnitude, which is kept."""
     for r in range(num_rows):
         x_D, out_D = x_RD[first + r], out[r * stride :]
@@ -272,7 +354,7 @@ def head_rows(x_RD, first, num_rows, out, stride, largest_R):  # noqa: ANN001, A
 
 
 @compiled
-def weigh_tokens(sums_V, scale_V, unit):  # noqa: ANN001, ANN201
+def weigh_tokens(sums_V: np.ndarray, scale_V: np.ndarray, unit: float) -> tuple[int, int]:
     """Sums of the head to the weights of tokens, in place; returns the shift and the total of their counts."""
     highest = np.int32(-LOGIT_LIMIT)
     for v in range(len(sums_V)):
@@ -294,7 +376,7 @@ def weigh_tokens(sums_V, scale_V, unit):  # noqa: ANN001, ANN201
 
 
 @compiled
-def sum_counts(weights, shift):  # noqa: ANN001, ANN201
+def sum_counts(weights: np.ndarray, shift: int) -> int:
     """The counts of some tokens."""
     total = np.int64(len(weights))
     for v in range(len(weights)):
@@ -303,7 +385,7 @@ def sum_counts(weights, shift):  # noqa: ANN001, ANN201
 
 
 @compiled
-def find_token(weights_V, shift, target):  # noqa: ANN001, ANN201
+def find_token(weights_V: np.ndarray, shift: int, target: int) -> tuple[int, int]:
     """The token that owns the count `target`, and its start; what lies beyond all counts owns the last token."""
     start = np.int64(0)
     v = 0

@@ -206,7 +206,8 @@ class ReferenceDecoder:
                 offset = tap - (taps - 1) // 2
                 written = slice(first + max(0, -offset), first + width - max(0, offset))
                 read = slice(first + max(0, offset), first + width - max(0, -offset))
-                sums[written] += weights @ inputs[:, read]
+                if abs(offset) < width:
+                    sums[written] += weights @ inputs[:, read]
             sums[first : first + width] += self.tensors[f"{layer}.mixing.bias"][head, newest]
             scale[first : first + width] = self.tensors[f"{layer}.mixing.scale"][head, newest]
         return sums, scale
