@@ -96,7 +96,7 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
 
     def decompress_stream(
         self,
-        reader: BinaryIO,
+        reader: BinaryIO | Source,
         writer: BinaryIO,
         max_output: int | None = None,
         progress: Progress = no_progress,

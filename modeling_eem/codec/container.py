@@ -17,7 +17,8 @@ last, in the fewest bytes. CRC is zlib's CRC-32. BLAKE2b-64 is BLAKE2b with a di
     record   = head varint | [count varint] | check u32 | payload
         head     8 × length of the payload in bytes (at most 65,536) + kind:
                  0 raw          plain bytes, as they are
-                 1 zstd         one frame of zstd without its magic number and content size; count = plain bytes
+                 1 zstd         one frame of zstd without its magic number and content size, with a window of at most
+                                128 KiB; count = plain bytes
                  2 zstd, full   the same of 65,536 plain bytes, without count
                  3 text         tokens under the causal decoder without a code; count = tokens
                  4 text, full   the same of a full window, without count

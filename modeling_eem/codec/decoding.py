@@ -111,7 +111,10 @@ class WindowDecoder:
         return record.count
 
     def _text(self, record: Record, ids: list[int]) -> bytes:
-        plain = self._table.decode(ids)
+        try:
+            plain = self._table.decode(ids)
+        except IndexError:  # a model may have more tokens than its tokenizer
+            raise DamagedFile(f"window {record.number} decodes to a token that its tokenizer does not have.") from None
         if not 0 < len(plain) <= MAX_PLAIN:
             raise DamagedFile(
                 f"window {record.number} decodes to {len(plain)} bytes; a window holds 1 to {MAX_PLAIN}."

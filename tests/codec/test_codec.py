@@ -172,6 +172,15 @@ def test_a_code_never_costs_more_than_none(codecs: dict[str, Codec], awkward: di
     assert chose
 
 
+def test_what_repeats_over_windows_goes_to_zstd_and_text_around_it_does_not(
+    codec: Codec, awkward: dict[str, bytes], text: bytes
+) -> None:
+    data = text[:4000] + awkward["base64"][:5000] * 3 + text[4000:8000]
+    report = codec.list(codec.compress(data))
+    assert report.windows[Kind.TEXT_FULL] > 10 and report.windows[Kind.ZSTD] == 1
+    assert report.file_bytes < 0.8 * len(Codec(None).compress(data))
+
+
 def test_carried_context_pays(codecs: dict[str, Codec], stand_in: Callable[..., Any], text: bytes) -> None:
     """The model prefers tokens of its context, so the payloads of the same windows must be shorter with it."""
     carried = codecs["carry"].list(codecs["carry"].compress(text))

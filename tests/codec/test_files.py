@@ -1,5 +1,6 @@
 """Commands on files: names, folders, pipes, refusals; a kill leaves the old file; two processes never mix."""
 
+import errno
 import io
 import multiprocessing
 import os
@@ -254,6 +255,26 @@ def test_two_processes_on_one_output_never_mix(tmp_path: Path, overwrite: bool) 
     assert ends == ["written", "written" if overwrite else f"{path} exists: -f overwrites it, -o names another file."]
     assert path.read_bytes() == (b"b" if overwrite else b"a") * 1_000_000
     assert [inner.name for inner in tmp_path.iterdir()] == ["x.eem"]
+
+
+def test_folders_without_links_keep_the_same_promises(tmp_path: Path, monkeypatch: Any) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with whole_file(tmp_path / "x", overwrite=False) as file:
+        file.write(b"first")
+    with pytest.raises(CodecError, match="exists"), whole_file(tmp_path / "y", overwrite=False) as file:
+        (tmp_path / "y").write_bytes(b"of another process")
+    assert (tmp_path / "x").read_bytes() == b"first" and (tmp_path / "y").read_bytes() == b"of another process"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_threads_are_those_asked_for(notes: Path, monkeypatch: Any) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("torch.set_num_threads", asked.append)
+    compress_files([notes], _with(threads=3), _quiet)
+    assert asked == [3]
 
 
 def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Damaged files: none decodes wrongly in silence, none hangs, and every undamaged window is salvaged.
 
-EEM_MUTATIONS files in all (default 160); the record's run sets 10,000.
+EEM_MUTATIONS files in all (default 800); the record's run sets 10,000.
 """
 
 import os
@@ -17,7 +17,7 @@ import pytest
 from modeling_eem.codec import Codec, CodecError
 from modeling_eem.codec.container import RUN, Header, Kind, parse_record_head
 
-MUTATIONS = int(os.environ.get("EEM_MUTATIONS", "160"))
+MUTATIONS = int(os.environ.get("EEM_MUTATIONS", "800"))
 SECONDS = 20  # for one file of a few kB; a busy machine included
 
 
@@ -49,7 +49,7 @@ def samples(stand_in: Callable[..., Any], awkward: dict[str, bytes]) -> list[Sam
     """Small windows, so that many damaged files take little time; many more than bytes alone would be worth."""
     text, noise = awkward["text"], awkward["random"]
     causal, eem = stand_in(context=40), stand_in(context=40, has_code=True)
-    with patch("modeling_eem.codec.encoding._shorter", lambda parts: parts):
+    with patch("modeling_eem.codec.encoding._mended", lambda parts: parts):
         return [
             _sample(Codec(causal), text[:3000] + noise + text[3000:4000]),
             _sample(Codec(causal, carry=True), text[:3000]),
