@@ -42,6 +42,8 @@ class MixingLayer(DynamicLayer):
         if torch.is_grad_enabled() and key_states.requires_grad:
             return super().update(key_states, value_states, *args, **kwargs)  # what autograd holds is not overwritten
         past_length = self.get_seq_length()
+        if past_length and len(self.keys) != len(key_states):
+            raise ValueError(f"the cache holds {len(self.keys)} rows and got {len(key_states)} new ones.")
         length = past_length + key_states.shape[-2]
         if self.buffer_TBD is None or length > len(self.buffer_TBD):
             batch_size, _, _, width = key_states.shape

@@ -17,9 +17,20 @@ def check_shape(name: str, x: Tensor | None, *shape: int) -> None:
         raise ValueError(f"{name} must be {list(shape)}, got {list(x.shape)}.")
 
 
-def check_ids(input_ids: Tensor) -> None:
+def check_ids(input_ids: Tensor, vocab_size: int | None = None) -> None:
+    """Raises ValueError for what are not rows of ids, and with `vocab_size` for ids outside the vocabulary."""
     if input_ids.ndim != 2 or input_ids.numel() == 0:
         raise ValueError(f"input_ids must be [batch, tokens] with at least one token, got {list(input_ids.shape)}.")
+    if input_ids.dtype not in (torch.long, torch.int):
+        raise ValueError(f"input_ids must be integers (torch.long), got {input_ids.dtype}.")
+    if vocab_size is None or not is_readable(input_ids):
+        return
+    lowest, highest = input_ids.min().item(), input_ids.max().item()
+    if lowest < 0 or highest >= vocab_size:
+        wrong = lowest if lowest < 0 else highest
+        raise ValueError(
+            f"input_ids holds {wrong}, outside the vocabulary of {vocab_size}: is this the model's tokenizer?"
+        )
 
 
 def is_readable(x: Tensor) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import slice_logits_to_keep
 
-from .layout_masked_mixer import check_shape
+from .layout_masked_mixer import check_shape, is_readable
 from .mixing_masked_mixer import linear, product
 
 # The label of a token that is not scored, everywhere.
@@ -174,6 +174,18 @@ def logits_and_loss(
     return logits, loss, losses_BT
 
 
+def _check_labels(labels_BT: Tensor, lm_head: nn.Module) -> None:
+    """Values are looked at on a CPU alone: elsewhere that would wait."""
+    if labels_BT.is_floating_point() or labels_BT.dtype == torch.bool:
+        raise ValueError(f"labels must be integers (torch.long), got {labels_BT.dtype}.")
+    if labels_BT.is_cpu and is_readable(labels_BT) and type(lm_head) is nn.Linear:
+        vocab_size = len(lm_head.weight)
+        is_wrong_BT = (labels_BT != IGNORE_INDEX) & ((labels_BT < 0) | (labels_BT >= vocab_size))
+        if is_wrong_BT.any():
+            wrong = labels_BT[is_wrong_BT][0].item()
+            raise ValueError(f"labels holds {wrong}: neither a token id below {vocab_size} nor {IGNORE_INDEX}.")
+
+
 def causal_lm_loss(
     hidden_BTD: Tensor,
     lm_head: nn.Module,
@@ -203,6 +215,7 @@ def causal_lm_loss(
     """
     check_shape("labels", targets_BT, *hidden_BTD.shape[:2])
     check_shape("loss_weights", loss_weights_BT, *hidden_BTD.shape[:2])
+    _check_labels(targets_BT, lm_head)
     targets_N = targets_BT.flatten()
     weights_N = None if loss_weights_BT is None else loss_weights_BT.flatten()
     # Of meta tensors autocast knows nothing, and their logits cost nothing.

@@ -180,7 +180,6 @@ class EEMModel(EEMPreTrainedModel):
             self._check_text(input_ids, attention_mask, in_forward=True)
 
         if code is not None:
-            check_shape("code", code, len(input_ids), config.code_size)
             code = self.encoder.bottleneck.quantize(code)
         elif past_length:
             code = past_key_values.code
@@ -191,6 +190,9 @@ class EEMModel(EEMPreTrainedModel):
                 self._check_text(encoder_input_ids, encoder_attention_mask, in_forward=True)
                 check_shape("encoder_input_ids", encoder_input_ids, len(input_ids), encoder_input_ids.shape[1])
             code = self.encoder.bottleneck.quantize(self.encoder(encoder_input_ids, encoder_attention_mask))
+        check_shape("code", code, len(input_ids), config.code_size)
+        if isinstance(occlude_memory, Tensor):
+            check_shape("occlude_memory", occlude_memory, len(input_ids))
         if past_key_values is not None:
             past_key_values.code = code
 

@@ -244,10 +244,14 @@ class MaskedMixerModel(MaskedMixerPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass either input_ids or inputs_embeds.")
         if inputs_embeds is None:
-            check_ids(input_ids)
+            check_ids(input_ids, self.config.vocab_size if input_ids.is_cpu else None)  # elsewhere a look would wait
             inputs_embeds = self.embed_tokens(input_ids)
-        elif inputs_embeds.ndim != 3 or inputs_embeds.numel() == 0:
-            raise ValueError(f"inputs_embeds must be [batch, tokens, features], got {list(inputs_embeds.shape)}.")
+        elif (
+            inputs_embeds.ndim != 3 or inputs_embeds.numel() == 0 or inputs_embeds.shape[-1] != self.config.hidden_size
+        ):
+            raise ValueError(
+                f"inputs_embeds must be [batch, tokens, {self.config.hidden_size}], got {list(inputs_embeds.shape)}."
+            )
         # The blocks want the embeddings to lie in memory as [T, B, D].
         inputs_embeds = inputs_embeds.transpose(0, 1).contiguous().transpose(0, 1)
         is_cacheable = self.config.is_causal and self.config.position_alignment == "left"

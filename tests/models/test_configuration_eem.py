@@ -180,6 +180,7 @@ def test_round_trip(encoder: str, decoder: str, eem_config: Callable[..., Any], 
         noise_placement="encoder_output",
         code_dtype="float8_e4m3fn",
         random_prefix_probability=0.25,
+        code_dropout=0.125,
     )
     config.save_pretrained(tmp_path)
     loaded = AutoConfig.from_pretrained(tmp_path)
@@ -252,6 +253,7 @@ def test_contradictions_are_named(config_class: type[PreTrainedConfig], bad: dic
         ),
         ({"random_prefix_probability": 1.5}, "random_prefix_probability.*1.5"),
         ({"random_prefix_probability": -0.1}, "random_prefix_probability.*-0.1"),
+        ({"code_dropout": 1.5}, "code_dropout.*1.5"),
         ({"decoder_config": {"is_causal": False}}, "decoder_config.is_causal must be True"),
         (
             {"decoder_config": LlamaConfig(vocab_size=8000, max_position_embeddings=513, is_causal=False)},

@@ -42,6 +42,10 @@ FOR_ALL: list[tuple[dict[str, Any], str]] = [
     ({"input_ids": IDS[:, :0]}, "input_ids"),
     ({"input_ids": IDS[0]}, "input_ids"),
     ({"input_ids": IDS.repeat(1, 5)}, "max_position_embeddings"),
+    ({"input_ids": IDS.float()}, "input_ids must be integers"),
+    ({"input_ids": IDS.bool()}, "input_ids must be integers"),
+    ({"input_ids": IDS + 40}, "outside the vocabulary"),
+    ({"input_ids": IDS - 8}, "outside the vocabulary"),
     ({"attention_mask": ONES[:1]}, "attention_mask"),
     ({"attention_mask": ONES[:, :3]}, "attention_mask"),
     ({"attention_mask": ONES[0]}, "attention_mask"),
@@ -51,7 +55,6 @@ FOR_ALL: list[tuple[dict[str, Any], str]] = [
 ]
 WITH_A_CODE: list[tuple[dict[str, Any], str]] = [
     ({"input_ids": IDS + 40}, "outside the vocabulary"),
-    ({"input_ids": IDS - 8}, "outside the vocabulary"),
     ({"attention_mask": torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0]])}, "row 1 is all padding"),
     ({"position_ids": torch.arange(4)[None]}, "position_ids"),
     ({"inputs_embeds": torch.randn(2, 4, 32)}, "inputs_embeds"),
@@ -77,6 +80,21 @@ def test_wrong_values_are_refused_where_a_code_is_made(
     if change.keys() <= {"input_ids", "attention_mask"}:
         with pytest.raises(ValueError, match=message):
             models[name].encode(**{"input_ids": IDS, **change})
+
+
+@pytest.mark.parametrize(
+    "labels", [IDS + 34, IDS - 5, IDS.float(), IDS > 4], ids=["large", "negative", "real", "bool"]
+)
+@pytest.mark.parametrize("is_training", [True, False])
+@pytest.mark.parametrize("name", ["mixer", "eem", "eem, llama", "autoencoder"])
+def test_labels_that_are_no_tokens_are_refused(
+    name: str, is_training: bool, labels: Tensor, models: dict[str, PreTrainedModel]
+) -> None:
+    try:
+        with pytest.raises(ValueError, match="labels (must be integers|holds (40|-1|-2))"):
+            models[name].train(is_training)(IDS, labels=labels)
+    finally:
+        models[name].eval()
 
 
 @pytest.mark.parametrize("code", [torch.randn(2, 5), torch.randn(1, 6), torch.randn(6), torch.randn(2, 1, 6)])
@@ -131,6 +149,27 @@ def test_what_wrappers_pass_as_none_is_taken(name: str, models: dict[str, PreTra
     for use_cache in (False, None):
         given = models[name](IDS, labels=IDS, position_ids=None, inputs_embeds=None, use_cache=use_cache)
         assert torch.equal(given.loss, expected)
+
+
+@pytest.mark.parametrize("name", ["mixer", "eem"])
+def test_a_cache_of_other_rows_is_refused(name: str, models: dict[str, PreTrainedModel]) -> None:
+    """One new row would be spread over all rows of the cache."""
+    with torch.no_grad():
+        for rows in (1, 3):
+            cache = models[name](IDS, labels=IDS, use_cache=True).past_key_values
+            with pytest.raises(ValueError, match="the cache holds 2 rows|code must be"):
+                models[name](IDS[:1].repeat(rows, 1)[:, :1], past_key_values=cache)
+
+
+def test_occlusion_is_asked_for_row_by_row(models: dict[str, PreTrainedModel]) -> None:
+    with pytest.raises(ValueError, match="occlude_memory must be"):
+        models["eem"](IDS, labels=IDS, occlude_memory=torch.tensor([True]))
+
+
+@pytest.mark.parametrize("embeds", [torch.randn(2, 4, 31), torch.randn(2, 32), torch.randn(2, 0, 32)])
+def test_embeddings_of_another_shape_are_refused(embeds: Tensor, models: dict[str, PreTrainedModel]) -> None:
+    with pytest.raises(ValueError, match="inputs_embeds must be"):
+        models["mixer"](inputs_embeds=embeds)
 
 
 @pytest.mark.parametrize("name", ["mixer", "eem", "eem, llama"])

@@ -185,3 +185,46 @@ def test_without_the_memory_the_causal_entropy_is_the_floor(
     _train(eem, make_rows, steps=200, occlude_memory=True)
     loss = eem(**make_rows(512), occlude_memory=True).loss.item()
     assert loss == pytest.approx(math.log(NUM_SYMBOLS), abs=0.1)
+
+
+def test_rows_are_occluded_one_by_one(eem: EEMForCausalLM, assert_same_logits: Callable) -> None:
+    """A row is what it is alone, shown its code or not."""
+    input_ids = torch.randint(2, 40, (3, 9))
+    mask = torch.ones_like(input_ids)
+    mask[0, :4] = mask[1, 6:] = 0
+    occluded = torch.tensor([True, False, True])
+    for given in ({}, {"attention_mask": mask}):
+        mixed = eem(input_ids, labels=input_ids, occlude_memory=occluded, **given).logits
+        shown = eem(input_ids, labels=input_ids, **given).logits
+        hidden = eem(input_ids, labels=input_ids, occlude_memory=True, **given).logits
+        expected = torch.where(occluded[:, None, None], hidden, shown)
+        is_real = given.get("attention_mask", torch.ones_like(mask)).bool()
+        assert_same_logits(mixed[is_real], expected[is_real])
+        assert not torch.allclose(hidden[is_real], shown[is_real], atol=1e-3)
+
+
+def test_code_dropout_occludes_training_rows(eem: EEMForCausalLM) -> None:
+    """By its probability, from the framework's generator, and in training alone; at 0 nothing is drawn."""
+    input_ids = torch.randint(2, 40, (64, 5))
+    seen = []
+    eem.model.register_forward_pre_hook(lambda _, __, given: seen.append(given["occlude_memory"]), with_kwargs=True)
+
+    def loss(probability: float) -> Tensor:
+        eem.config.code_dropout = probability
+        torch.manual_seed(3)
+        return eem.train()(input_ids, labels=input_ids).loss
+
+    clean, all_hidden = loss(0.0), eem(input_ids, labels=input_ids, occlude_memory=True).loss
+    assert seen[0] is False
+    torch.testing.assert_close(loss(1.0), all_hidden)
+    assert torch.equal(loss(0.25), loss(0.25)) and not torch.equal(loss(0.25), clean)
+    torch.manual_seed(3)
+    assert torch.equal(seen[-1], torch.rand(64) < 0.25) and 4 < seen[-1].sum() < 30
+    eem.eval()(input_ids, labels=input_ids)
+    assert seen[-1] is False
+
+
+def test_an_occluded_row_teaches_the_encoder_nothing(eem: EEMForCausalLM) -> None:
+    input_ids = torch.randint(2, 40, (2, 9))
+    eem(input_ids, labels=input_ids, occlude_memory=torch.tensor([True, True])).loss.backward()
+    assert not any(p.grad is not None and p.grad.any() for p in eem.model.encoder.parameters())

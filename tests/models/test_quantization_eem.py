@@ -185,3 +185,27 @@ def test_packing_round_trip(bits: int, num_values: int) -> None:
 
 def test_packing_is_most_significant_bit_first() -> None:
     assert pack_bits(torch.tensor([0b101, 0b011, 0b110]), 3) == bytes([0b10101111, 0b00000000])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", BITS)
+def test_encoding_a_decoded_code_again_changes_no_bit(name: str, dtype: torch.dtype) -> None:
+    """What a sender computes with is what a receiver computes with, who passes the decoded code to the model."""
+    code_format = CODE_FORMATS[name]
+    values = torch.randn(2000, 64) * torch.logspace(-6, 4, 2000)[:, None]
+    values = values.to(dtype)
+    values = values[values.isfinite().all(-1)]
+    once = code_format.round(values)
+    assert torch.equal(code_format.round(once), once)
+    decoded = code_format.decode(*code_format.encode(values.float()))
+    again = code_format.decode(*code_format.encode(decoded))
+    assert torch.equal(again.view(torch.int32), decoded.view(torch.int32))
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_the_largest_number_of_a_vector_is_its_scale(bits: int) -> None:
+    """`m s / m` is not always s in float32."""
+    values = torch.rand(5000, 1) * 10
+    code_format = CODE_FORMATS[f"int{bits}"]
+    assert torch.equal(code_format.decode(*code_format.encode(values)), values)
+    assert torch.equal(code_format.decode(*code_format.encode(-values)), -values)
