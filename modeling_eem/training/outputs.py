@@ -13,6 +13,7 @@ from modeling_eem.models.configuration_eem import EEMConfig, EncoderDecoderConfi
 from modeling_eem.report import LearningCurve, Table, learning_curves, model_card, provenance
 from modeling_eem.training.experiment import Run
 
+DESCRIPTIONS = ("README.md", "results.json", "learning_curve.png")
 _PACKAGES = ("modeling-eem", "torch", "transformers", "datasets", "accelerate")
 _SAMPLE = 1000  # rows that tell how many tokens a byte has
 
