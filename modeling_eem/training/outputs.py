@@ -1,6 +1,7 @@
 """What stands beside a run's weights: its learning curve, its numbers and its model card."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from huggingface_hub import ModelCardData
 from transformers import TrainerState
 
 from modeling_eem.bits import nats_to_bits
-from modeling_eem.files import without_secrets, write_atomically
+from modeling_eem.files import command_without_secrets, write_atomically
 from modeling_eem.models.configuration_eem import EEMConfig, EncoderDecoderConfig
 from modeling_eem.report import LearningCurve, Table, learning_curves, model_card, provenance
 from modeling_eem.training.experiment import Run
@@ -68,8 +69,14 @@ def _results(run: Run, state: TrainerState, curve: LearningCurve) -> dict[str, A
         "unit": run.metrics.unit,
         "held_out": held_out_metrics(run, state),
         "curve": [list(point) for point in curve.held_out],
-        **without_secrets(provenance(_PACKAGES)),
+        **_origin(),
     }
+
+
+def _origin() -> dict[str, str]:
+    """Where the numbers come from, with nothing that is secret or this machine's."""
+    origin = provenance(_PACKAGES)
+    return {**origin, "command": shlex.join(command_without_secrets(shlex.split(origin["command"])))}
 
 
 def _card(run: Run, results: dict[str, Any]) -> str:
