@@ -1,12 +1,21 @@
-"""python evaluate.py COMMAND …: what a trained model is worth; see `eem/evaluate.py`."""
+"""python evaluate.py COMMAND …: `eem evaluate` from a checkout.
 
+This file has the name of a library that lm-eval imports. Where the checkout is searched for modules, as `python -m`
+does, whoever imports `evaluate` meets this file; it steps aside and gives them the library.
+"""
+
+import importlib
 import sys
 from pathlib import Path
 
-# This folder must not be searched for modules: this very file would hide the `evaluate` library.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
-
-from eem.evaluate import app  # noqa: E402
+_found = list(sys.path)
+sys.path[:] = [entry for entry in _found if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 if __name__ == "__main__":
+    from eem.evaluate import app
+
     app()
+else:
+    del sys.modules[__name__]
+    importlib.import_module(__name__)
+    sys.path[:] = _found

@@ -1,19 +1,37 @@
-"""What all commands share: list options that take several values, errors of one line, outputs, a progress bar."""
+"""What all commands share: list options, one-line errors, where output goes, progress.
 
+Nothing heavy is imported here: `eem --help` reads this file.
+"""
+
+import logging
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperCommand, TyperGroup, TyperOption
+
+# Which extra of this package brings a library that `pip install modeling-eem` leaves out.
+EXTRAS = {
+    "datatrove": "prepare",
+    "gradio": "view",
+    "immutabledict": "harness",
+    "langdetect": "harness",
+    "nltk": "harness",
+    "peft": "peft",
+    "ray": "ray",
+    "tensorboard": "tensorboard",
+}
+_SECONDS_A_LINE = 15.0
 
 
-class ListOptionsCommand(TyperCommand):
-    """A command whose list options take all values that follow: `--data A B` is `--data A --data B`.
+class Command(TyperCommand):
+    """A command whose usage errors are one line, and whose list options take all values that follow.
 
-    So a shell's `--data *.parquet` works. Use as `@app.command(cls=ListOptionsCommand)`.
+    `--data A B` is `--data A --data B`, so a shell's `--data *.parquet` works. Use as `@app.command(cls=Command)`.
     """
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
@@ -33,17 +51,91 @@ class ListOptionsCommand(TyperCommand):
             expanded.append(argument)
         return super().parse_args(ctx, expanded)
 
+    def invoke(self, ctx: typer.Context) -> Any:
+        # On CPUs with bfloat16, bitsandbytes warns at import that it found no kernel on the Hub; it does without.
+        logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+        # A codec model has no config.json, and needs none.
+        logging.getLogger("huggingface_hub.hub_mixin").setLevel(logging.ERROR)
+        return super().invoke(ctx)
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        return _one_line_main(super().main, standalone_mode, *args, **extra)
+
+
+class Commands(TyperGroup):
+    """A group of commands whose usage errors are one line: `typer.Typer(cls=Commands)`."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        return _one_line_main(super().main, standalone_mode, *args, **extra)
+
+
+def _one_line_main(main: Callable[..., Any], standalone_mode: bool, *args: Any, **extra: Any) -> Any:
+    """typer's own error is a box of several lines; ours is a line that a log or another program can read."""
+    if not standalone_mode:
+        return main(*args, standalone_mode=False, **extra)
+    try:
+        code = main(*args, standalone_mode=False, **extra)
+    except typer.TyperException as error:
+        if message := error.format_message():  # empty where a group without a command printed its help
+            _print_error(message)
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def new_app(help: str) -> typer.Typer:
+    """An empty group of commands, set up as all of ours are."""
+    return typer.Typer(
+        cls=Commands,
+        help=help,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="markdown",
+        pretty_exceptions_enable=False,
+    )
+
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn what is wrong with the input (ValueError, OSError) into one line on stderr and exit code 2."""
+    """Turn what the user can change into one line on stderr, and the exit code that says what it was.
+
+    Bad input (ValueError, OSError) and a library that an extra brings exit with 2, Ctrl-C with 130.
+    """
     try:
         yield
     except (ValueError, OSError) as error:
         is_about_a_file = isinstance(error, OSError) and error.filename is not None
-        message = f"{error.filename}: {error.strerror}" if is_about_a_file else str(error)
-        typer.echo(f"error: {' '.join(message.split())}", err=True)
+        _print_error(f"{error.filename}: {error.strerror}" if is_about_a_file else str(error))
         raise typer.Exit(2) from error
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library not in EXTRAS:
+            raise
+        _print_error(f'{library} is not installed: pip install "modeling-eem[{EXTRAS[library]}]"')
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as error:
+        typer.echo("stopped: nothing was written; the same command begins again.", err=True)
+        raise typer.Exit(130) from error
+
+
+@contextmanager
+def keeps(said: Callable[[], str]) -> Iterator[None]:
+    """Say on Ctrl-C what was kept and how to go on, instead of `one_line_errors`' "nothing was written"."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        typer.echo(f"stopped: {said()}", err=True)
+        raise typer.Exit(130) from error
+
+
+def _print_error(message: str) -> None:
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+
+
+def quiet_loading() -> None:
+    """No bars of transformers' own while it loads weights: commands show how far their work is."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
 
 
 def check_output(folder: Path) -> None:
@@ -55,10 +147,93 @@ def check_output(folder: Path) -> None:
             return
 
 
+class Steps:
+    """What a command tells of its work: how far it is, and a note beside that."""
+
+    def __init__(self, total: int | None):
+        self.total = total
+        self.done = 0
+        self.note = ""
+        self.begun = time.monotonic()
+        self.first = 0
+
+    def advance(self, steps: int = 1) -> None:
+        """So many steps more are done."""
+        self.update(self.done + steps)
+
+    def update(self, done: int | None = None, note: str | None = None, description: str | None = None) -> None:
+        """So many steps are done in all."""
+        self.done = self.done if done is None else done
+        self.note = self.note if note is None else note
+        self.show(description)
+
+    def resume(self, done: int) -> None:
+        """So many steps were done before this start; they say nothing of its speed."""
+        self.first = self.done = done
+
+    def show(self, description: str | None) -> None:
+        """Nothing, unless a subclass shows it."""
+
+
+class _Lines(Steps):
+    """Progress where no one watches, a log say: a line every fifteen seconds, with the time that is left."""
+
+    def __init__(self, description: str, total: int | None):
+        super().__init__(total)
+        self.description = description
+        self.told = self.begun
+        self.stream = sys.stderr  # this very stream: libraries turn sys.stderr away while they work
+
+    def show(self, description: str | None) -> None:
+        self.description = description or self.description
+        now = time.monotonic()
+        if now - self.told < _SECONDS_A_LINE:
+            return
+        self.told = now
+        parts = [f"{self.description}: {self.done:,}" + (f" of {self.total:,}" if self.total else "")]
+        if self.total and self.done > self.first:
+            left = (now - self.begun) / (self.done - self.first) * max(self.total - self.done, 0)
+            parts.append(f"{_duration(left)} left")
+        parts += [self.note] if self.note else []
+        print(", ".join(parts), file=self.stream, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    """12 s, 3 min, 2.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 @contextmanager
-def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr, as the function that moves it on by so many steps of `total`; gone when the work is done."""
+def progress_bar(description: str, total: int | None = None, quiet: bool = False) -> Iterator[Steps]:
+    """Progress on stderr: a bar on a terminal, gone when the work is done; plain lines with time left elsewhere.
+
+    Args:
+        total: steps in all; None where no one knows.
+        quiet: show nothing: for all processes but the first.
+    """
+    if quiet:
+        yield Steps(total)
+    elif sys.stderr.isatty():
+        with _bar(description, total) as steps:
+            yield steps
+    else:
+        yield _Lines(description, total)
+
+
+@contextmanager
+def _bar(description: str, total: int | None) -> Iterator[Steps]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(description, total=total)
-        yield lambda steps: progress.advance(task, steps)
+    bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(file=sys.stderr), transient=True)
+    task = bar.add_task(description, total=total, note="")
+
+    class Shown(Steps):
+        def show(self, description: str | None) -> None:
+            bar.update(task, completed=self.done, note=self.note, description=description)
+
+    with bar:
+        yield Shown(total)

@@ -1,29 +1,12 @@
-"""evaluate.py bits: held-out code length of models beside general-purpose compressors.
-
-python evaluate.py bits --model runs/eem --baseline runs/causal --data validation.jsonl --output results
-"""
+"""eem evaluate bits: held-out code length of models beside general-purpose compressors."""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
-from eem.console import check_output, one_line_errors, progress_bar
-from modeling_eem.evaluation.bits_table import (
-    bits_table,
-    compressors_table,
-    differences_table,
-    documents_csv,
-    measure,
-    measure_compressors,
-)
-from modeling_eem.evaluation.code_length import code_bits_of
-from modeling_eem.evaluation.held_out import RowChoice, held_out_rows, row_bytes
-from modeling_eem.evaluation.scored_models import common_context, load_checkpoints
-from modeling_eem.files import write_atomically
-from modeling_eem.report import write_results
+from eem.console import check_output, one_line_errors, progress_bar, quiet_loading
 
 
 @one_line_errors()
@@ -37,7 +20,7 @@ def bits(
     output: Annotated[Path, typer.Option(help="Folder for bits.md, bits.json and documents.csv.")],
     baseline: Annotated[list[Path] | None, typer.Option(help="Folders of models to compare with.")] = None,
     rows: Annotated[
-        RowChoice,
+        Literal["windows", "pad", "full", "stream"],
         typer.Option(
             help="windows: documents cut into rows; pad: a document's beginning; full: those of pad that fill the "
             "context; stream: documents joined with BOS between."
@@ -53,9 +36,26 @@ def bits(
 ) -> None:
     """Count the bits with which models tell held-out text, the bits of their codes included.
 
-    Example: `python evaluate.py bits --model runs/eem --baseline runs/causal --data held_out.jsonl --output results`
+    Example: `eem evaluate bits --model runs/eem --baseline runs/causal --data held_out.jsonl --output results`
     """
+    from rich.console import Console
+
+    from modeling_eem.evaluation.bits_table import (
+        bits_table,
+        compressors_table,
+        differences_table,
+        documents_csv,
+        measure,
+        measure_compressors,
+    )
+    from modeling_eem.evaluation.code_length import code_bits_of
+    from modeling_eem.evaluation.held_out import held_out_rows, row_bytes
+    from modeling_eem.evaluation.scored_models import common_context, load_checkpoints
+    from modeling_eem.files import write_atomically
+    from modeling_eem.report import write_results
+
     check_output(output)
+    quiet_loading()
     console = Console()
     checkpoints = load_checkpoints([*model, *(baseline or [])], code_dtype)
     max_length = common_context(checkpoints, context)
@@ -64,13 +64,13 @@ def bits(
     scored = [
         held_out_rows(data, checkpoint.tokenizer, checkpoint.config, rows, max_length) for checkpoint in checkpoints
     ]
-    with progress_bar("reading rows", sum(map(len, scored))) as advance:
+    with progress_bar("reading rows", sum(map(len, scored))) as steps:
         models = [
-            measure(checkpoint, own_rows, max_length, batch_size, advance)
+            measure(checkpoint, own_rows, max_length, batch_size, steps.advance)
             for checkpoint, own_rows in zip(checkpoints, scored)
         ]
-    with console.status("compressing"):
-        compressors = measure_compressors(row_bytes(scored[0], checkpoints[0].tokenizer))
+    with progress_bar("compressing rows", len(scored[0]) + 1) as advance:
+        compressors = measure_compressors(row_bytes(scored[0], checkpoints[0].tokenizer), advance)
 
     tables = [bits_table(models, f"{rows} of up to {max_length:,} tokens")]
     tables += [differences_table(models)] if len(models) > 1 else []

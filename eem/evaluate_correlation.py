@@ -1,55 +1,58 @@
-"""evaluate.py correlation: what several estimates of the same tokens have to do with each other.
+"""eem evaluate correlation: what several estimates of the same tokens have to do with each other."""
 
-python evaluate.py correlation --entropies entropies/exact entropies/causal --output results
-"""
+from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from rich.console import Console
 
 from eem.console import check_output, one_line_errors, progress_bar
-from modeling_eem.evaluation.correlation import (
-    EntropyFolder,
-    folder_curve,
-    open_folders,
-    regress_folders,
-    regressions_table,
-    scatter_points,
-    words_table,
-)
-from modeling_eem.report import write_results
-from modeling_eem.report.entropy_plots import Band, index_plot, scatter_plot
+
+if TYPE_CHECKING:
+    from modeling_eem.evaluation.correlation import EntropyFolder
 
 Result = TypeVar("Result")
 
 
 @one_line_errors()
 def correlation(
-    entropies: Annotated[list[Path], typer.Option(help="Folders that eem-entropy made of the same rows.")],
+    entropies: Annotated[list[Path], typer.Option(help="Folders that `eem entropy` made of the same rows.")],
     output: Annotated[Path, typer.Option(help="Folder for correlation.md, correlation.json and the plots.")],
 ) -> None:
     """Regress every estimate on those before it; draw them against each other, and along a row.
 
-    Example: `python evaluate.py correlation --entropies entropies/exact entropies/causal --output results`
+    Example: `eem evaluate correlation --entropies entropies/exact entropies/causal --output results`
     """
+    from rich.console import Console
+
+    from modeling_eem.evaluation.correlation import (
+        folder_curve,
+        open_folders,
+        regress_folders,
+        regressions_table,
+        scatter_points,
+        words_table,
+    )
+    from modeling_eem.report import write_results
+    from modeling_eem.report.entropy_plots import Band, index_plot, scatter_plot
+
     check_output(output)
     folders = open_folders(entropies)
     pairs = list(combinations(folders, 2))
-    with progress_bar("comparing estimates", 2 * len(pairs) + 2 * len(folders)) as advance:
-        regressions = {(x.name, y.name): _counted(advance, regress_folders, x, y) for x, y in pairs}
-        curves = {folder.name: _counted(advance, folder_curve, folder) for folder in folders}
-        words = {folder.name: _counted(advance, folder.words) for folder in folders if folder.has_tokenizer}
+    with progress_bar("comparing estimates", 2 * len(pairs) + 2 * len(folders)) as steps:
+        regressions = {(x.name, y.name): _counted(steps.advance, regress_folders, x, y) for x, y in pairs}
+        curves = {folder.name: _counted(steps.advance, folder_curve, folder) for folder in folders}
+        words = {folder.name: _counted(steps.advance, folder.words) for folder in folders if folder.has_tokenizer}
         figures = {}
         for x, y in pairs:
             fit, file = regressions[x.name, y.name], f"scatter-{_slug(x.name)}-{_slug(y.name)}.png"
             scatter_plot(
                 output / file,
-                *_counted(advance, scatter_points, x, y),
+                *_counted(steps.advance, scatter_points, x, y),
                 labels=(x.label, y.label),
                 line=(fit.slope.value, fit.intercept.value),
                 title=f"R² {fit.r_squared.value:.3f}, {fit.tokens:,} tokens",

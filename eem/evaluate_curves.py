@@ -1,23 +1,16 @@
-"""evaluate.py curves: normalized loss against training tokens, for one run or several.
-
-python evaluate.py curves runs/causal runs/eem --output results
-"""
+"""eem evaluate curves: normalized loss against training tokens, for one run or several."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from eem.console import check_output, one_line_errors
-from modeling_eem.evaluation.curves import common_loss, curves_table, reach_table, read_run_curve
-from modeling_eem.report import write_results
-from modeling_eem.report.curve_plots import loss_curves
 
 
 @one_line_errors()
 def curves(
-    runs: Annotated[list[Path], typer.Argument(help="Output folders of train.py; differences are to the first.")],
+    runs: Annotated[list[Path], typer.Argument(help="Output folders of `eem train`; differences are to the first.")],
     output: Annotated[Path, typer.Option(help="Folder for curves.md, curves.json and curves.png.")],
     reach: Annotated[
         list[float] | None,
@@ -26,8 +19,14 @@ def curves(
 ) -> None:
     """Draw, fit and compare what runs scored on held-out text along the way.
 
-    Example: `python evaluate.py curves runs/causal runs/eem --reach 5.8 5.7 --output results`
+    Example: `eem evaluate curves runs/causal runs/eem --reach 5.8 5.7 --output results`
     """
+    from rich.console import Console
+
+    from modeling_eem.evaluation.curves import common_loss, curves_table, reach_table, read_run_curve
+    from modeling_eem.report import write_results
+    from modeling_eem.report.curve_plots import loss_curves
+
     check_output(output)
     read = [read_run_curve(folder) for folder in runs]
     if len({curve.name for curve in read}) < len(read):

@@ -1,30 +1,17 @@
-"""evaluate.py entropy-floor: the entropy of a text, from runs with ever smaller codes.
-
-python evaluate.py entropy-floor runs/code-64 runs/code-32 runs/code-16 runs/code-8 --output results
-"""
+"""eem evaluate entropy-floor: the entropy of a text, from runs with ever smaller codes."""
 
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
-from rich.console import Console
 
-from eem.console import check_output, one_line_errors, progress_bar
-from modeling_eem.evaluation.bits_table import measure
-from modeling_eem.evaluation.code_length import code_bits_of
-from modeling_eem.evaluation.entropy_floor import LEAST_RUNS, FloorPoint, fit_entropy_floor, floor_table
-from modeling_eem.evaluation.held_out import held_out_rows
-from modeling_eem.evaluation.scored_models import common_context, load_checkpoints
-from modeling_eem.report import write_results
-from modeling_eem.report.curve_plots import entropy_floor_plot
-from modeling_eem.training.checkpoints import RUN_FILE
+from eem.console import check_output, one_line_errors, progress_bar, quiet_loading
 
 
 @one_line_errors()
 def entropy_floor(
-    runs: Annotated[list[Path], typer.Argument(help="Output folders of train.py, their codes of different sizes.")],
+    runs: Annotated[list[Path], typer.Argument(help="Output folders of `eem train`, their codes of different sizes.")],
     output: Annotated[
         Path, typer.Option(help="Folder for entropy-floor.md, entropy-floor.json and entropy-floor.png.")
     ],
@@ -42,9 +29,20 @@ def entropy_floor(
 ) -> None:
     """Estimate a text's entropy: the size of code at which nothing is left to predict.
 
-    Example: `python evaluate.py entropy-floor runs/code-64 runs/code-32 runs/code-16 --output results`
+    Example: `eem evaluate entropy-floor runs/code-64 runs/code-32 runs/code-16 --output results`
     """
+    from rich.console import Console
+
+    from modeling_eem.evaluation.bits_table import measure
+    from modeling_eem.evaluation.code_length import code_bits_of
+    from modeling_eem.evaluation.entropy_floor import LEAST_RUNS, FloorPoint, fit_entropy_floor, floor_table
+    from modeling_eem.evaluation.held_out import held_out_rows
+    from modeling_eem.evaluation.scored_models import common_context, load_checkpoints
+    from modeling_eem.report import write_results
+    from modeling_eem.report.curve_plots import entropy_floor_plot
+
     check_output(output)
+    quiet_loading()
     if len(runs) < LEAST_RUNS:
         raise ValueError(f"a line with an interval needs {LEAST_RUNS} runs, not {len(runs)}: name more.")
     checkpoints = load_checkpoints(runs)
@@ -62,9 +60,9 @@ def entropy_floor(
         held_out_rows(files, checkpoint.tokenizer, checkpoint.config, "windows", max_length)
         for checkpoint in checkpoints
     ]
-    with progress_bar("reading rows", sum(map(len, scored))) as advance:
+    with progress_bar("reading rows", sum(map(len, scored))) as steps:
         points = [
-            FloorPoint(checkpoint.name, measure(checkpoint, rows, max_length, batch_size, advance).total)
+            FloorPoint(checkpoint.name, measure(checkpoint, rows, max_length, batch_size, steps.advance).total)
             for checkpoint, rows in zip(checkpoints, scored)
         ]
     floor = fit_entropy_floor(points, zero)
@@ -89,6 +87,10 @@ def entropy_floor(
 
 def _held_out_files(runs: list[Path]) -> list[Path]:
     """What all the runs were measured on, by their run files."""
+    import yaml
+
+    from modeling_eem.training.checkpoints import RUN_FILE
+
     named = set()
     for run in runs:
         if not (run / RUN_FILE).is_file():

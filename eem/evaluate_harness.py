@@ -1,7 +1,6 @@
-"""evaluate.py harness: lm-eval's benchmarks for several models, as one table.
+"""eem evaluate harness: lm-eval's benchmarks for several models, as one table."""
 
-python evaluate.py harness --model runs/a runs/b --tasks table --data-dir data/hub --output results
-"""
+from __future__ import annotations
 
 import json
 import logging
@@ -10,14 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from eem.console import one_line_errors
-from modeling_eem.report import Table, add_to_card, check_card, provenance, write_results
+from eem.console import check_output, one_line_errors, progress_bar, quiet_loading
+
+if TYPE_CHECKING:
+    from modeling_eem.report import Table
 
 _LIBRARIES = ("modeling-eem", "lm-eval", "torch", "transformers", "datasets", "accelerate", "tokenizers")
 
@@ -52,22 +51,23 @@ def harness(
     An entropy estimation model's encoder is shown the context alone, never the answer. Several processes share the
     work under `torchrun` or `accelerate launch`.
 
-    Example: `python evaluate.py harness --model runs/a runs/b --tasks table --data-dir data/hub --output results`
+    Example: `eem evaluate harness --model runs/a runs/b --tasks table --data-dir data/hub --output results`
     """
-    # Many seconds of imports, which the other commands need not wait for.
     from accelerate import PartialState
+    from rich.console import Console
 
     from modeling_eem.evaluation.harness import open_models, score_models
     from modeling_eem.evaluation.harness_scores import HarnessOptions
     from modeling_eem.evaluation.harness_tables import summary_tables, task_table
     from modeling_eem.evaluation.harness_tasks import TABLE, load_tasks
+    from modeling_eem.report import add_to_card, check_card, provenance, write_results
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # what it warns of is counted, and in the table's notes
     logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)  # long pages are cut in windows
     names = tasks or [TABLE]
     options = HarnessOptions(batch_size, max_length, limit, bootstrap_iters, dtype)
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"{output} is a file: name a folder for --output.")
+    check_output(output)
+    quiet_loading()
     models = open_models(model, max_length)
     for folder in models if cards else []:
         check_card(folder.path)
@@ -75,7 +75,7 @@ def harness(
     console = Console(stderr=True, quiet=not is_main)
     with console.status("loading the tasks' data"):
         loaded = load_tasks(names, data_dir)
-    with _bar(console, len(models) * len(loaded)) as (begin, advance):
+    with _bar(len(models) * len(loaded), is_main) as (begin, advance):
         scores = score_models(models, loaded, options, begin, advance)
     if scores:
         is_table = TABLE in names
@@ -98,27 +98,25 @@ def harness(
 def _upright(table: Table) -> Table:
     """The benchmark table with its models side by side, which a terminal is wide enough for."""
     columns = list(zip(table.columns, *table.rows))
-    return Table(columns=columns[0], rows=columns[1:], title=table.title, notes=table.notes)
+    return type(table)(columns=columns[0], rows=columns[1:], title=table.title, notes=table.notes)
 
 
 @contextmanager
-def _bar(console: Console, num_tasks: int) -> Iterator[tuple[Callable[[str, str], None], Callable[[int], None]]]:
-    """A progress bar over models times tasks, as what is to be told: a task begins, rows are through the model."""
-    columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
-    with Progress(*columns, TextColumn("{task.fields[rows]:,} rows"), console=console) as bar:
-        task = bar.add_task("loading", total=num_tasks, rows=0)
+def _bar(num_tasks: int, is_main: bool) -> Iterator[tuple[Callable[[str, str], None], Callable[[int], None]]]:
+    """Progress over models times tasks, as what is to be told: a task begins, rows are through the model."""
+    with progress_bar("loading", num_tasks, quiet=not is_main) as steps:
         begun = rows = 0
 
         def begin(model: str, name: str) -> None:
             nonlocal begun, rows
             rows = 0
-            bar.update(task, completed=begun, description=f"{model}: {name}", rows=rows)
+            steps.update(begun, "", f"{model}: {name}")
             begun += 1
 
         def advance(num_rows: int) -> None:
             nonlocal rows
             rows += num_rows
-            bar.update(task, rows=rows)
+            steps.update(note=f"{rows:,} rows")
 
         yield begin, advance
-        bar.update(task, completed=begun)
+        steps.update(begun)

@@ -1,30 +1,11 @@
-"""evaluate.py quantization: what storing codes in few bits costs, and which layers mind being rounded.
-
-python evaluate.py quantization --model runs/plain runs/noisy --data validation.jsonl --output results
-"""
+"""eem evaluate quantization: what storing codes in few bits costs, and which layers mind being rounded."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from eem.console import check_output, one_line_errors, progress_bar
-from modeling_eem.evaluation.code_length import row_codes
-from modeling_eem.evaluation.held_out import held_out_rows
-from modeling_eem.evaluation.quantization import (
-    SWEEP_FORMATS,
-    SWEEP_PARTS,
-    code_histogram,
-    measure_formats,
-    number_of_formats,
-    sweep_layers,
-    swept_layers,
-    unrounded_codes,
-)
-from modeling_eem.evaluation.quantization_report import comparison_table, draw, formats_table, sweep_table, to_json
-from modeling_eem.evaluation.scored_models import common_context, load_checkpoints
-from modeling_eem.report import write_results
+from eem.console import check_output, one_line_errors, progress_bar, quiet_loading
 
 _HISTOGRAM_WINDOWS = 10
 
@@ -44,9 +25,34 @@ def quantization(
 ) -> None:
     """Store codes in every format, and round every layer alone: the loss and the bits of each.
 
-    Example: `python evaluate.py quantization --model runs/plain runs/noisy --data held_out.jsonl --output results`
+    Example: `eem evaluate quantization --model runs/plain runs/noisy --data held_out.jsonl --output results`
     """
+    from rich.console import Console
+
+    from modeling_eem.evaluation.code_length import row_codes
+    from modeling_eem.evaluation.held_out import held_out_rows
+    from modeling_eem.evaluation.quantization import (
+        SWEEP_FORMATS,
+        SWEEP_PARTS,
+        code_histogram,
+        measure_formats,
+        number_of_formats,
+        sweep_layers,
+        swept_layers,
+        unrounded_codes,
+    )
+    from modeling_eem.evaluation.quantization_report import (
+        comparison_table,
+        draw,
+        formats_table,
+        sweep_table,
+        to_json,
+    )
+    from modeling_eem.evaluation.scored_models import common_context, load_checkpoints
+    from modeling_eem.report import write_results
+
     check_output(output)
+    quiet_loading()
     console = Console()
     checkpoints = load_checkpoints(model)
     for checkpoint in checkpoints:
@@ -63,9 +69,9 @@ def quantization(
         some_rows = rows[:: max(len(rows) // sweep_rows, 1)][:sweep_rows]
         passes = 1 + len(SWEEP_PARTS) * len(SWEEP_FORMATS) * len(swept_layers(loaded))
         total = number_of_formats(loaded) * len(rows) + passes * len(some_rows)
-        with progress_bar(f"rounding {checkpoint.name}", total) as advance:
-            formats[checkpoint.name] = measure_formats(loaded, rows, collator, batch_size, advance)
-            sweeps[checkpoint.name] = sweep_layers(loaded, some_rows, collator, batch_size, advance)
+        with progress_bar(f"rounding {checkpoint.name}", total) as steps:
+            formats[checkpoint.name] = measure_formats(loaded, rows, collator, batch_size, steps.advance)
+            sweeps[checkpoint.name] = sweep_layers(loaded, some_rows, collator, batch_size, steps.advance)
         full = [row for row in rows if len(row["input_ids"]) == max_length] or rows
         with unrounded_codes(loaded):
             codes_NP = row_codes(loaded, full[:_HISTOGRAM_WINDOWS], collator)

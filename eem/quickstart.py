@@ -1,55 +1,65 @@
-"""`make quickstart`: train an entropy estimation model and a causal baseline of equal compute, and compare their bits.
+"""eem quickstart: train an entropy estimation model and a causal baseline of equal compute, and compare their bits."""
 
-python -m eem.quickstart --output runs/quickstart
-"""
+from __future__ import annotations
 
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
-from huggingface_hub import ModelCardData
-from rich.console import Console
 
-from eem.console import one_line_errors
-from eem.train import fit
-from modeling_eem.bits import CodeLength, nats_to_bits
-from modeling_eem.data.documents import read_documents
-from modeling_eem.data.tokenizer import token_bytes
-from modeling_eem.evaluation import compressed_bits, held_out, stored_code_bits
-from modeling_eem.files import write_atomically
-from modeling_eem.report import (
-    Table,
-    entropy_heatmap_html,
-    learning_curves,
-    model_card,
-)
-from modeling_eem.training import Run, prepare_run, training_flops
+from eem.console import check_output, keeps, one_line_errors, quiet_loading
 
-app = typer.Typer(add_completion=False)
+if TYPE_CHECKING:
+    from modeling_eem.bits import CodeLength
+    from modeling_eem.report import LearningCurve, Table
+    from modeling_eem.training import Run
 
 
-@app.command(epilog="Example: python -m eem.quickstart --output runs/quickstart")
 @one_line_errors()
 def quickstart(
-    output: Annotated[Path, typer.Option(help="Folder for checkpoints, table, plot and heat map.")],
-    configs: Annotated[Path, typer.Option(help="Folder with the two run files.")] = Path("configs"),
+    output: Annotated[Path, typer.Option(help="Folder for checkpoints, table, plot and heat map.")] = Path(
+        "quickstart"
+    ),
+    configs: Annotated[
+        Path | None, typer.Option(help="Folder with quickstart.yaml and quickstart-causal.yaml; if not given, ours.")
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(help="Train for so many steps: 2 shows in seconds that all works.", min=1)
+    ] = None,
 ) -> None:
-    """Train both models of the quickstart, and write what they scored on held-out text."""
+    """Train both models of the quickstart, and write what they scored on held-out text.
+
+    Takes about five minutes on two CPU cores.
+
+    Example: `eem quickstart --output quickstart`
+    """
+    from rich.console import Console
+
+    from modeling_eem.data.documents import read_documents
+    from modeling_eem.evaluation import compressed_bits, held_out
+    from modeling_eem.files import ASSETS, write_atomically
+    from modeling_eem.report import learning_curves
+    from modeling_eem.training import prepare_run, training_flops
+
+    check_output(output)
+    quiet_loading()
     console = Console()
     began = time.monotonic()
+    configs = configs or ASSETS / "configs"
     arguments = ["--output_dir", str(output / "trainer")]
+    arguments += [] if max_steps is None else ["--max_steps", str(max_steps)]
     runs = {
         "EEM": prepare_run(configs / "quickstart.yaml", arguments),
         "causal baseline": prepare_run(configs / "quickstart-causal.yaml", arguments),
     }
     flops = {name: training_flops(run.model, run.collator.max_length) for name, run in runs.items()}
     curves, lengths = {}, {}
-    for name, run in runs.items():
-        curves[name] = fit(run, name)
-        lengths[name] = held_out(run)
+    with keeps(lambda: "the quickstart keeps nothing on its way; the same command begins again."):
+        for name, run in runs.items():
+            curves[name] = _fit(run, name)
+            lengths[name] = held_out(run)
 
     texts = [document.text for document in read_documents(runs["causal baseline"].data.validation_files)]
     general = compressed_bits("".join(texts).encode(), ("gzip", "bzip2", "xz"))
@@ -66,15 +76,30 @@ def quickstart(
     write_atomically(output / "results.md", table.to_markdown())
     write_atomically(output / "results.json", table.to_json())
     for name, folder in (("EEM", "eem"), ("causal baseline", "causal")):
-        _save(output / folder, name, runs[name], table, lengths[name], plot)
+        compressors = {kind: bits / lengths[name].num_bytes for kind, bits in general.items()}
+        _save(output / folder, name, runs[name], flops[name], lengths[name], compressors, table, plot)
     console.print(f"{output}/eem and {output}/causal load with AutoModelForCausalLM.from_pretrained")
     console.print(f"{plot}: learning curves\n{heat_map}: losses of a paragraph, token by token")
     console.print(f"{time.monotonic() - began:.0f} seconds")
 
 
+def _fit(run: Run, name: str) -> LearningCurve:
+    """Train, and give the learning curve."""
+    from eem.training_progress import ProgressCallback
+    from modeling_eem.training import RunTrainer, learning_curve
+
+    progress = ProgressCallback(name)
+    trainer = RunTrainer(run, [progress])
+    with progress.open:
+        trainer.fit()
+    return learning_curve(run, trainer.state, name)
+
+
 def _table(
     runs: dict[str, Run], flops: dict[str, int], lengths: dict[str, CodeLength], general: dict[str, int]
 ) -> Table:
+    from modeling_eem.report import Table
+
     rows: list[tuple] = []
     for name, run in runs.items():
         length = lengths[name]
@@ -120,15 +145,21 @@ def _table(
     )
 
 
-@torch.no_grad()
 def _heat_map(output: Path, run: Run, text: str) -> Path:
     """The causal model's own cross-entropy of each token of a paragraph, in bits."""
+    import torch
+
+    from modeling_eem.bits import nats_to_bits
+    from modeling_eem.data.tokenizer import token_bytes
+    from modeling_eem.files import write_atomically
+    from modeling_eem.report import entropy_heatmap_html
+
     model = run.model.eval()
     input_ids = run.tokenizer(text, return_tensors="pt", truncation=True, max_length=run.collator.max_length).input_ids
     input_ids = input_ids.to(model.device)
-    losses = torch.nn.functional.cross_entropy(
-        model(input_ids).logits[0, :-1].float(), input_ids[0, 1:], reduction="none"
-    )
+    with torch.no_grad():
+        logits = model(input_ids).logits[0, :-1].float()
+    losses = torch.nn.functional.cross_entropy(logits, input_ids[0, 1:], reduction="none")
     html = entropy_heatmap_html(
         token_bytes(run.tokenizer, input_ids[0, 1:].tolist()),
         [nats_to_bits(nats) for nats in losses.tolist()],
@@ -139,58 +170,59 @@ def _heat_map(output: Path, run: Run, text: str) -> Path:
     return write_atomically(output / "heat_map.html", html)
 
 
-def _save(folder: Path, name: str, run: Run, table: Table, length: CodeLength, plot: Path) -> None:
+def _save(
+    folder: Path,
+    name: str,
+    run: Run,
+    flops: int,
+    length: CodeLength,
+    compressors: dict[str, float],
+    table: Table,
+    plot: Path,
+) -> None:
     """A checkpoint that loads anywhere, with its tokenizer and a card."""
+    from modeling_eem.evaluation.code_length import code_bits_of
+    from modeling_eem.files import write_atomically
+    from modeling_eem.report.checkpoint_card import CheckpointFacts, checkpoint_card
+
     run.model.save_pretrained(folder)
     run.tokenizer.save_pretrained(folder)
-    arguments = run.arguments
-    usage = (
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'model = AutoModelForCausalLM.from_pretrained("{folder}", trust_remote_code=True)\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{folder}")\n'
-    )
-    if stored_code_bits(run.model):
-        usage += (
-            'code = model.encode(**tokenizer("My fellow citizens, the state of our Union", return_tensors="pt"))\n'
-            "print(tokenizer.decode(model.generate(code=code, max_new_tokens=20)[0]))"
-        )
-    else:
-        usage += (
-            'prompt = tokenizer("My fellow citizens,", return_tensors="pt")\n'
-            "print(tokenizer.decode(model.generate(**prompt, max_new_tokens=20)[0]))"
-        )
-    card = model_card(
-        ModelCardData(
-            language="en", license="apache-2.0", library_name="transformers", pipeline_tag="text-generation"
-        ),
-        title=f"Quickstart {name}",
-        summary=(
-            f"The {name} of the quickstart: {run.model.num_parameters() / 1e6:.1f} M parameters, trained for minutes "
-            "on State of the Union addresses and Moby-Dick: "
-            f"{length.bits_per_byte:.3f} bits per byte on held-out text."
-        ),
-        usage=usage,
-        results=table,
-        training=Table(
-            columns=("setting", "value"),
-            rows=[
-                ("steps", str(arguments.max_steps)),
-                ("rows a step", str(arguments.train_batch_size * arguments.gradient_accumulation_steps)),
-                ("tokens a row", str(run.collator.max_length)),
-                ("learning rate", f"{arguments.learning_rate:g}"),
-                ("training text, MB", f"{sum(run.train_rows['num_bytes']) / 1e6:.2f}"),
+    arguments, is_eem = run.arguments, bool(code_bits_of(run.config))
+    card = checkpoint_card(
+        CheckpointFacts(
+            name=f"Quickstart {name}",
+            kind="eem" if is_eem else "causal",
+            model_type=run.config.model_type,
+            num_parameters=run.model.num_parameters(),
+            context=run.collator.max_length,
+            code_size=run.config.code_size if is_eem else 0,
+            code_bits=run.code_bits,
+            held_out={"bits_per_byte": length.bits_per_byte, "cross_entropy": length.cross_entropy},
+            held_out_name="State of the Union addresses and chapters of Moby-Dick",
+            training={
+                "steps": str(arguments.max_steps),
+                "rows a step": str(arguments.train_batch_size * arguments.gradient_accumulation_steps),
+                "tokens a row": str(run.collator.max_length),
+                "learning rate": f"{arguments.learning_rate:g}",
+                "GFLOPs a row": f"{flops / 1e9:.2f}",
+                "training text, MB": f"{sum(run.train_rows['num_bytes']) / 1e6:.2f}",
+            },
+            train_data=["State of the Union addresses", "Moby-Dick"],
+            prompt="My fellow citizens, the state of our Union" if is_eem else "My fellow citizens,",
+            licence="apache-2.0",
+            language="en",
+            comparison=compressors,
+            notes=[
+                f"It codes windows of up to {run.collator.max_length} tokens one by one; the compressors get all "
+                f"{length.num_bytes:,} bytes together."
             ],
-        ),
-        limits=[
-            "A demonstration: far too small and too briefly trained to write or to understand text.",
-            "It has met nothing but American political speeches and one novel.",
-        ],
-        figures={"learning curves": "learning_curve.png"},
+            limits=[
+                "A demonstration: far too small and too briefly trained to write or to understand text.",
+                "It has met nothing but American political speeches and one novel.",
+            ],
+            figures={"learning curves": "learning_curve.png"},
+        )
     )
     write_atomically(folder / "learning_curve.png", plot.read_bytes())
     write_atomically(folder / "README.md", str(card))
     write_atomically(folder / "results.json", json.dumps(json.loads(table.to_json()), indent=2))
-
-
-if __name__ == "__main__":
-    app()

@@ -1,75 +1,108 @@
-"""Train what a run file describes, or go on with it.
+"""eem train: train what a run file describes, or go on with it.
 
-    python train.py --config configs/quickstart.yaml --output_dir runs/eem
-    python train.py --config configs/quickstart.yaml --output_dir runs/eem --learning_rate 1e-3 \\
-        --encoder_config.hidden_size 128
-    torchrun --nproc_per_node 2 train.py --config configs/quickstart.yaml --output_dir runs/eem --use_cpu true
+eem train --config run.yaml --output_dir runs/eem --learning_rate 1e-3 --encoder_config.hidden_size 128
+torchrun --nproc_per_node 2 -m eem train --config run.yaml --output_dir runs/eem --use_cpu true
 """
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from transformers.utils.logging import disable_progress_bar
 
-from eem.console import one_line_errors
-from modeling_eem.report import LearningCurve
-from modeling_eem.training import (
-    ProgressBarCallback,
-    Run,
-    RunTrainer,
-    TrainingInterrupted,
-    first_process_speaks,
-    held_out_metrics,
-    learning_curve,
-    prepare_run,
-)
+from eem.console import Command, one_line_errors, quiet_loading
+from eem.train_keys import PANELS
 
-app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+TRAIN_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+class TrainCommand(Command):
+    """`eem train`: its help lists the keys of run files too."""
+
+    def format_help(self, ctx: typer.Context, formatter: Any) -> None:
+        super().format_help(ctx, formatter)
+        _print_panels(PANELS)
+
+
+def _print_all_keys(is_wanted: bool) -> None:
+    if not is_wanted:
+        return
+    from eem.train_arguments import argument_panels
+
+    _print_panels(PANELS | argument_panels())
+    raise typer.Exit()
+
+
+@one_line_errors()
 def train(
     context: typer.Context,
-    config: Annotated[Path, typer.Option(help="The run file.")],
+    config: Annotated[str, typer.Option(help="The run file; asset:configs/quickstart.yaml ships.")],
+    help_all: Annotated[
+        bool,
+        typer.Option(
+            "--help-all",
+            help="Show transformers' TrainingArguments too, which are keys as well, and exit.",
+            callback=_print_all_keys,
+            is_eager=True,
+        ),
+    ] = False,
 ) -> None:
     """Train the model of a run file; any of its keys can be overridden: `--learning_rate 1e-3`.
 
     Writes checkpoints, the trained model, its tokenizer, card, learning curve and numbers to the run's `output_dir`.
-    The same command goes on from the last whole checkpoint there.
+    The same command goes on from the last whole checkpoint there. Paths in a run file are relative to that file, on
+    the command line to the working directory.
 
-    Example: `python train.py --config configs/quickstart.yaml --output_dir runs/eem`
+    Example: `eem train --config asset:configs/quickstart.yaml --output_dir runs/eem --max_steps 200`
     """
-    disable_progress_bar()  # of writing and loading; ours shows the steps
-    with one_line_errors(), first_process_speaks():
-        run = prepare_run(config, context.args)
-        trainer = RunTrainer(run, [ProgressBarCallback(run.name)])
+    from rich.console import Console
+
+    from eem.training_progress import ProgressCallback
+    from modeling_eem.files import asset
+    from modeling_eem.training import (
+        RunTrainer,
+        TrainingInterrupted,
+        first_process_speaks,
+        held_out_metrics,
+        prepare_run,
+    )
+
+    quiet_loading()  # the progress of training shows the steps
+    with first_process_speaks():
+        run = prepare_run(asset(config), context.args)
+        progress = ProgressCallback(run.name)
+        trainer = RunTrainer(run, [progress])
         console = Console(quiet=not trainer.is_world_process_zero())
         if run.checkpoint is not None or run.is_finished:
             console.print(run.begins, soft_wrap=True)
-        try:
-            trainer.fit()
-        except FloatingPointError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from error
-        except TrainingInterrupted as error:
-            if trainer.is_world_process_zero():
-                typer.echo(str(error), err=True)
-            raise typer.Exit(130) from error
-        trainer.finish()
+        with progress.open:
+            try:
+                trainer.fit()
+            except FloatingPointError as error:
+                typer.echo(f"error: {error}", err=True)
+                raise typer.Exit(1) from error
+            except TrainingInterrupted as error:
+                if trainer.is_world_process_zero():
+                    typer.echo(str(error), err=True)
+                raise typer.Exit(130) from error
+            trainer.finish()
         measured = held_out_metrics(run, trainer.state)
         console.print(f"held out: {', '.join(f'{name} {value:.4f}' for name, value in measured.items())}")
         console.print(f"{run.arguments.output_dir}: model, card, learning curve and results.json", soft_wrap=True)
         trainer.accelerator.end_training()
 
 
-def fit(run: Run, name: str) -> LearningCurve:
-    """Train, and give the learning curve."""
-    trainer = RunTrainer(run, [ProgressBarCallback(name)])
-    trainer.fit()
-    return learning_curve(run, trainer.state, name)
+def _print_panels(panels: dict[str, dict[str, str]]) -> None:
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.table import Table
+
+    for title, keys in panels.items():
+        table = Table(show_header=False, box=None)
+        table.add_column(no_wrap=True, style="bold cyan")
+        table.add_column()
+        for key, text in keys.items():
+            table.add_row(f"--{key}", text)
+        Console().print(Panel(table, title=title, title_align="left", border_style="dim"))
 
 
-if __name__ == "__main__":
-    app()
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+app.command(cls=TrainCommand, context_settings=TRAIN_SETTINGS)(train)

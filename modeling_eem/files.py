@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, folders that one process writes, and what does not leave this machine."""
+"""Files that ship, files that are whole or absent, folders that one process writes, and what must not leave."""
 
 import errno
 import hashlib
@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -24,12 +25,33 @@ _FULL_WORDS = re.compile(
     re.I,
 )
 _NO_SPACE = "no space to write it"
-_SECRET_NAME = re.compile(r"(^|[._-])(token|secret|password|passwd|credentials?|(api|access|secret)[_-]?key)$", re.I)
+_SECRET_NAME = re.compile(
+    r"(^|[._-])(?<!(?:bos|eos|pad|unk|cls|sep)[._-])"  # tokens of text are no secrets
+    r"(token|secret|password|passwd|credentials?|(api|access|secret)[_-]?key)$",
+    re.I,
+)
 _SECRET_VALUES = (
     (re.compile(r"\b(?:hf_|sk-|gh[pousr]_|github_pat_|glpat-|xox[abp]-|AKIA)[\w-]{12,}"), HIDDEN),
     (re.compile(r"(?<=://)[^/@\s]+(?=@)"), HIDDEN),
     (re.compile(r"([?&][\w-]*(?:token|secret|password|signature|key)=)[^&\s]+", re.I), rf"\1{HIDDEN}"),
 )
+
+ASSETS = Path(__file__).parent / "assets"
+_ASSET = "asset:"
+
+
+def asset(name: str) -> str:
+    """The path behind `asset:NAME`, which names what ships with this package; any other name as it is.
+
+    Raises:
+        ValueError: nothing of that name ships.
+    """
+    if not name.startswith(_ASSET):
+        return name
+    path = ASSETS / name.removeprefix(_ASSET)
+    if not path.exists():
+        raise ValueError(f"{name}: nothing of that name ships with modeling-eem; asset:tokenizer does.")
+    return str(path)
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> Path:
@@ -55,6 +77,17 @@ def write_atomically(path: str | Path, content: str | bytes) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def folder_at_once(path: Path) -> Iterator[Path]:
+    """A folder to fill, whose files then replace those of the same names in `path`; none of them after an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        yield Path(folder)
+        path.mkdir(exist_ok=True)
+        for file in Path(folder).iterdir():
+            os.replace(file, path / file.name)
 
 
 @contextmanager

@@ -19,8 +19,10 @@ from modeling_eem import EEMAutoencoderConfig, EEMConfig
 from modeling_eem.data.fingerprint import FINGERPRINT_FILE
 from modeling_eem.data.prepare import Launch, RowOptions, prepare_rows
 from modeling_eem.data.shards import plan_shards
+from modeling_eem.files import asset
 from modeling_eem.models.configuration_eem import EncoderDecoderConfig
 from modeling_eem.training import DataArguments, RunArguments, build_model, read_run_file
+from modeling_eem.training.run_file import _read
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -142,7 +144,21 @@ def test_every_run_file_is_in_the_table_or_a_base() -> None:
 def test_text_that_ships_is_there() -> None:
     values = [yaml.safe_load(path.read_text()) for path in FILES.values()]
     files = [name for value in values for key in ("train_files", "validation_files") for name in value.get(key) or []]
-    assert files and all((ROOT / name).is_file() for name in files)
+    assert files and all(name.startswith("asset:") and Path(asset(name)).is_file() for name in files)
+
+
+@pytest.mark.parametrize("path", [*FILES.values(), *sorted((ROOT / "studies").rglob("*.yaml"))], ids=str)
+def test_paths_lead_into_the_checkout_from_any_folder(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relative to the run file: what is made stands in rows/, runs/ or data/ at the root, what ships is an asset."""
+    monkeypatch.chdir(tmp_path)
+    values = _read(path)
+    for key in ("tokenizer", "train_rows", "output_dir", "train_files", "validation_files"):
+        for value in values[key] if isinstance(values.get(key), list) else [values.get(key)]:
+            if value is not None:
+                is_asset = value.startswith("asset:") and Path(asset(value)).exists()
+                assert is_asset or Path(value).relative_to(ROOT).parts[0] in ("rows", "runs", "data"), key
 
 
 def _key(values: dict[str, Any], path: Path) -> str:
@@ -158,12 +174,12 @@ def test_no_two_run_files_are_one_experiment() -> None:
 
 @pytest.fixture(scope="module")
 def rows_with_entropies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows of 256 tokens, as `eem-data prepare` and then `eem-entropy` leave them."""
+    """Rows of 256 tokens, as `eem data prepare` and then `eem entropy` leave them."""
     folder = tmp_path_factory.mktemp("rows")
-    text = ROOT / "modeling_eem" / "data" / "quickstart" / "validation.jsonl.gz"
+    text = asset("asset:quickstart/validation.jsonl.gz")
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "tokenizer")
     options = RowOptions(max_length=256, held_out=2)
-    prepare_rows(plan_shards([str(text)], "text", 10**7), tokenizer, folder / "plain", options, Launch(workers=1))
+    prepare_rows(plan_shards([text], "text", 10**7), tokenizer, folder / "plain", options, Launch(workers=1))
     rows = load_from_disk(folder / "plain")
     rows.map(lambda row: {"token_entropies": [float("nan"), *(i % 5 for i in row["input_ids"][1:])]}).save_to_disk(
         folder / "entropies"

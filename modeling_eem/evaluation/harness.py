@@ -6,7 +6,7 @@ import os
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -35,6 +35,8 @@ from modeling_eem.evaluation.harness_scores import (
     TaskScores,
     ratio_standard_error,
 )
+
+_ONE_PROCESS = "DISABLE_MULTIPROC"  # lm-eval's
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,6 @@ def score_models(
         begin: is told the model and the task before each.
         advance: is told how many rows have been through the model since it was last told.
     """
-    os.environ["DISABLE_MULTIPROC"] = "1"  # else each bootstrap forks this process, models and threads included
     scores = []
     for folder in models:
         adapter = EEMHarnessModel if folder.is_eem else CausalHarnessModel
@@ -183,6 +184,20 @@ class _RandomOfProcess:
         return [self.random.sample(population, k) for _ in range(self.world_size)][self.rank]
 
 
+@contextmanager
+def _in_one_process() -> Iterator[None]:
+    """No lm-eval bootstrap in processes of its own, each of which would fork this one, models and threads included."""
+    before = os.environ.get(_ONE_PROCESS)
+    os.environ[_ONE_PROCESS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_ONE_PROCESS]
+        else:
+            os.environ[_ONE_PROCESS] = before
+
+
 def score_task(model: CausalHarnessModel, task: Task, options: HarnessOptions) -> TaskScores | None:
     """One task; None on every process but the first."""
     model.start()
@@ -191,7 +206,7 @@ def score_task(model: CausalHarnessModel, task: Task, options: HarnessOptions) -
             task.sampler, "rnd", _RandomOfProcess(seed, model.rank, model.world_size)
         )
     # lm-eval tells of each bootstrap, and scikit-learn of each draw without a positive row: neither is news.
-    with redirect_stdout(StringIO()), warnings.catch_warnings():
+    with redirect_stdout(StringIO()), warnings.catch_warnings(), _in_one_process():
         warnings.simplefilter("ignore", UndefinedMetricWarning)
         results = simple_evaluate(
             model=model,

@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from modeling_eem.files import sha256, without_secrets, write_atomically
 from modeling_eem.training.token_loss_arguments import TokenWeightedTrainingArguments
-from modeling_eem.training.training_text import DataArguments, Identity
+from modeling_eem.training.training_text import CARD_FIELDS, DataArguments, Identity
 
 logger = logging.get_logger(__name__)
 
@@ -192,7 +192,8 @@ def run_record(
             "model_name_or_path": _name_alone(config.name_or_path) or None,
             **{name: value for name, value in config.to_dict().items() if name not in _NOTES},
         },
-        "data": {name: _name_alone(value) for name, value in vars(data).items()} | {"made_of": identity},
+        "data": {name: _name_alone(value) for name, value in vars(data).items() if name not in CARD_FIELDS}
+        | {"made_of": identity},
         "training": training,
     }
     return without_secrets(json.loads(json.dumps(record, default=str)))

@@ -11,7 +11,8 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.data.rows import RowFormat
-from modeling_eem.files import command_without_secrets
+from modeling_eem.data.saved_tokenizer import fit_to_context
+from modeling_eem.files import asset, command_without_secrets
 from modeling_eem.models.configuration_eem import EEMAutoencoderConfig
 from modeling_eem.training.checkpoints import check_same_run, checkpoint_to_resume, is_finished, run_record
 from modeling_eem.training.run_arguments import RunArguments
@@ -107,10 +108,11 @@ def _prepare(name: str, config: PreTrainedConfig, data: DataArguments, arguments
     if (is_regression(config) or TOKEN_LOSSES[arguments.token_loss].needs_entropies) and not rows.has_entropies:
         what = "num_labels: 1" if is_regression(config) else f"token_loss: {arguments.token_loss}"
         raise ValueError(f"{what} needs train_rows with a column token_entropies; make one with eem-entropy.")
-    tokenizer = _tokenizer(data.tokenizer or config.name_or_path or "tokenizer")
+    tokenizer = _tokenizer(data.tokenizer or config.name_or_path or "asset:tokenizer")
     _fit_vocabulary(config, tokenizer)
     rows.check(config, tokenizer)
     row_format = RowFormat.from_tokenizer(tokenizer, rows.max_length(config))
+    fit_to_context(tokenizer, config)
     record = run_record(config, data, rows.identity(), arguments)
     finished = is_finished(arguments, record)
     if (checkpoint := None if finished else checkpoint_to_resume(arguments)) is not None:
@@ -146,7 +148,7 @@ def _prepare(name: str, config: PreTrainedConfig, data: DataArguments, arguments
 
 def _tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(asset(name))
     except OSError as error:
         raise ValueError(f"tokenizer: no tokenizer in {name!r}.") from error
 

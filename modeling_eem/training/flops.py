@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import PreTrainedModel
 
-from modeling_eem.models.linear_masked_mixer import HAS_ONEDNN
+from modeling_eem.kernels.cpu import HAS_ONEDNN
 
 
 def _addmm_flops(_out_shape: torch.Size, a_shape: torch.Size, b_shape: torch.Size, **_kwargs: object) -> int:

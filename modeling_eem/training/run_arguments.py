@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations import get_available_reporting_integrations, is_tensorboard_available
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 
 from modeling_eem.training.token_loss_arguments import TokenWeightedTrainingArguments
@@ -47,8 +47,8 @@ _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
 class RunArguments(TokenWeightedTrainingArguments):
     """`TokenWeightedTrainingArguments` with other defaults.
 
-    Held-out rows are measured six times on the way and with every checkpoint, TensorBoard has the logs, a progress
-    bar of our own shows the steps, and the Hub gets the trained model only.
+    Held-out rows are measured six times on the way and with every checkpoint, TensorBoard has the logs where
+    it is installed, a progress bar of our own shows the steps, and the Hub gets the trained model only.
 
     Raises:
         ValueError: what runs do not do, see `_REFUSED`; reports to what is not installed; numbers out of their range.
@@ -56,12 +56,14 @@ class RunArguments(TokenWeightedTrainingArguments):
 
     eval_strategy: str = "steps"
     eval_steps: float | None = 1 / 6
-    report_to: None | str | list[str] = "tensorboard"
+    report_to: None | str | list[str] = None
     disable_tqdm: bool | None = True
     hub_strategy: str = "end"
     logging_nan_inf_filter: bool = False
 
     def __post_init__(self) -> None:
+        if self.report_to is None:
+            self.report_to = "tensorboard" if is_tensorboard_available() else "none"
         _check_numbers(self)
         _check_refused(self)
         super().__post_init__()

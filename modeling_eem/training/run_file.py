@@ -10,6 +10,10 @@ Instead of `model_type`, `model_name_or_path` names a checkpoint to go on from. 
 only the keys that leave its weights as they are, `FINE_TUNING_KEYS`.
 
 A key on the command line, `--learning_rate 1e-3` or `--encoder_config.hidden_size 256`, overrides the file's.
+
+Paths in a run file are relative to that file, those on the command line to the working directory. `asset:NAME` is what
+ships with this package, in both: `tokenizer: asset:tokenizer`. A `tokenizer` or `model_name_or_path` is a folder where
+it begins with `./`, `../` or `/` or where there is one of that name beside the file; else a name on the Hub.
 """
 
 import argparse
@@ -17,6 +21,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import re
 import types
 import typing
@@ -40,6 +45,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from modeling_eem import EEMAutoencoderConfig
 from modeling_eem.files import without_secrets
 
+# Keys whose values are files or folders, and those where a name of something else may stand too.
+_PATHS = ("train_files", "validation_files", "train_rows", "output_dir")
+_PATHS_OR_NAMES = ("tokenizer", "model_name_or_path", "resume_from_checkpoint")
+_PATHS_OR_NAMES += ("deepspeed", "fsdp_config", "accelerator_config")
 FINE_TUNING_KEYS = ("code_dtype", "noise_placement", "noise_scale", "num_labels", "random_prefix_probability")
 
 
@@ -193,6 +202,8 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ValueError(f"{path} is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold `key: value` lines.")
+    for key in values.keys() & {*_PATHS, *_PATHS_OR_NAMES}:
+        values[key] = _placed(values[key], path.parent, is_path=key in _PATHS)
     if "base" in values:
         if not isinstance(name := values.pop("base"), str):
             raise ValueError(f"{path}: base must be the name of a run file, got {name!r}.")
@@ -201,6 +212,20 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
             raise ValueError(f"{path}: base {base.name} leads back to this file.")
         values = _merge(_read(base, (*above, path.resolve())), values)
     return values
+
+
+def _placed(value: Any, folder: Path, is_path: bool) -> Any:
+    """A path in a run file of `folder`, as the working directory has it; what is no path as it is."""
+    if isinstance(value, list):
+        return [_placed(item, folder, is_path) for item in value]
+    if not isinstance(value, str) or value.startswith("asset:") or "://" in value:
+        return value
+    placed = os.path.abspath(folder / value)
+    if not is_path and not value.startswith(("./", "../", "/")) and not os.path.exists(placed):
+        return value
+    relative = os.path.relpath(placed)
+    # The same text however the run file was named, so that a run goes on; and short in what is printed.
+    return placed if relative.startswith("..") or os.path.isabs(value) else relative
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""evaluate.py bits from folders to tables, and what it refuses before it reads a row."""
+"""eem evaluate bits from folders to tables, and what it refuses before it reads a row."""
 
 import json
 from pathlib import Path

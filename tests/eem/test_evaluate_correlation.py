@@ -1,4 +1,4 @@
-"""evaluate.py correlation on two estimates of the same rows, as eem-entropy leaves them."""
+"""eem evaluate correlation on two estimates of the same rows, as `eem entropy` leaves them."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""evaluate.py curves from runs of train.py to a plot and tables."""
+"""eem evaluate curves from runs of `eem train` to a plot and tables."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from eem.evaluate import app
 
 
 def _run(folder: Path, losses: list[float], code_bits: int) -> Path:
-    """What train.py leaves of a run, as far as curves read it."""
+    """What `eem train` leaves of a run, as far as curves read it."""
     folder.mkdir()
     results = {"rows_per_step": 8, "max_length": 32, "code_bits_per_row": code_bits}
     history = [{"step": 10 * (index + 1), "eval_cross_entropy": loss} for index, loss in enumerate(losses)]

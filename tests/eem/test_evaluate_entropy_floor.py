@@ -1,4 +1,4 @@
-"""evaluate.py entropy-floor from runs' folders to a plot and an estimate."""
+"""eem evaluate entropy-floor from runs' folders to a plot and an estimate."""
 
 import json
 from pathlib import Path

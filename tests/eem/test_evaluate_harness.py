@@ -1,4 +1,4 @@
-"""evaluate.py harness as its users run it, in one process and in two; lm-eval's own command on saved models."""
+"""eem evaluate harness as its users run it, in one process and in two; lm-eval's own command on saved models."""
 
 import json
 import os

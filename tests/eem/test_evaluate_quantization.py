@@ -1,4 +1,4 @@
-"""evaluate.py quantization from folders to tables and plots."""
+"""eem evaluate quantization from folders to tables and plots."""
 
 import json
 from pathlib import Path

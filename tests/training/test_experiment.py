@@ -291,7 +291,7 @@ def test_rows_that_do_not_fit_are_named(
             prepare_run(write_run("masked_mixer", **mixer | changes))
     shutil.copytree(rows, tmp_path / "torn")
     (tmp_path / "torn" / "dataset_dict.json").unlink()
-    with pytest.raises(ValueError, match="is not complete: run `eem-data prepare` again"):
+    with pytest.raises(ValueError, match="is not complete: run `eem data prepare` again"):
         prepare_run(write_run("masked_mixer", **mixer | {"train_rows": str(tmp_path / "torn")}))
     DatasetDict({"test": load_from_disk(rows)["train"]}).save_to_disk(tmp_path / "other")
     shutil.copy(Path(rows) / FINGERPRINT_FILE, tmp_path / "other")

@@ -29,7 +29,7 @@ from modeling_eem.training import (
 
 ROOT = Path(__file__).parents[2]
 ARGUMENTS = (DataArguments, TokenWeightedTrainingArguments)
-DATA = {"tokenizer": "t", "train_files": ["a.txt"], "validation_files": ["b.txt"], "report_to": "none"}
+DATA = {"tokenizer": "t", "train_files": ["/a.txt"], "validation_files": ["/b.txt"], "report_to": "none"}
 Reader = Callable[..., tuple[PreTrainedConfig, DataArguments, TokenWeightedTrainingArguments]]
 
 
@@ -49,7 +49,7 @@ def read(tmp_path: Path) -> Reader:
 def test_one_flat_file_is_model_data_and_training(read: Reader) -> None:
     config, data, arguments = read({"hidden_size": 24, "rows": "stream", "max_steps": 7, "disable_tqdm": True})
     assert isinstance(config, MaskedMixerConfig) and config.hidden_size == 24 and config.intermediate_size == 96
-    assert (data.tokenizer, data.train_files, data.validation_files) == ("t", ["a.txt"], ["b.txt"])
+    assert (data.tokenizer, data.train_files, data.validation_files) == ("t", ["/a.txt"], ["/b.txt"])
     assert data.rows == "stream" and arguments.max_steps == 7 and arguments.disable_tqdm
 
 
@@ -67,7 +67,7 @@ def test_one_flat_file_is_model_data_and_training(read: Reader) -> None:
         ("intermediate_size", "null", 2048),
         ("tie_word_embeddings", "true", True),
         ("max_steps", "-1", -1),
-        ("train_files", "[x.txt, y.txt]", ["x.txt", "y.txt"]),
+        ("train_files", "[/x.txt, /y.txt]", ["/x.txt", "/y.txt"]),
         ("save_strategy", '"no"', "no"),
         ("save_strategy", "no", "no"),
         ("eval_strategy", "no", "no"),
@@ -114,18 +114,54 @@ def test_numbers_inside_mappings_are_numbers(read: Reader, number: str) -> None:
 
 def test_base_files_merge(tmp_path: Path, read: Reader) -> None:
     """Key by key, sub-configs too; lists are replaced; the nearest file wins."""
-    grandparent = {**DATA, "learning_rate": "1e-3", "max_steps": 5, "train_files": ["x.txt", "y.txt"], "seed": 1}
+    grandparent = {**DATA, "learning_rate": "1e-3", "max_steps": 5, "train_files": ["/x.txt", "/y.txt"], "seed": 1}
     parent = {"base": "../grand.yaml", "model_type": "eem", "max_steps": 6, "seed": 2, "noise_scale": 0.25}
     parent["encoder_config"] = {"hidden_size": 32, "num_hidden_layers": 3}
     (tmp_path / "sub").mkdir()
     (tmp_path / "grand.yaml").write_text(yaml.safe_dump(grandparent))
     (tmp_path / "sub" / "parent.yaml").write_text(yaml.safe_dump(parent))
-    child = {"base": "sub/parent.yaml", "seed": 3, "train_files": ["z.txt"], "encoder_config": {"hidden_size": 64}}
+    child = {"base": "sub/parent.yaml", "seed": 3, "train_files": ["/z.txt"], "encoder_config": {"hidden_size": 64}}
     config, data, arguments = read(yaml.safe_dump(child), "--encoder_config.mixing_kernel_size", "2")
     assert (arguments.learning_rate, arguments.max_steps, arguments.seed) == (1e-3, 6, 3)
-    assert data.train_files == ["z.txt"] and data.validation_files == ["b.txt"] and config.noise_scale == 0.25
+    assert data.train_files == ["/z.txt"] and data.validation_files == ["/b.txt"] and config.noise_scale == 0.25
     encoder = config.encoder_config
     assert (encoder.hidden_size, encoder.num_hidden_layers, encoder.mixing_kernel_size) == (64, 3, 2)
+
+
+def test_paths_are_relative_to_their_run_file(tmp_path: Path, read: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each to the file that says it, overrides to the working directory; assets and URLs to neither."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    base = {**DATA, "train_files": ["x.txt", "hf://datasets/a/b/c.txt", "asset:quickstart/train.jsonl.gz"]}
+    base |= {"validation_files": ["../y.txt"], "output_dir": "out", "tokenizer": "../../t"}
+    (tmp_path / "sub" / "base.yaml").write_text(yaml.safe_dump(base))
+    values = {"base": "sub/base.yaml", "model_type": "masked_mixer", "output_dir": "mine"}
+    _, data, arguments = read(yaml.safe_dump(values))
+    assert data.train_files == ["sub/x.txt", *base["train_files"][1:]] and data.validation_files == ["y.txt"]
+    assert arguments.output_dir == "mine" and data.tokenizer == str(tmp_path.parent / "t")
+    _, data, arguments = read(yaml.safe_dump(values), "--train_files", "x.txt", "z.txt", "--output_dir", "../out")
+    assert data.train_files == ["x.txt", "z.txt"] and arguments.output_dir == "../out"
+
+
+def test_a_path_is_the_same_text_however_the_run_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run's record holds it, and a run goes on only where its record is the same."""
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    (tmp_path / "sub" / "run.yaml").write_text(
+        yaml.safe_dump({"model_type": "masked_mixer", **DATA, "train_files": ["x.txt"]})
+    )
+    for name in ("run.yaml", "../sub/run.yaml", tmp_path / "sub" / "run.yaml"):
+        assert read_run_file(name, ARGUMENTS)[1][0].train_files == ["x.txt"]
+
+
+def test_a_tokenizer_is_a_folder_beside_the_run_file_or_a_name_on_the_hub(tmp_path: Path, read: Reader) -> None:
+    assert read({"tokenizer": "bytes"})[1].tokenizer == "bytes"
+    (tmp_path / "bytes").mkdir()
+    assert read({"tokenizer": "bytes"})[1].tokenizer == str(tmp_path / "bytes")
+    assert read({"tokenizer": "./nowhere"})[1].tokenizer == str(tmp_path / "nowhere")
+    assert read({"tokenizer": "asset:tokenizer"})[1].tokenizer == "asset:tokenizer"
 
 
 def test_overrides(read: Reader) -> None:

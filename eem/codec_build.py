@@ -1,0 +1,52 @@
+"""eem codec build: a codec model, in integers, from a trained model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eem.console import check_output, one_line_errors, quiet_loading
+
+
+@one_line_errors()
+def build(
+    model: Annotated[
+        Path,
+        typer.Option(help="Folder of a causal masked mixer, or an EEM with such a decoder, and a tokenizer."),
+    ],
+    calibration: Annotated[
+        list[Path],
+        typer.Option(help="Some 100 kB of text like what will be compressed: .txt, .jsonl, .parquet."),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for the codec model.")],
+    text_column: Annotated[str, typer.Option(help="Column of .jsonl and .parquet files.")] = "text",
+) -> None:
+    """Turn a trained model into a codec model: integer weights and tables, which every machine decodes alike.
+
+    Prints what the calibration text costs by the integer model beside the float model.
+
+    Example: `eem codec build --model runs/causal --calibration notes.txt --output codec`
+    """
+    from rich.console import Console
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from modeling_eem.codec import build_integer_model, compare_bits
+    from modeling_eem.data import read_documents
+    from modeling_eem.files import folder_at_once
+
+    check_output(output)
+    quiet_loading()
+    texts = [document.text for document in read_documents(calibration, text_column)]
+    if not (model / "config.json").is_file():
+        raise ValueError(f"{model} holds no model: name a folder with config.json, as save_pretrained writes it.")
+    loaded = AutoModelForCausalLM.from_pretrained(model)
+    with Console(stderr=True).status("building"):
+        built = build_integer_model(loaded, AutoTokenizer.from_pretrained(model), texts)
+        bits = compare_bits(loaded, built, texts)
+        with folder_at_once(output) as folder:
+            built.save_pretrained(folder)
+    num_bytes = sum(len(text.encode()) for text in texts)
+    typer.echo(
+        f"{output}: codec model {built.id[:16]}; on the calibration text {bits.integer_bits / num_bytes:.4f} bits a "
+        f"byte in integers, {bits.float_bits / num_bytes:.4f} in float ({100 * (bits.ratio - 1):+.2f} %)"
+    )

@@ -1,0 +1,44 @@
+"""The progress of a training run. Imports transformers: commands import this file where they train."""
+
+from contextlib import ExitStack
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from eem.console import progress_bar
+
+
+class ProgressCallback(TrainerCallback):
+    """Name, steps, time left and last training loss, from the first process."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.open = ExitStack()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        shown = progress_bar(self.name, state.max_steps, quiet=not state.is_world_process_zero)
+        self.steps = self.open.enter_context(shown)
+        self.steps.resume(state.global_step)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.steps.update(state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any],
+        **kwargs: Any,
+    ) -> None:
+        if "loss" in logs:
+            self.steps.update(note=f"{float(logs['loss']):.3f} nats a token")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.open.close()

@@ -1,0 +1,301 @@
+"""From a float model to an integer model: int8 weights, activation grids, tables.
+
+Shapes as in `weights`. Every choice made here is stored; a decoder computes none of it again.
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.activations import ACT2FN
+
+from .arithmetic import (
+    ACTIVATION_ENTRIES,
+    ACTIVATION_LIMIT,
+    GAIN_BITS,
+    LOGIT_BITS,
+    MEMORY_BIAS_LIMIT,
+    MEMORY_WEIGHT_LIMIT,
+    NORM_BITS,
+    RESIDUAL_LIMIT,
+    WEIGHT_LIMIT,
+)
+from .calibration import Activations, best_step, record_activations
+from .code_encoder import CodeEncoder
+from .code_prior import code_tensors
+from .float_parts import FloatParts, float_parts
+from .integer_model import IntegerModel
+from .weights import Sizes, Tensors
+
+# How much further than on the calibration text the residual stream may reach before it saturates.
+RESIDUAL_ROOM = 4.0
+# A finer grid would have no use, and a LayerNorm's epsilon must fit beside the squares in it.
+MOST_RESIDUAL_BITS = 24
+# Rows that activations are recorded on, and those that run at once.
+CALIBRATION_ROWS = 128
+ROWS_AT_ONCE = 8
+
+
+def quantize_decoder(parts: FloatParts, batches: Sequence[dict[str, Tensor]]) -> tuple[Sizes, Tensors]:
+    """Sizes and tensors of the decoder; of an EEM without its code's tables.
+
+    Raises:
+        ValueError: weights or activations that are not finite.
+    """
+    if not all(parameter.isfinite().all() for parameter in parts.model.parameters()):
+        raise ValueError("the model holds weights that are not finite: it broke in training, take another checkpoint.")
+    activations = record_activations(parts, batches)
+    config = parts.config
+    reach = RESIDUAL_ROOM * max(activations.largest["residual"], 2.0**-MOST_RESIDUAL_BITS)
+    residual_bits = min(MOST_RESIDUAL_BITS, math.floor(math.log2(RESIDUAL_LIMIT / reach)))
+    unit = 2.0**residual_bits  # of the residual stream in one
+    d = config.hidden_size
+    sizes = Sizes(
+        vocab_size=config.vocab_size,
+        hidden_size=d,
+        intermediate_size=config.intermediate_size,
+        num_layers=config.num_hidden_layers,
+        context=parts.context,
+        num_heads=config.num_mixing_heads,
+        kernel_size=config.mixing_kernel_size,
+        bos_token_id=config.bos_token_id,
+        norm_epsilon=max(1, round(config.layer_norm_eps * (d * unit) ** 2)),
+        is_tied=bool(config.tie_word_embeddings),
+        introduction=parts.introduction,
+        code_dtype=parts.code_dtype,
+        code_size=parts.code_size,
+    )
+    tensors = _embedding_and_head(parts, unit, sizes.is_tied)
+    for index, layer in enumerate(parts.layers):
+        tensors |= _block(f"{index}", layer, activations, unit, config.hidden_act)
+    return sizes, tensors
+
+
+def quantize_rows(weight: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """int8 integers and a float64 scale a row (the first axis): the largest magnitude of a row becomes 127."""
+    flat = weight.detach().double().reshape(len(weight), -1)
+    scale = flat.abs().amax(1).clamp(min=1e-30) / WEIGHT_LIMIT
+    scale = scale.float().double()  # stored in float32
+    integers = (flat / scale[:, None]).round().clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
+    return integers.reshape(weight.shape).to(torch.int8).numpy(), scale.numpy()
+
+
+def _embedding_and_head(parts: FloatParts, unit: float, is_tied: bool) -> Tensors:
+    head, head_scale = quantize_rows(parts.head.weight)
+    embedding, embedding_scale = (head, head_scale) if is_tied else quantize_rows(parts.embedding.weight)
+    tensors = {
+        "head.weight": head,
+        "head.scale": head_scale.astype(np.float32),
+        # From `sum * scale * m / 127` in the residual stream's units to 1/256 bit.
+        "head.factor": np.array([(1 << LOGIT_BITS) / (math.log(2) * ACTIVATION_LIMIT * unit)]),
+        "embedding.scale": (embedding_scale * unit).astype(np.float32),
+    }
+    return tensors if is_tied else tensors | {"embedding.weight": embedding}
+
+
+def _block(name: str, layer: nn.Module, activations: Activations, unit: float, hidden_act: str) -> Tensors:
+    mixing, mlp = layer.mixing, layer.mlp
+    tensors: Tensors = {}
+    step = best_step(activations.sample(f"{name}.mixing_norm"))
+    tensors |= _norm(f"{name}.mixing_norm", layer.mixing_layernorm, step)
+    if mixing.in_proj is None:
+        tensors |= _mixing(name, layer, np.array([step]), np.array([1 / unit]))
+    else:
+        head_steps = [
+            np.array([best_step(activations.sample(f"{name}.{site}.{h}")) for h in range(mixing.num_heads)])
+            for site in ("mixing_in", "mixing_out")
+        ]
+        width = len(mixing.in_proj.weight) // mixing.num_heads
+        inputs, outputs = (np.repeat(steps, width) for steps in head_steps)
+        tensors |= _linear(f"{name}.mixing_in", mixing.in_proj, step, 1 / inputs)
+        tensors |= _mixing(name, layer, *head_steps)
+        # A step a head goes into the columns of the projection.
+        weight = mixing.out_proj.weight * torch.from_numpy(outputs).to(mixing.out_proj.weight)
+        tensors |= _linear(f"{name}.mixing_out", mixing.out_proj, 1.0, unit, weight=weight)
+    step = best_step(activations.sample(f"{name}.mlp_norm"))
+    tensors |= _norm(f"{name}.mlp_norm", layer.mlp_layernorm, step)
+    # The finest power of two with which the largest input is inside the table, and at least +-2.
+    reach = max(activations.largest[f"{name}.up"] * 1.25, 2.0)
+    input_bits = math.floor(math.log2(ACTIVATION_ENTRIES / 2 / reach))
+    tensors |= _linear(f"{name}.up", mlp.up_proj, step, 2.0**input_bits)
+    table, out_step, zero = _activation_table(activations.sample(f"{name}.down"), input_bits, hidden_act)
+    tensors[f"{name}.activation.table"] = table
+    return tensors | _linear(f"{name}.down", mlp.down_proj, out_step, unit, zero_point=zero)
+
+
+def _norm(name: str, norm: nn.LayerNorm, step: float) -> Tensors:
+    """`gain = weight / step` by 2^-12, `offset = bias / step` by 2^-24."""
+    gain = norm.weight.detach().double() / step * 2.0**GAIN_BITS
+    offset = norm.bias.detach().double() / step * 2.0 ** (GAIN_BITS + NORM_BITS)
+    return {
+        f"{name}.gain": gain.round().to(torch.int32).numpy(),
+        f"{name}.offset": offset.round().to(torch.int64).numpy(),
+    }
+
+
+def _linear(
+    name: str,
+    linear: nn.Linear,
+    step: float,
+    outputs: np.ndarray | float,
+    zero_point: int = 0,
+    weight: Tensor | None = None,
+) -> Tensors:
+    """A Linear on inputs `step (q + zero_point)`; its sums times `scale` are its outputs times `outputs`."""
+    integers, scale = quantize_rows(linear.weight if weight is None else weight)
+    bias = linear.bias.detach().double().numpy() / (scale * step) + zero_point * integers.astype(np.float64).sum(1)
+    return {
+        f"{name}.weight": integers,
+        f"{name}.bias": _int32(name, bias),
+        f"{name}.scale": (scale * step * outputs).astype(np.float32),
+    }
+
+
+def _mixing(name: str, layer: nn.Module, steps_H: np.ndarray, out_steps_H: np.ndarray) -> Tensors:
+    """Mixing matrices by row of positions; step of each head's inputs and outputs."""
+    mixing = layer.mixing
+    n, heads, taps = mixing.bias.shape[-1], mixing.num_heads, mixing.kernel_size
+    weight_HNNK = mixing.without_future(mixing.weight.detach()).reshape(heads, n, n, taps)
+    integers, scale = quantize_rows(weight_HNNK.reshape(heads * n, n, taps))
+    scale_HN = scale.reshape(heads, n)
+    bias = mixing.bias.detach().double().numpy().reshape(heads, n) / (scale_HN * steps_H[:, None])
+    triangle = np.tril_indices(n)
+    return {
+        f"{name}.mixing.weight": integers.reshape(heads, n, n, taps).transpose(0, 3, 1, 2)[:, :, *triangle],
+        f"{name}.mixing.bias": _int32(f"{name}.mixing", bias),
+        f"{name}.mixing.scale": (scale_HN * (steps_H / out_steps_H)[:, None]).astype(np.float32),
+    }
+
+
+def _activation_table(values: Tensor, input_bits: int, hidden_act: str) -> tuple[np.ndarray, float, int]:
+    """`table[i] = rint(f(i 2^-input_bits) / step) - zero_point` as int8, its step and zero point.
+
+    The zero point puts the function's least value at -127: a GELU is hardly ever negative.
+    """
+    half = ACTIVATION_ENTRIES // 2
+    inputs = torch.arange(-half, half, dtype=torch.float64) * 2.0**-input_bits
+    outputs = ACT2FN[hidden_act](inputs)
+    least = min(outputs.min().item(), 0.0)
+    step = best_step(values.double() - least, 0, 2 * ACTIVATION_LIMIT)
+    zero_point = round(least / step) + ACTIVATION_LIMIT
+    table = ((outputs / step).round() - zero_point).clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
+    return table.to(torch.int8).numpy(), step, zero_point
+
+
+def _int32(name: str, values: np.ndarray) -> np.ndarray:
+    if np.abs(values).max() >= 1 << 30:
+        raise ValueError(f"{name!r}: a bias is too large for its weights (past 2^30 of their units).")
+    return np.rint(values).astype(np.int32)
+
+
+def memory_tensors(parts: FloatParts, code_bits: int, tensors: Tensors) -> Tensors:
+    """The projection of a code in fixed point (by 2^-code_bits) to the memory in the residual stream's units."""
+    unit = (1 << LOGIT_BITS) / (math.log(2) * ACTIVATION_LIMIT * float(tensors["head.factor"][0]))
+    size = parts.code_size
+    if parts.introduction == "embedding":
+        weight, bias = torch.eye(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
+    else:
+        weight, bias = parts.memory_projection()
+    scale = weight.abs().amax(1).clamp(min=1e-30) / MEMORY_WEIGHT_LIMIT
+    scale = (scale * 2.0**-code_bits * unit).float().double()
+    integers = (weight * 2.0**-code_bits * unit / scale[:, None]).round()
+    integers = integers.clamp(-MEMORY_WEIGHT_LIMIT, MEMORY_WEIGHT_LIMIT)
+    return {
+        "memory.weight": integers.to(torch.int32).detach().numpy(),
+        "memory.bias": (bias * unit / scale)
+        .round()
+        .clamp(-MEMORY_BIAS_LIMIT, MEMORY_BIAS_LIMIT)
+        .to(torch.int64)
+        .detach()
+        .numpy(),
+        "memory.scale": scale.float().detach().numpy(),
+    }
+
+
+def build_integer_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration_texts: Sequence[str]
+) -> IntegerModel:
+    """The integer model of a float model, its grids chosen on calibration text, an EEM's code prior fitted to it.
+
+    Args:
+        model: a MaskedMixerForCausalLM, or an EEMForCausalLM whose decoder is a masked mixer.
+        calibration_texts: text like what will be compressed; 100 kB are enough, a code's prior takes what there is.
+
+    Raises:
+        ValueError: a model that no codec can be built from (`float_parts`), calibration texts without text, or
+            weights outside the bounds of the format.
+    """
+    parts = float_parts(model)
+    was_training = model.training
+    model.eval()
+    try:
+        rows = calibration_rows(parts, tokenizer, calibration_texts)
+        batches = list(_batches(parts, rows[:CALIBRATION_ROWS]))
+        sizes, tensors = quantize_decoder(parts, batches)
+        code_encoder = None
+        if parts.introduction != "none":
+            code_encoder = CodeEncoder(copy.deepcopy(model.model.encoder).float(), copy.deepcopy(model.config))
+            code, code_bits = code_tensors(code_encoder.values(rows), parts.code_dtype)
+            tensors |= code | memory_tensors(parts, code_bits, tensors)
+    finally:
+        model.train(was_training)
+    return IntegerModel(sizes, tensors, tokenizer, tokenizer.backend_tokenizer.to_str(), code_encoder)
+
+
+def calibration_rows(parts: FloatParts, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """The texts cut into windows, BOS first."""
+    rows = []
+    for text in texts:
+        tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        for first in range(0, len(tokens), parts.context - 1):
+            rows.append([parts.config.bos_token_id, *tokens[first : first + parts.context - 1]])
+    if not rows:
+        raise ValueError("the calibration texts hold no text: give some that are like what will be compressed.")
+    return rows
+
+
+def _batches(parts: FloatParts, rows: Sequence[list[int]]) -> Iterator[dict[str, Tensor]]:
+    for first in range(0, len(rows), ROWS_AT_ONCE):
+        # Rows of one length only: what stands on padding is not what the codec meets.
+        by_length: dict[int, list[list[int]]] = {}
+        for row in rows[first : first + ROWS_AT_ONCE]:
+            by_length.setdefault(len(row), []).append(row)
+        for same in by_length.values():
+            batch: dict[str, Any] = {"input_ids": torch.tensor(same)}
+            if parts.introduction == "none":
+                yield batch
+            else:
+                yield batch | {"encoder_input_ids": batch["input_ids"]}
+                yield batch | {"occlude_memory": True}
+
+
+@dataclass(frozen=True)
+class BitsReport:
+    """Bits of one text by the float and by the integer model, codes left out of both."""
+
+    float_bits: float
+    integer_bits: float
+
+    @property
+    def ratio(self) -> float:
+        return self.integer_bits / self.float_bits
+
+
+@torch.no_grad()
+def compare_bits(model: PreTrainedModel, integer_model: IntegerModel, texts: Sequence[str]) -> BitsReport:
+    """What windows of `texts` cost by the float model and by its integer model, memories occluded."""
+    parts = float_parts(model)
+    rows = calibration_rows(parts, integer_model.tokenizer, texts)
+    float_bits = 0.0
+    for row in rows:
+        ids = torch.tensor([row])
+        occluded = {} if parts.introduction == "none" else {"occlude_memory": True}
+        logits_TV = model(ids, use_cache=False, **occluded).logits[0, :-1].double()
+        float_bits += torch.nn.functional.cross_entropy(logits_TV, ids[0, 1:], reduction="sum").item() / math.log(2)
+    return BitsReport(float_bits, sum(integer_model.window_costs_bits([row[1:] for row in rows])))

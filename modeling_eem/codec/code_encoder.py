@@ -1,0 +1,53 @@
+"""The float encoder of an entropy estimation model: windows to code numbers, for compression only."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from .code_prior import code_indices
+from .float_parts import EEMConfig, TextEncoder
+from .weights import Tensors
+
+ENCODER_FILE, ENCODER_FOLDER = "encoder.safetensors", "encoder"
+ROWS_AT_ONCE = 16
+
+
+class CodeEncoder:
+    """Code numbers of windows. What it computes is stored with each window, so it need not be exact."""
+
+    def __init__(self, encoder: nn.Module, config: EEMConfig) -> None:
+        self._encoder = encoder.eval()
+        self._config = config
+
+    @torch.no_grad()
+    def values(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
+        """Real codes `[N, P]` of rows of tokens, BOS first."""
+        codes = []
+        for first in range(0, len(rows), ROWS_AT_ONCE):
+            batch = rows[first : first + ROWS_AT_ONCE]
+            width = max(map(len, batch))
+            input_ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in batch])
+            mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch])
+            codes.append(self._encoder(input_ids, mask).float())
+        return torch.cat(codes).numpy()
+
+    def encode(self, rows: Sequence[Sequence[int]], tensors: Tensors) -> list[np.ndarray]:
+        """Code numbers of each row, rounded to the format that is stored."""
+        if not rows:
+            return []
+        return list(code_indices(self.values(rows), self._config.code_dtype, tensors))
+
+    def save(self, folder: Path) -> None:
+        save_file(self._encoder.state_dict(), folder / ENCODER_FILE)
+        self._config.save_pretrained(folder / ENCODER_FOLDER)
+
+    @classmethod
+    def load(cls, folder: Path) -> "CodeEncoder":
+        config = EEMConfig.from_pretrained(folder / ENCODER_FOLDER)
+        encoder = TextEncoder(config, has_up=config.memory_introduction != "embedding")
+        encoder.load_state_dict(load_file(folder / ENCODER_FILE))
+        return cls(encoder, config)

@@ -1,0 +1,224 @@
+"""`Codec`: bytes into an `.eem` file and back, with a codec model or, for bytes alone, without one."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from huggingface_hub import ModelHubMixin, snapshot_download
+
+from modeling_eem.codec.archive import Archive, Layout, describe
+from modeling_eem.codec.container import MODEL_ID_BYTES, CodecError, Header, WrongModel
+from modeling_eem.codec.decoding import WindowDecoder
+from modeling_eem.codec.estimate import Estimate, estimate_file
+from modeling_eem.codec.registry import default_model, release_of
+from modeling_eem.codec.report import Report
+from modeling_eem.codec.salvage import Salvage, salvage
+from modeling_eem.codec.streams import Progress, Source, decode_stream, encode_stream, no_progress, read_header
+from modeling_eem.codec.text import TokenTable
+from modeling_eem.codec.window_model import WindowModel
+
+
+class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"]):
+    """Compresses any bytes into a file that every machine decodes to the same bytes.
+
+    Args:
+        model: what predicts text; None for a codec of byte windows alone.
+        carry: whether windows take over the second half of the one before as context: shorter files, of which no
+            window decodes without those since the last fresh start, at most 31.
+    """
+
+    def __init__(self, model: WindowModel | None, carry: bool = False) -> None:
+        self.model = model
+        self.carry = carry
+        self._table = TokenTable(model.tokenizer) if model is not None else None
+
+    @classmethod
+    def default(cls, carry: bool = False) -> Self:
+        """The codec with the default model of this release. CodecError where the installation has none."""
+        return cls(_load(default_model().folder), carry)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
+        """A codec from a folder of a codec model, or from the Hub; arguments are those of ModelHubMixin, and `carry`.
+
+        Raises:
+            ValueError: for a folder that holds no codec model.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if folder.is_dir() and not (folder / "config.json").exists():  # built, not saved by a Codec
+            return cls(_load(folder), kwargs.get("carry", False))
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def for_header(cls, header: Header) -> Self:
+        """The codec that a file needs, as far as this release has its model: none, or a default one.
+
+        Raises:
+            WrongModel: for any other model, and for a default of a later release, which is named.
+        """
+        if header.model_id is None:
+            return cls(None)
+        release = release_of(header.model_id)
+        if release is None:
+            raise WrongModel(_missing(header))
+        return cls(_load(release.folder))
+
+    @property
+    def model_id(self) -> bytes | None:
+        """The 8 bytes of the model's id that files store."""
+        return bytes.fromhex(self.model.id)[:MODEL_ID_BYTES] if self.model is not None else None
+
+    def compress(self, data: bytes, progress: Progress = no_progress) -> bytes:
+        """`data` as an `.eem` file."""
+        out = BytesIO()
+        self.compress_stream(BytesIO(data), out, progress)
+        return out.getvalue()
+
+    def compress_stream(self, reader: BinaryIO, writer: BinaryIO, progress: Progress = no_progress) -> Report:
+        """All of `reader` as an `.eem` file into `writer` (which need not be seekable), in bounded memory."""
+        return encode_stream(reader, writer, self.model, self._table, self._header(self.carry), progress)
+
+    def decompress(self, blob: bytes, max_output: int | None = None) -> bytes:
+        """The plain bytes of an `.eem` file.
+
+        Raises:
+            WrongModel: for a file of another model, before anything is decoded.
+            DamagedFile: for any wrong, missing or trailing byte.
+            CodecError: for more than `max_output` plain bytes.
+        """
+        self._decoder(Header.from_bytes(blob))
+        declared = Layout(BytesIO(blob)).footer.plain_length
+        if max_output is not None and declared > max_output:
+            raise CodecError(f"the file holds {declared} plain bytes, more than the {max_output} that are allowed.")
+        out = BytesIO()
+        self.decompress_stream(BytesIO(blob), out, max_output)
+        return out.getvalue()
+
+    def decompress_stream(
+        self,
+        reader: BinaryIO,
+        writer: BinaryIO,
+        max_output: int | None = None,
+        progress: Progress = no_progress,
+    ) -> int:
+        """Plain bytes of the file that `reader` gives into `writer`, in bounded memory; returns how many.
+
+        Errors are `decompress`'s. What was written counts once this returns without one.
+        """
+        source = reader if isinstance(reader, Source) else Source(reader)
+        header = read_header(source)
+        return decode_stream(source, writer, header, self._decoder(header), max_output, progress)
+
+    def window(self, blob: bytes, number: int) -> bytes:
+        """Plain bytes of one window of a file, from 0."""
+        with self.open(BytesIO(blob)) as archive:
+            return archive.window(number)
+
+    def open(self, file: str | Path | BinaryIO) -> Archive:
+        """A file for random access: `read(start, length)`, `window(number)`.
+
+        Raises:
+            WrongModel, DamagedFile: as `decompress`, as far as header and footer tell.
+        """
+        opened = open(file, "rb", buffering=0) if isinstance(file, str | Path) else file  # noqa: SIM115 (Archive closes it)
+        try:
+            layout = Layout(opened)
+            return Archive(opened, layout, self._decoder(layout.header))
+        except BaseException:
+            opened.close()
+            raise
+
+    def list(self, blob: bytes, estimate: bool = False) -> Report:
+        """What a file is made of, for which no model is needed; with the model's estimate of its text, which is."""
+        if not estimate:
+            return describe(Layout(BytesIO(blob)))
+        with self.open(BytesIO(blob)) as archive:
+            return archive.report(estimate=True)
+
+    def salvage(self, blob: bytes) -> Salvage:
+        """Every undamaged window of a damaged file, and which are lost.
+
+        Raises:
+            CodecError: where nothing tells what file this was.
+        """
+        own = [self._header(False), self._header(True)] if self.model is not None else []
+        unmarked = [Header(header.carry, header.model_id) for header in own if header.release is not None]
+        return salvage(blob, [Header(), *own, *unmarked], self._decoder)
+
+    def estimate(self, data: bytes, sample: int = 1 << 20) -> Estimate:
+        """Size and time of compressing `data`, from at most `sample` bytes spread over it; nothing is written."""
+        return estimate_file(data, sample, self.model, self._table)
+
+    def _header(self, carry: bool) -> Header:
+        if self.model is None:
+            return Header()
+        known = release_of(self.model_id)
+        return Header(carry, self.model_id, known.release if known is not None else None)
+
+    def _decoder(self, header: Header) -> WindowDecoder:
+        """The decoder for a file of this header; WrongModel where it is another model's."""
+        if header.model_id is None:
+            return WindowDecoder(None, None, False)
+        if header.model_id != self.model_id:
+            raise WrongModel(_mismatch(header, self.model_id))
+        return WindowDecoder(self.model, self._table, header.carry)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        if self.model is None:
+            raise CodecError("a codec of byte windows alone has no model to save.")
+        self.model.save_pretrained(save_directory)
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        carry: bool = False,
+        **unused: Any,
+    ) -> Self:
+        folder = Path(model_id)
+        if not folder.is_dir():
+            folder = Path(
+                snapshot_download(
+                    model_id,
+                    revision=revision,
+                    cache_dir=cache_dir,
+                    force_download=force_download,
+                    local_files_only=local_files_only,
+                    token=token,
+                )
+            )
+        return cls(_load(folder), carry)
+
+
+def _load(folder: Path) -> WindowModel:
+    from modeling_eem.codec.integer_model import IntegerModel
+
+    return IntegerModel.from_pretrained(folder)
+
+
+def _named(header: Header) -> str:
+    """The model of a file, by id and, for a default one, by the release that brought it."""
+    if header.release is None:
+        return f"codec model {header.model_id.hex()}"
+    return f"codec model {header.model_id.hex()}, a default since release {'.'.join(map(str, header.release))}"
+
+
+def _missing(header: Header) -> str:
+    if header.release is None:
+        return f"the file needs {_named(header)}, which is no default of this release: give its folder with --model."
+    version = ".".join(map(str, header.release))
+    return f"the file needs {_named(header)}: install modeling-eem {version} or newer."
+
+
+def _mismatch(header: Header, model_id: bytes | None) -> str:
+    at_hand = "no model is given" if model_id is None else f"the model given is {model_id.hex()}"
+    return f"the file needs {_named(header)}, and {at_hand}."
+
+
+__all__ = ["Codec", "Estimate"]

@@ -1,0 +1,126 @@
+"""Records into plain bytes, many windows of text in step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from modeling_eem.codec.byte_windows import unpack_bytes
+from modeling_eem.codec.container import MAX_PLAIN, RUN, CodecError, DamagedFile, Kind
+from modeling_eem.codec.encoding import BATCH, capacity, carried_context
+from modeling_eem.codec.text import TokenTable
+from modeling_eem.codec.window_model import WindowModel
+
+
+@dataclass(frozen=True)
+class Record:
+    """A window as it was read, its check sum proved: its number, kind, count (as stored) and payload."""
+
+    number: int
+    kind: Kind
+    count: int
+    payload: bytes
+
+    @property
+    def plain_length(self) -> int:
+        """Plain bytes that a byte window declares."""
+        if self.kind == Kind.RAW:
+            return len(self.payload)
+        return MAX_PLAIN if self.kind == Kind.ZSTD_FULL else self.count
+
+
+class WindowDecoder:
+    """Decodes records with one model; without a model, byte windows alone."""
+
+    def __init__(self, model: WindowModel | None, table: TokenTable | None, carry: bool) -> None:
+        self._model = model
+        self._table = table
+        self._carry = carry
+        self._full = capacity(model, carry) if model is not None else 0
+
+    @property
+    def step(self) -> int:
+        """Windows of text worth waiting for: 64 in step, each of another run where windows carry."""
+        return BATCH * (RUN if self._carry else 1)
+
+    def plain(self, records: Sequence[Record]) -> list[bytes]:
+        """Plain bytes of each record; records are in order and, where windows carry, from a fresh start on.
+
+        Raises:
+            DamagedFile: where a payload holds something else than its record says.
+        """
+        tokens = self._tokens(records)
+        return [
+            self._text(record, tokens[index]) if record.kind.is_text else _bytes(record)
+            for index, record in enumerate(records)
+        ]
+
+    def costs_bits(self, records: Sequence[Record]) -> float:
+        """What the model says the windows of text among `records` cost, in bits: the estimate."""
+        tokens = self._tokens(records)
+        bits = 0.0
+        for coded in (False, True):
+            chosen = [index for index in tokens if records[index].kind.has_code == coded]
+            if chosen:
+                windows = [tokens[index] for index in chosen]
+                contexts = [self._context(records, tokens, index) for index in chosen]
+                codes = self._model.encode_codes(windows) if coded else None
+                bits += sum(self._model.window_costs_bits(windows, contexts, codes))
+        return bits
+
+    def _tokens(self, records: Sequence[Record]) -> dict[int, list[int]]:
+        """Tokens of the windows of text, by their index in `records`."""
+        tokens: dict[int, list[int]] = {}
+        for wave in self._waves(records):
+            contexts = [self._context(records, tokens, index) for index in wave]
+            lengths = [self._length(records[index]) for index in wave]
+            payloads = [records[index].payload for index in wave]
+            with_code = [records[index].kind.has_code for index in wave]
+            for index, ids in zip(wave, self._model.decode_windows(payloads, lengths, contexts, with_code)):
+                tokens[index] = ids
+        return tokens
+
+    def _waves(self, records: Sequence[Record]) -> list[list[int]]:
+        """Indices of windows of text; those of a wave need no other window of it, or of a later one."""
+        waves: list[list[int]] = []
+        depth = 0
+        for index, record in enumerate(records):
+            if not record.kind.is_text:
+                depth = 0
+                continue
+            if not self._carry or record.number % RUN == 0:
+                depth = 0
+            if depth == len(waves):
+                waves.append([])
+            waves[depth].append(index)
+            depth += self._carry
+        return waves
+
+    def _context(self, records: Sequence[Record], tokens: dict[int, list[int]], index: int) -> list[int]:
+        if not self._carry:
+            return []
+        return carried_context(self._model, records[index].number, tokens.get(index - 1))
+
+    def _length(self, record: Record) -> int:
+        if self._model is None:
+            raise CodecError("the file holds windows of text: decode it with its codec model.")
+        if record.kind.has_code and not self._model.has_code:
+            raise DamagedFile(f"window {record.number} has a code, and its model has none.")
+        if record.kind in (Kind.TEXT_FULL, Kind.CODED_FULL):
+            return self._full
+        if record.count >= self._full:
+            raise DamagedFile(f"window {record.number} declares {record.count} tokens: at most {self._full - 1} fit.")
+        return record.count
+
+    def _text(self, record: Record, ids: list[int]) -> bytes:
+        plain = self._table.decode(ids)
+        if not 0 < len(plain) <= MAX_PLAIN:
+            raise DamagedFile(
+                f"window {record.number} decodes to {len(plain)} bytes; a window holds 1 to {MAX_PLAIN}."
+            )
+        return plain
+
+
+def _bytes(record: Record) -> bytes:
+    return unpack_bytes(record.kind, record.plain_length, record.payload)
+
+
+__all__ = ["Record", "WindowDecoder"]

@@ -1,0 +1,322 @@
+"""The layers of the decoder on rows of bytes, compiled: the same integers as `plain_decoder`, many times faster.
+
+Everything works on flat arrays and places in them. Activations are stored as unsigned bytes, 128 above their value;
+biases are made for that (`fast_decoder`). No function here reads the environment or holds Python's lock.
+
+Names: R rows (positions times windows, position by position), D features, `words` four bytes seen as one int32.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .arithmetic import (
+    ACTIVATION_ENTRIES,
+    ACTIVATION_LIMIT,
+    COUNT_BITS,
+    CURVE,
+    GAIN_BITS,
+    LOGIT_BITS,
+    LOGIT_LIMIT,
+    NORM_BITS,
+    RESIDUAL_LIMIT,
+    SLOPE,
+    TOTAL_BITS,
+)
+from .tile_product import (
+    TILE_COLUMNS,
+    linear_tile_1,
+    linear_tile_4,
+    linear_tile_8,
+    mixing_tile_1,
+    mixing_tile_8,
+)
+
+# Positions whose mixing is summed in advance, at one reading of all earlier ones.
+BLOCK = 16
+# Activations as unsigned bytes lie this far above their value.
+BYTE_OFFSET = 128
+# Rows of counts are summed in pieces of this many tokens to find one.
+PIECE = 128
+NORM_UNIT = float(1 << NORM_BITS)
+AFFINE_UNIT = 2.0 ** -(NORM_BITS + GAIN_BITS)
+# Past every sum with the residual stream that does not saturate.
+LARGEST_UPDATE = float(2 * RESIDUAL_LIMIT + 2)
+LARGEST_LOGIT, BYTE_LIMIT = float(LOGIT_LIMIT), float(ACTIVATION_LIMIT)
+# Types matter for speed: a place that may be negative, or a float where an integer would do, is no vector operation.
+HALF_TABLE, HALF_INDEX = float(ACTIVATION_ENTRIES // 2), np.int32(ACTIVATION_ENTRIES // 2)
+PART_MASK, LOGIT_SHIFT = np.uint32((1 << LOGIT_BITS) - 1), np.uint32(LOGIT_BITS)
+HIGHEST_WEIGHT, SLOPE_32, CURVE_32 = np.uint32(1 << COUNT_BITS), np.uint32(SLOPE), np.uint32(CURVE)
+LEAST_WEIGHT_SHIFT = np.uint32(COUNT_BITS + 1)
+
+compiled = njit(
+    nogil=True, cache=True, fastmath=False, error_model="numpy", boundscheck=False, _nrt=False, no_cfunc_wrapper=True
+)
+
+
+@intrinsic
+def rint(typing_context: Any, x: Any) -> Any:
+    """To the nearest integer, halves to the even one, as float64."""
+
+    def implement(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
+        double = ir.DoubleType()
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(double, [double]), "llvm.rint.f64")
+        return builder.call(function, arguments)
+
+    return types.float64(types.float64), implement
+
+
+@compiled
+def saturate(x: float, limit: float) -> float:
+    return min(max(x, -limit), limit)
+
+
+@compiled
+def norm_rows(x_RD, first, num_rows, gain_D, offset_D, epsilon, out, out_place, out_stride):  # noqa: ANN001, ANN201
+    """LayerNorm of rows of the residual stream; row r goes to `out[out_place + r * out_stride]` as bytes."""
+    d = x_RD.shape[1]
+    for r in range(num_rows):
+        x_D = x_RD[first + r]
+        sum_x = np.int64(0)
+        sum_squares = np.int64(0)
+        for f in range(d):
+            value = np.int64(x_D[f])
+            sum_x += value
+            sum_squares += value * value
+        ratio = NORM_UNIT / np.sqrt(np.float64(d * sum_squares - sum_x * sum_x + epsilon))
+        out_D = out[out_place + r * out_stride :][:d]
+        for f in range(d):
+            u = rint(np.float64(d * np.int64(x_D[f]) - sum_x) * ratio)
+            affine = u * gain_D[f] + offset_D[f]
+            out_D[f] = np.uint8(np.int32(saturate(rint(affine * AFFINE_UNIT), BYTE_LIMIT)) + BYTE_OFFSET)
+
+
+@compiled
+def linear_rows(words, words_stride, num_rows, packed, bias, out, out_stride):  # noqa: ANN001, ANN201
+    """`out[r] = W inputs[r] + bias` for rows of bytes; `packed` holds W in panels of 32 outputs."""
+    panels = bias.shape[0] // TILE_COLUMNS
+    steps = packed.shape[0] // bias.shape[0]
+    for panel in range(panels):
+        column = panel * TILE_COLUMNS
+        place = column * steps
+        r = 0
+        while r + 8 <= num_rows:
+            linear_tile_8(
+                out, r * out_stride + column, out_stride, bias, column, 0, packed, place, TILE_COLUMNS,
+                words, r * words_stride, words_stride, steps,
+            )  # fmt: skip
+            r += 8
+        if r + 4 <= num_rows:
+            linear_tile_4(
+                out, r * out_stride + column, out_stride, bias, column, 0, packed, place, TILE_COLUMNS,
+                words, r * words_stride, words_stride, steps,
+            )  # fmt: skip
+            r += 4
+        while r < num_rows:
+            linear_tile_1(
+                out, r * out_stride + column, out_stride, bias, column, 0, packed, place, TILE_COLUMNS,
+                words, r * words_stride, words_stride, steps,
+            )  # fmt: skip
+            r += 1
+
+
+@compiled
+def add_row(x_D, sums_D, scale_D):  # noqa: ANN001, ANN201
+    """`x + rint(sums * scale)` in place."""
+    for f in range(len(x_D)):
+        update = saturate(rint(np.float64(sums_D[f]) * scale_D[f]), LARGEST_UPDATE)
+        x_D[f] = min(max(x_D[f] + np.int32(update), -RESIDUAL_LIMIT), RESIDUAL_LIMIT)
+
+
+@compiled
+def add_rows(x_RD, first, num_rows, sums, stride, scale):  # noqa: ANN001, ANN201
+    """`add_row` for rows of sums `stride` apart, a scale a feature."""
+    for r in range(num_rows):
+        add_row(x_RD[first + r], sums[r * stride :], scale)
+
+
+@compiled
+def round_rows(sums, stride, num_rows, scale, num_columns, out, out_stride):  # noqa: ANN001, ANN201
+    """Sums to bytes, a scale a column."""
+    for r in range(num_rows):
+        sums_D, out_D = sums[r * stride :], out[r * out_stride :]
+        for f in range(num_columns):
+            out_D[f] = np.uint8(np.int32(saturate(rint(np.float64(sums_D[f]) * scale[f]), BYTE_LIMIT)) + BYTE_OFFSET)
+
+
+@compiled
+def activate_rows(sums, stride, num_rows, scale, num_columns, table, out, out_stride):  # noqa: ANN001, ANN201
+    """Sums to places in the table, and what stands there."""
+    for r in range(num_rows):
+        sums_D, out_D = sums[r * stride :], out[r * out_stride :]
+        for f in range(num_columns):
+            index = np.int32(saturate(rint(np.float64(sums_D[f]) * scale[f]), HALF_TABLE)) + HALF_INDEX
+            sums_D[f] = min(index, 2 * HALF_INDEX - 1)
+        for f in range(num_columns):
+            out_D[f] = table[np.uint32(sums_D[f])]
+
+
+@compiled
+def store_inputs(rows, first, stride, position, batch_size, sizes, width, cache):  # noqa: ANN001, ANN201
+    """Bytes of B rows at a position into the cache's words `[N / 4 * columns]`; gaps for taps stay as they are."""
+    heads, taps, columns, _, capacity = sizes
+    shift = np.int32(8 * (position & 3))
+    others = np.int32(~(255 << shift))
+    place = (position >> 2) * heads * capacity * columns + (taps - 1) // 2
+    for h in range(heads):
+        for b in range(batch_size):
+            words_E = cache[place + (h * capacity + b) * columns :]
+            row_E = rows[(first + b) * stride + h * width :]
+            for f in range(width):
+                words_E[f] = words_E[f] & others | np.int32(row_E[f]) << shift
+
+
+@compiled
+def mix_block(words, start, end, batch_size, sizes, weight, row_words, zeros, out):  # noqa: ANN001, ANN201
+    """Products of `BLOCK` rows of W from `start` on with the positions before `end`, as `[BLOCK, columns]`.
+
+    `weight [H, K, N, row_words]`, a row of W padded to whole words; `sizes`: heads, taps, input columns and output
+    columns of a head's row, windows there is room for.
+    """
+    heads, taps, columns, out_columns, capacity = sizes
+    n = weight.shape[0] // (heads * taps * row_words)
+    stride, step = heads * capacity * out_columns, heads * capacity * columns
+    for h in range(heads):
+        for b in range(batch_size):
+            run = h * capacity + b
+            for c in range(0, out_columns, TILE_COLUMNS):
+                for half in range(0, BLOCK, 8):
+                    place = half * stride + run * out_columns + c
+                    steps = min(end, start + half + 8) >> 2
+                    for tap in range(taps):
+                        row = ((h * taps + tap) * n + start + half) * row_words
+                        column = run * columns + c + tap
+                        if tap == 0:
+                            mixing_tile_8(
+                                out, place, stride, zeros, 0, 0, words, column, step, weight, row, row_words, steps
+                            )
+                        else:
+                            mixing_tile_8(
+                                out, place, stride, out, place, stride,
+                                words, column, step, weight, row, row_words, steps,
+                            )  # fmt: skip
+
+
+@compiled
+def mix_row(words, position, batch_size, sizes, weight, row_words, ahead, out):  # noqa: ANN001, ANN201
+    """The sums of one position: what its block has in advance, and the positions of the block up to this one."""
+    heads, taps, columns, out_columns, capacity = sizes
+    n = weight.shape[0] // (heads * taps * row_words)
+    stride, step = heads * capacity * out_columns, heads * capacity * columns
+    start = position // BLOCK * BLOCK
+    first = start >> 2
+    steps = (position >> 2) - first + 1
+    for h in range(heads):
+        for b in range(batch_size):
+            run = h * capacity + b
+            for c in range(0, out_columns, TILE_COLUMNS):
+                place = run * out_columns + c
+                for tap in range(taps):
+                    row = ((h * taps + tap) * n + position) * row_words + first
+                    column = first * step + run * columns + c + tap
+                    if tap == 0:
+                        in_ahead = (position - start) * stride + place
+                        mixing_tile_1(
+                            out, place, 0, ahead, in_ahead, 0, words, column, step, weight, row, row_words, steps
+                        )
+                    else:
+                        mixing_tile_1(out, place, 0, out, place, 0, words, column, step, weight, row, row_words, steps)
+
+
+@compiled
+def add_mixed(x_RD, first, sums, place, batch_size, sizes, bias, scale):  # noqa: ANN001, ANN201
+    """Flat mixing of one position into the residual stream of its B rows."""
+    out_columns = sizes[3]
+    for b in range(batch_size):
+        x_D, sums_D = x_RD[first + b], sums[place + b * out_columns :]
+        for f in range(len(x_D)):
+            update = saturate(rint(np.float64(sums_D[f] + bias) * scale), LARGEST_UPDATE)
+            x_D[f] = min(max(x_D[f] + np.int32(update), -RESIDUAL_LIMIT), RESIDUAL_LIMIT)
+
+
+@compiled
+def round_mixed(sums, place, batch_size, sizes, width, bias_H, scale_H, out, first, stride):  # noqa: ANN001, ANN201
+    """Mixing with heads of one position to bytes, heads side by side; rows from `first` on."""
+    heads, _, _, out_columns, capacity = sizes
+    for h in range(heads):
+        bias, scale = bias_H[h], scale_H[h]
+        for b in range(batch_size):
+            sums_E = sums[place + (h * capacity + b) * out_columns :]
+            out_E = out[(first + b) * stride + h * width :]
+            for f in range(width):
+                q = saturate(rint(np.float64(sums_E[f] + bias) * scale), BYTE_LIMIT)
+                out_E[f] = np.uint8(np.int32(q) + BYTE_OFFSET)
+
+
+@compiled
+def head_rows(x_RD, first, num_rows, out, stride, largest_R):  # noqa: ANN001, ANN201
+    """Rows of the residual stream as bytes, each by its largest magnitude, which is kept."""
+    for r in range(num_rows):
+        x_D, out_D = x_RD[first + r], out[r * stride :]
+        largest = np.int32(1)
+        for f in range(len(x_D)):
+            largest = max(largest, abs(x_D[f]))
+        ratio = ACTIVATION_LIMIT / np.float64(largest)
+        for f in range(len(x_D)):
+            out_D[f] = np.uint8(np.int32(rint(np.float64(x_D[f]) * ratio)) + BYTE_OFFSET)
+        largest_R[r] = largest
+
+
+@compiled
+def weigh_tokens(sums_V, scale_V, unit):  # noqa: ANN001, ANN201
+    """Sums of the head to the weights of tokens, in place; returns the shift and the total of their counts."""
+    highest = np.int32(-LOGIT_LIMIT)
+    for v in range(len(sums_V)):
+        logit = np.int32(saturate(rint(np.float64(sums_V[v]) * (scale_V[v] * unit)), LARGEST_LOGIT))
+        sums_V[v] = logit
+        highest = max(highest, logit)
+    total = np.int64(0)
+    for v in range(len(sums_V)):
+        below = np.uint32(highest - sums_V[v])
+        part = below & PART_MASK
+        weight = np.uint32(HIGHEST_WEIGHT - part * (SLOPE_32 - CURVE_32 * part))
+        weight = weight >> min(below >> LOGIT_SHIFT, LEAST_WEIGHT_SHIFT)
+        sums_V[v] = weight
+        total += np.int64(weight)
+    shift = 0
+    while total >> (TOTAL_BITS + shift):
+        shift += 1
+    return np.int32(shift), (total >> shift) + len(sums_V)
+
+
+@compiled
+def sum_counts(weights, shift):  # noqa: ANN001, ANN201
+    """The counts of some tokens."""
+    total = np.int64(len(weights))
+    for v in range(len(weights)):
+        total += np.int64(weights[v] >> shift)
+    return total
+
+
+@compiled
+def find_token(weights_V, shift, target):  # noqa: ANN001, ANN201
+    """The token that owns the count `target`, and its start; what lies beyond all counts owns the last token."""
+    start = np.int64(0)
+    v = 0
+    while v + PIECE < len(weights_V):
+        piece = sum_counts(weights_V[v : v + PIECE], shift)
+        if start + piece > target:
+            break
+        start += piece
+        v += PIECE
+    while v < len(weights_V) - 1:
+        count = np.int64(weights_V[v] >> shift) + 1
+        if start + count > target:
+            break
+        start += count
+        v += 1
+    return v, start

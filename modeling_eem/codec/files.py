@@ -1,0 +1,372 @@
+"""Files, folders, standard input and output, as zstd treats them: what `eem compress` and `eem decompress` do.
+
+The command line on top needs, with these names and defaults:
+
+    eem compress FILE...      compress_files; FILE `-` or none: standard input to standard output
+    eem decompress FILE...    decompress_files; `eem compress -d` is the same
+      --model DIR             FileOptions.model: a folder or Hub id; default: the default model, or the file's own
+      -o, --output FILE       .output: one input only; `-` is standard output
+      -c, --stdout            .to_stdout
+      -f, --force             .force: overwrite; write .eem to a terminal
+      -k, --keep / --rm       .keep: sources stay (the default), or are removed once their output is on the disk
+      -r, --recursive         .recursive: folders, each file by itself; without it a folder is an error
+      -T, --threads N         .threads: 0 leaves PyTorch's own choice
+      --carry                 .carry (compress)
+      --max-output BYTES      .max_output (decompress, -t)
+      --salvage               .salvage (decompress): what a damaged file still holds, with a report of what is lost
+      -t, --test              test_files: decode, write nothing
+      -l, --list              list_files: what a file is made of; with --estimate also the model's estimate (decodes)
+      --estimate              estimate_files: size and time, write nothing
+
+Each function goes on with the next file after an error and returns one FileResult a file, so the exit code is 2 where
+any has an `error`. `say` takes lines for people (standard error); `watch` makes a progress bar.
+"""
+
+import mmap
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from modeling_eem.codec.archive import Layout, describe
+from modeling_eem.codec.codec import Codec
+from modeling_eem.codec.container import CodecError, DamagedFile, Header
+from modeling_eem.codec.estimate import Estimate
+from modeling_eem.codec.report import Report
+from modeling_eem.codec.streams import Progress, Source, no_progress
+from modeling_eem.codec.whole_files import whole_file
+
+SUFFIX = ".eem"
+_LARGE = 10_000_000  # bytes from which the expected time is said first
+_LARGE_SAMPLE = 1 << 16
+_STANDARD = Path("-")
+
+Say = Callable[[str], None]
+Watch = Callable[[str, int | None], AbstractContextManager[Progress]]
+"""Of a file's name and its plain (or, decompressing, file) bytes where known: a context that gives what to call."""
+
+
+def no_watch(name: str, total: int | None) -> AbstractContextManager[Progress]:
+    """No progress bar."""
+    return nullcontext(no_progress)
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """What the command line may ask for; the module's docstring says what each is."""
+
+    model: str | None = None
+    output: Path | None = None
+    to_stdout: bool = False
+    force: bool = False
+    keep: bool = True
+    recursive: bool = False
+    threads: int = 0
+    carry: bool = False
+    max_output: int | None = None
+    salvage: bool = False
+
+
+@dataclass
+class FileResult:
+    """What became of one input: where it went, its sizes, or a one-line error."""
+
+    source: Path
+    target: Path | None = None
+    plain_bytes: int = 0
+    file_bytes: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+    report: Report | None = None
+    estimate: Estimate | None = None
+
+    @property
+    def line(self) -> str:
+        """Ratio and speed, for people."""
+        if self.error is not None:
+            return f"{self.source}: {self.error}"
+        ratio = 100 * self.file_bytes / max(self.plain_bytes, 1)
+        speed = self.plain_bytes / max(self.seconds, 1e-9) / 1000
+        return (
+            f"{self.source}: {self.plain_bytes:,} plain bytes, {self.file_bytes:,} in the file "
+            f"({ratio:.1f} %, {8 * self.file_bytes / max(self.plain_bytes, 1):.3f} bits a byte), {speed:,.0f} kB/s"
+        )
+
+
+class _Models:
+    """Codecs, each loaded when it is first needed."""
+
+    def __init__(self, options: FileOptions) -> None:
+        self._options = options
+        self._given: Codec | None = None
+        self._by_id: dict[bytes | None, Codec] = {}
+        if options.threads:
+            import torch
+
+            torch.set_num_threads(options.threads)
+
+    def to_compress(self) -> Codec:
+        if self._given is None:
+            carry, model = self._options.carry, self._options.model
+            self._given = Codec.default(carry) if model is None else Codec.from_pretrained(model, carry=carry)
+        return self._given
+
+    def to_salvage(self) -> Codec:
+        """The codec for a file whose header is damaged: the one given, the default one, or that of bytes alone."""
+        try:
+            return self.to_compress()
+        except CodecError:
+            return Codec(None)
+
+    def to_read(self, header: Header) -> Codec:
+        """The codec for a file: the one given, if the file names a model, or the file's own."""
+        if header.model_id is not None and self._options.model is not None:
+            return self.to_compress()
+        if header.model_id not in self._by_id:
+            self._by_id[header.model_id] = Codec.for_header(header)
+        return self._by_id[header.model_id]
+
+
+def compress_files(
+    paths: Sequence[Path], options: FileOptions, say: Say = print, watch: Watch = no_watch
+) -> list[FileResult]:
+    """Each file as `FILE.eem` beside it, or as the options have it."""
+    models = _Models(options)
+    inputs = _inputs(paths, options, lambda path: path.suffix != SUFFIX)
+    if len(inputs) > 1 and _goes_to_stdout(inputs[0], options):
+        raise CodecError("several files cannot share one .eem: compress them one by one, or pack them with tar first.")
+
+    def compress(result: FileResult) -> None:
+        target = _STANDARD if _goes_to_stdout(result.source, options) else options.output
+        result.target = target or result.source.with_name(result.source.name + SUFFIX)
+        if result.target == _STANDARD and sys.stdout.isatty() and not options.force:
+            raise CodecError("compressed bytes do not belong on a terminal: name a file with -o, or force it with -f.")
+        codec = models.to_compress()
+        with _reading(result.source) as reader, _writing(result, options) as writer:
+            size = _size(result.source)
+            if size is not None and size > _LARGE:
+                seconds = _estimate(result.source, codec, _LARGE_SAMPLE).seconds
+                say(f"{result.source}: about {_duration(seconds)} for {size:,} bytes")
+            with watch(str(result.source), size) as progress:
+                result.report = codec.compress_stream(reader, writer, progress)
+        result.plain_bytes, result.file_bytes = result.report.plain_bytes, result.report.file_bytes
+
+    return _each(inputs, options, compress, say)
+
+
+def decompress_files(
+    paths: Sequence[Path], options: FileOptions, say: Say = print, watch: Watch = no_watch
+) -> list[FileResult]:
+    """Each `FILE.eem` as FILE beside it, or as the options have it."""
+    models = _Models(options)
+    inputs = _inputs(paths, options, lambda path: path.suffix == SUFFIX)
+
+    def decompress(result: FileResult) -> None:
+        target = _STANDARD if _goes_to_stdout(result.source, options) else options.output
+        if target is None and result.source.suffix != SUFFIX:
+            raise CodecError(f"its name does not end in {SUFFIX}: name the output with -o, or use -c.")
+        result.target = target or result.source.with_suffix("")
+        with _reading(result.source) as reader:
+            if options.salvage:
+                _salvage(reader, result, options, models, say)
+            else:
+                _decode(reader, result, models, options, watch, lambda: _writing(result, options))
+
+    return _each(inputs, options, decompress, say)
+
+
+def test_files(
+    paths: Sequence[Path], options: FileOptions, say: Say = print, watch: Watch = no_watch
+) -> list[FileResult]:
+    """Decode each file and write nothing: whether it is whole."""
+    models = _Models(options)
+
+    def test(result: FileResult) -> None:
+        with _reading(result.source) as reader:
+            _decode(reader, result, models, options, watch, lambda: nullcontext(_Nowhere()))
+
+    return _each(_inputs(paths, options, lambda path: path.suffix == SUFFIX), options, test, say, removes=False)
+
+
+test_files.__test__ = False  # not one of pytest's
+
+
+def list_files(
+    paths: Sequence[Path], options: FileOptions, say: Say = print, estimate: bool = False
+) -> list[FileResult]:
+    """What each file is made of."""
+    models = _Models(options)
+
+    def show(result: FileResult) -> None:
+        with open(result.source, "rb", buffering=0) as file:
+            layout = Layout(file)
+            result.report = models.to_read(layout.header).open(file).report(True) if estimate else describe(layout)
+        result.plain_bytes, result.file_bytes = result.report.plain_bytes, result.report.file_bytes
+        for line in result.report.lines():
+            say(f"  {line}")
+
+    return _each(_inputs(paths, options, lambda path: path.suffix == SUFFIX), options, show, say, removes=False)
+
+
+def estimate_files(paths: Sequence[Path], options: FileOptions, say: Say = print) -> list[FileResult]:
+    """Size and time that each file would take; nothing is written."""
+    models = _Models(options)
+
+    def estimate(result: FileResult) -> None:
+        result.estimate = _estimate(result.source, models.to_compress())
+        result.plain_bytes, result.file_bytes = result.estimate.plain_bytes, round(result.estimate.file_bytes)
+        say(f"{result.source}: about {_duration(result.estimate.seconds)}")
+
+    return _each(_inputs(paths, options, lambda path: path.suffix != SUFFIX), options, estimate, say, removes=False)
+
+
+def _each(
+    inputs: Sequence[Path],
+    options: FileOptions,
+    work: Callable[[FileResult], None],
+    say: Say,
+    removes: bool = True,
+) -> list[FileResult]:
+    """Do `work` for every input; an error ends that input alone."""
+    results = []
+    for path in inputs:
+        result = FileResult(path)
+        begin = time.perf_counter()
+        try:
+            work(result)
+            if removes and not options.keep and path != _STANDARD and result.target != _STANDARD:
+                path.unlink()
+        except (ValueError, OSError) as error:
+            is_about_a_file = isinstance(error, OSError) and error.filename is not None
+            result.error = f"{error.filename}: {error.strerror}" if is_about_a_file else str(error)
+        result.seconds = time.perf_counter() - begin
+        say(result.line)
+        results.append(result)
+    return results
+
+
+def _inputs(paths: Sequence[Path], options: FileOptions, is_wanted: Callable[[Path], bool]) -> list[Path]:
+    """Every file that `paths` name: themselves, and with --recursive the wanted ones within folders, in order.
+
+    Raises:
+        CodecError: for a folder without --recursive, or several inputs for one output.
+    """
+    found: list[Path] = []
+    for path in paths or [_STANDARD]:
+        if path != _STANDARD and path.is_dir():
+            if not options.recursive:
+                raise CodecError(f"{path} is a folder: -r takes each file in it by itself.")
+            found += sorted(inner for inner in path.rglob("*") if inner.is_file() and is_wanted(inner))
+        else:
+            found.append(path)
+    if len(found) > 1 and options.output is not None:
+        raise CodecError("-o names one file, and there are several inputs: leave -o out.")
+    return found
+
+
+def _goes_to_stdout(source: Path, options: FileOptions) -> bool:
+    return options.to_stdout or options.output == _STANDARD or (source == _STANDARD and options.output is None)
+
+
+@contextmanager
+def _reading(source: Path) -> Iterator[BinaryIO]:
+    if source == _STANDARD:
+        yield sys.stdin.buffer
+    else:
+        with open(source, "rb") as file:
+            yield file
+
+
+@contextmanager
+def _writing(result: FileResult, options: FileOptions) -> Iterator[BinaryIO]:
+    if result.target == _STANDARD:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    is_file = result.source != _STANDARD
+    if is_file and result.target.exists() and result.target.samefile(result.source):
+        raise CodecError("input and output are the same file: name another with -o.")
+    with whole_file(result.target, options.force, result.source if is_file else None) as file:
+        yield file
+
+
+class _Nowhere:
+    """Takes bytes and forgets them."""
+
+    def write(self, data: bytes) -> int:
+        return len(data)
+
+
+def _decode(
+    reader: BinaryIO,
+    result: FileResult,
+    models: _Models,
+    options: FileOptions,
+    watch: Watch,
+    writing: Callable[[], AbstractContextManager[BinaryIO]],
+) -> None:
+    size = None
+    if result.source != _STANDARD and reader.seekable():
+        footer = Layout(reader).footer  # so that damage at the end, or too much output, is found first
+        if options.max_output is not None and footer.plain_length > options.max_output:
+            raise CodecError(f"it holds {footer.plain_length} plain bytes: --max-output allows {options.max_output}.")
+        size = footer.plain_length
+        reader.seek(0)
+    source = Source(reader)
+    codec = models.to_read(Header.from_bytes(source.peek(64)))
+    with writing() as writer, watch(str(result.source), size) as progress:
+        result.plain_bytes = codec.decompress_stream(source, writer, options.max_output, progress)
+    result.file_bytes = source.taken
+
+
+def _salvage(reader: BinaryIO, result: FileResult, options: FileOptions, models: _Models, say: Say) -> None:
+    blob = reader.read()
+    try:
+        header = Header.from_bytes(blob)
+    except DamagedFile:
+        codec = models.to_salvage()
+    else:
+        codec = models.to_read(header)
+    salvaged = codec.salvage(blob)
+    for line in salvaged.lines():
+        say(f"{result.source}: {line}")
+    with _writing(result, options) as writer:
+        writer.write(salvaged.data)
+    result.plain_bytes, result.file_bytes = len(salvaged.data), len(blob)
+
+
+def _size(source: Path) -> int | None:
+    return source.stat().st_size if source != _STANDARD and source.is_file() else None
+
+
+def _estimate(source: Path, codec: Codec, sample: int = 1 << 20) -> Estimate:
+    if source == _STANDARD:
+        return codec.estimate(sys.stdin.buffer.read(), sample)
+    if os.path.getsize(source) == 0:
+        return codec.estimate(b"", sample)
+    with open(source, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        return codec.estimate(mapped, sample)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+__all__ = [
+    "SUFFIX",
+    "FileOptions",
+    "FileResult",
+    "Say",
+    "Watch",
+    "compress_files",
+    "decompress_files",
+    "estimate_files",
+    "list_files",
+    "test_files",
+]

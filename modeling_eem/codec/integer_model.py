@@ -1,0 +1,248 @@
+"""An integer model and its windows: tokens to bytes and back, the same on every machine."""
+
+import importlib.util
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from .code_encoder import CodeEncoder
+from .code_prior import CodeCoder, check_code, fixed_point
+from .entropy_coder import RangeDecoder, RangeEncoder
+from .plain_decoder import PlainDecoder
+from .weights import Sizes, Tensors, check_tensors, model_id
+
+if TYPE_CHECKING:
+    from .fast_decoder import FastDecoder
+
+# Rises with every change of the arithmetic: the identity of a model holds it.
+ARITHMETIC_VERSION = 1
+WEIGHTS_FILE, SIZES_FILE, TOKENIZER_FILE = "integer_model.safetensors", "codec.json", "tokenizer.json"
+
+Tokens = Sequence[int]
+
+
+class IntegerModel:
+    """Codes windows of tokens with exact integer counts. Made by `build_integer_model`, or loaded from its folder.
+
+    Attributes:
+        id: SHA-256 over integers, tables, tokenizer and window size: two models of one id decode alike.
+        context: n; a window and its context hold up to n - 1 tokens, BOS is implied before them.
+        has_code: whether windows may begin with a code (an EEM).
+    """
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        tensors: Tensors,
+        tokenizer: PreTrainedTokenizerBase,
+        tokenizer_json: str,
+        code_encoder: CodeEncoder | None = None,
+    ) -> None:
+        check_tensors(sizes, tensors)
+        # safetensors writes the memory of an array as it lies, whatever its strides.
+        self.sizes, self.tensors = sizes, {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+        self.tokenizer = tokenizer
+        self._tokenizer_json = tokenizer_json
+        self._code_encoder = code_encoder
+        self.context = sizes.context
+        self.has_code = sizes.introduction != "none"
+        self.id = model_id(sizes, tensors, tokenizer_json, ARITHMETIC_VERSION)
+        if self.has_code:
+            check_code(sizes, tensors)
+            self._code_coder = CodeCoder(sizes, tensors)
+        self._decoder = _decoder_class()(self.sizes, self.tensors)
+
+    def encode_windows(
+        self,
+        windows: Sequence[Tokens],
+        contexts: Sequence[Tokens] | None = None,
+        codes: Sequence[np.ndarray | None] | None = None,
+    ) -> list[bytes]:
+        """The payload of each window, decodable alone.
+
+        Args:
+            contexts: tokens between BOS and each window that the decoder knows already.
+            codes: code numbers from `encode_codes`, or None where a window goes without.
+
+        Raises:
+            ValueError: tokens outside the vocabulary, a window longer than the context, codes for a causal model.
+        """
+        payloads = [b""] * len(windows)
+        codes = self._checked_codes(codes, len(windows))
+        for index, symbols in enumerate(self._scores(windows, contexts, codes)):
+            encoder = RangeEncoder()
+            if codes[index] is not None:
+                self._code_coder.encode(encoder, codes[index])
+            for start, count, total in symbols.T.tolist():
+                encoder.encode(start, count, total)
+            payloads[index] = encoder.finish()
+        return payloads
+
+    def window_costs_bits(
+        self,
+        windows: Sequence[Tokens],
+        contexts: Sequence[Tokens] | None = None,
+        codes: Sequence[np.ndarray | None] | None = None,
+    ) -> list[float]:
+        """`sum -log2(count / total)` of each window, its code included: its payload without rounding to bytes."""
+        costs = [0.0] * len(windows)
+        codes = self._checked_codes(codes, len(windows))
+        for index, (_, counts, totals) in enumerate(self._scores(windows, contexts, codes)):
+            costs[index] = float((np.log2(totals) - np.log2(counts)).sum())
+            if codes[index] is not None:
+                costs[index] += sum(
+                    math.log2(total / count) for _, count, total in self._code_coder.symbols(codes[index])
+                )
+        return costs
+
+    def decode_windows(
+        self,
+        payloads: Sequence[bytes],
+        lengths: Sequence[int],
+        contexts: Sequence[Tokens] | None = None,
+        with_code: Sequence[bool] | None = None,
+    ) -> list[list[int]]:
+        """The tokens of each payload, `lengths` of them.
+
+        Raises:
+            ValueError: a damaged payload, if its end shows it (only a check sum of the tokens shows all damage);
+                lengths or contexts that do not fit.
+        """
+        contexts = [()] * len(payloads) if contexts is None else contexts
+        with_code = [False] * len(payloads) if with_code is None else with_code
+        if any(with_code) and not self.has_code:
+            raise ValueError("a window has a code, and this codec model is causal: it has none.")
+        self._check_lengths(lengths, contexts)
+        coders = [RangeDecoder(payload) for payload in payloads]
+        codes = [self._code_coder.decode(coder) if has else None for coder, has in zip(coders, with_code)]
+        texts = self._texts(contexts)
+        ends = [len(text) + length for text, length in zip(texts, lengths)]
+        is_damaged = self._decoder.decode(coders, texts, ends, self._memory(codes)) if texts else []
+        for index, coder in enumerate(coders):
+            if is_damaged[index] or with_code[index] and codes[index] is None or not coder.is_at_end():
+                raise ValueError(f"the payload of window {index} is damaged: it does not end as the encoder ends it.")
+        return [text[len(text) - length :] for text, length in zip(texts, lengths)]
+
+    def encode_codes(self, windows: Sequence[Tokens]) -> list[np.ndarray]:
+        """The code numbers of each window, by the float encoder: they are stored, so they need not be exact.
+
+        Raises:
+            ValueError: a causal model, or a folder without its encoder.
+        """
+        if self._code_encoder is None:
+            raise ValueError("this codec model has no encoder: it is causal, and its windows have no code.")
+        return self._code_encoder.encode([[self.sizes.bos_token_id, *window] for window in windows], self.tensors)
+
+    def _checked_codes(
+        self, codes: Sequence[np.ndarray | None] | None, num_windows: int
+    ) -> Sequence[np.ndarray | None]:
+        codes = [None] * num_windows if codes is None else codes
+        if any(code is not None for code in codes) and not self.has_code:
+            raise ValueError("codes were given for a causal codec model: leave them out.")
+        for code in codes:
+            if code is not None:
+                self._code_coder.symbols(code)  # refuses what is no code of this model
+        return codes
+
+    def _check_lengths(self, lengths: Sequence[int], contexts: Sequence[Tokens]) -> None:
+        for length, context in zip(lengths, contexts):
+            if length < 0 or length + len(context) > self.context - 1:
+                raise ValueError(
+                    f"a window of {length} tokens after {len(context)} of context does not fit the model's "
+                    f"{self.context - 1}: split the text into shorter windows."
+                )
+
+    def _texts(self, rows: Sequence[Tokens]) -> list[list[int]]:
+        """Rows behind their BOS. The compiled decoder takes tokens as places in memory, so they are checked here."""
+        for row in rows:
+            if len(row) and not 0 <= min(row) <= max(row) < self.sizes.vocab_size:
+                raise ValueError("a window holds a token outside the vocabulary: is this the model's tokenizer?")
+        return [[self.sizes.bos_token_id, *row] for row in rows]
+
+    def _memory(self, codes: Sequence[np.ndarray | None]) -> np.ndarray:
+        def fixed(code: np.ndarray | None) -> np.ndarray | None:
+            if code is None:
+                return None
+            return fixed_point(np.asarray(code, dtype=np.int64)[None], self.sizes.code_dtype, self.tensors)[0]
+
+        return self._decoder.memory([fixed(code) for code in codes])
+
+    def _scores(
+        self,
+        windows: Sequence[Tokens],
+        contexts: Sequence[Tokens] | None,
+        codes: Sequence[np.ndarray | None],
+    ) -> list[np.ndarray]:
+        """Of each window: start, count and total of its tokens, `[3, T]`."""
+        contexts = [()] * len(windows) if contexts is None else contexts
+        self._check_lengths([len(window) for window in windows], contexts)
+        texts = self._texts([[*context, *window] for context, window in zip(contexts, windows)])
+        return self._decoder.score(texts, [1 + len(context) for context in contexts], self._memory(codes))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Integers, tables, tokenizer and card; of an EEM its float encoder too. No code."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save_pretrained(folder)
+        (folder / TOKENIZER_FILE).write_text(self._tokenizer_json, encoding="utf-8")
+        save_file(self.tensors, folder / WEIGHTS_FILE)
+        if self._code_encoder is not None:
+            self._code_encoder.save(folder)
+        content = {"arithmetic_version": ARITHMETIC_VERSION, "id": self.id, "sizes": asdict(self.sizes)}
+        (folder / SIZES_FILE).write_text(json.dumps(content, indent=2) + "\n")
+        (folder / "README.md").write_text(_card(self))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "IntegerModel":
+        """Load a folder that `save_pretrained` wrote.
+
+        Raises:
+            ValueError: another version of the arithmetic, a tensor outside the format's bounds, or files that are not
+                those the id was made of.
+        """
+        folder = Path(folder)
+        if not (folder / SIZES_FILE).is_file():
+            raise ValueError(f"{folder} is no codec model: it has no {SIZES_FILE}. Make one with build_integer_model.")
+        content = json.loads((folder / SIZES_FILE).read_text())
+        if content["arithmetic_version"] != ARITHMETIC_VERSION:
+            raise ValueError(
+                f"{folder} was built for version {content['arithmetic_version']} of the codec's arithmetic, and this "
+                f"package computes version {ARITHMETIC_VERSION}: install the package that built it."
+            )
+        sizes = Sizes(**content["sizes"])
+        model = cls(
+            sizes,
+            load_file(folder / WEIGHTS_FILE),
+            AutoTokenizer.from_pretrained(folder),
+            (folder / TOKENIZER_FILE).read_text(encoding="utf-8"),
+            CodeEncoder.load(folder) if sizes.introduction != "none" else None,
+        )
+        if model.id != content["id"]:
+            raise ValueError(f"{folder}: weights, tables or tokenizer are not those of model {content['id'][:12]}.")
+        return model
+
+
+def _decoder_class() -> "type[PlainDecoder | FastDecoder]":
+    """The compiled decoder; where numba is not to be had, the plain one, which gives the same integers slowly."""
+    if importlib.util.find_spec("numba") is None:
+        return PlainDecoder
+    from .fast_decoder import FastDecoder
+
+    return FastDecoder
+
+
+def _card(model: IntegerModel) -> str:
+    sizes = model.sizes
+    return (
+        "---\nlibrary_name: modeling-eem\ntags: [compression, masked-mixer]\n---\n# Codec model\n\n"
+        f"Integer model `{model.id[:12]}`: {sizes.num_layers} layers of {sizes.hidden_size} features, "
+        f"{sizes.context} tokens a window, {sizes.vocab_size} tokens. It compresses and restores files exactly:\n\n"
+        "```python\nfrom modeling_eem.codec import Codec\n\ncodec = Codec.from_pretrained(FOLDER)\n```\n"
+    )

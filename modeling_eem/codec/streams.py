@@ -1,0 +1,226 @@
+"""A stream of bytes into a file and back, with bounded memory: a batch of windows and 4 bytes a window."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from tempfile import SpooledTemporaryFile
+from typing import BinaryIO
+
+from modeling_eem.codec.container import (
+    MAX_HEADER,
+    MAX_RECORD_HEAD,
+    RUN,
+    CodecError,
+    DamagedFile,
+    Header,
+    Kind,
+    pack_record,
+    parse_record_head,
+    record_number,
+)
+from modeling_eem.codec.decoding import Record, WindowDecoder
+from modeling_eem.codec.encoding import Window, WindowEncoder, capacity
+from modeling_eem.codec.report import Report
+from modeling_eem.codec.text import TokenTable, read_items
+from modeling_eem.codec.trailer import Index
+from modeling_eem.codec.window_model import WindowModel
+
+_HELD_IN_MEMORY = 1 << 22
+_CHUNK = 1 << 16
+_PENDING_BYTES = 1 << 22
+
+Progress = Callable[[int], None]
+"""Called with the plain bytes that are done since the last call."""
+
+
+def no_progress(done: int) -> None:
+    """For those who do not watch."""
+
+
+class Source:
+    """A reader of bytes that can look ahead; `taken` counts what was consumed."""
+
+    def __init__(self, reader: BinaryIO) -> None:
+        self._reader = reader
+        self._buffer = b""
+        self._at = 0
+        self.taken = 0
+
+    def peek(self, size: int) -> bytes:
+        """The next `size` bytes, fewer only at the end; they stay."""
+        while len(self._buffer) - self._at < size and (more := self._reader.read(_CHUNK)):
+            self._buffer = self._buffer[self._at :] + more
+            self._at = 0
+        return self._buffer[self._at : self._at + size]
+
+    def take(self, size: int) -> bytes:
+        """The next `size` bytes, fewer only at the end."""
+        data = self.peek(size)
+        self._at += len(data)
+        self.taken += len(data)
+        return data
+
+
+def encode_stream(
+    reader: BinaryIO,
+    writer: BinaryIO,
+    model: WindowModel | None,
+    table: TokenTable | None,
+    header: Header,
+    progress: Progress = no_progress,
+) -> Report:
+    """Write all bytes of `reader` as an `.eem` file to `writer`, which need not be seekable.
+
+    `header` names the model. A file in which no window is text names none and does not carry; so byte windows before
+    the first text wait, on disk from 4 MiB on.
+    """
+    full = capacity(model, header.carry) if model is not None else 0
+    windows = WindowEncoder(model, header.carry).encode(read_items(reader, table, full))
+    with SpooledTemporaryFile(max_size=_HELD_IN_MEMORY) as held:
+        output = _Output(held, Header(), Report(code_saved=0 if model is not None and model.has_code else None))
+        named = False
+        for window in windows:
+            if window.tokens is not None and not named:
+                output.continue_as(writer, header)
+                named = True
+            output.write(window)
+            progress(len(window.data))
+        if not named:
+            output.continue_as(writer, Header())
+        return output.finish()
+
+
+class _Output:
+    """Records, one after the other, and what the trailer and the report say of them."""
+
+    def __init__(self, writer: BinaryIO, header: Header, report: Report) -> None:
+        self._writer = writer
+        self._header = header
+        self._index = Index()
+        self._report = report
+
+    def write(self, window: Window) -> None:
+        record = pack_record(self._header.check, self._index.windows, window.kind, window.count, window.payload)
+        self._writer.write(record)
+        self._index.add(len(record), window.data)
+        self._report.add(window.kind, len(record), len(window.payload), len(window.data))
+        if window.kind.has_code:
+            self._report.code_saved += window.causal_length - len(window.payload)
+
+    def continue_as(self, writer: BinaryIO, header: Header) -> None:
+        """Go on in `writer` under `header`: with it, and the records so far under its check sum."""
+        held, self._writer = self._writer, writer
+        held.seek(0)
+        writer.write(header.to_bytes())
+        if header == self._header:
+            shutil.copyfileobj(held, writer)
+        else:
+            for number, record in enumerate(read_records(Source(held), self._header, self._index.windows)):
+                writer.write(pack_record(header.check, number, record.kind, record.count, record.payload))
+        self._header = header
+        self._report.header_bytes = len(header.to_bytes())
+        self._report.model_id, self._report.carry = header.model_id, header.carry
+
+    def finish(self) -> Report:
+        trailer = self._index.trailer(self._header)
+        self._writer.write(trailer)
+        self._report.add_trailer(len(trailer), trailer[-1])
+        return self._report
+
+
+def read_header(source: Source) -> Header:
+    """The header, taken from the source. DamagedFile where there is none."""
+    header = Header.from_bytes(source.peek(MAX_HEADER))
+    source.take(len(header.to_bytes()))
+    return header
+
+
+def read_records(source: Source, header: Header, stop: int | None = None) -> Iterator[Record]:
+    """Records in order, each proved by its check sum, to the trailer's first byte (which is left) or `stop` of them.
+
+    Raises:
+        DamagedFile: for a record that is not the next one, or cut short.
+    """
+    number = 0
+    while number != stop:
+        front = source.peek(MAX_RECORD_HEAD)
+        head = parse_record_head(front)
+        if head is None:
+            raise DamagedFile(_damaged(number, len(front) < MAX_RECORD_HEAD))
+        if head.kind == Kind.END:
+            return
+        record = source.take(head.size + head.length)
+        if len(record) < head.size + head.length:
+            raise DamagedFile(_damaged(number, True))
+        if record_number(header.check, head, record) != number & 0xFFFFFFFF:
+            raise DamagedFile(_damaged(number, False))
+        yield Record(number, head.kind, head.count, record[head.size :])
+        number += 1
+
+
+def _damaged(number: int, is_short: bool) -> str:
+    what = f"the file is cut short in window {number}" if is_short else f"window {number} is damaged"
+    return f"{what}: --salvage gives what can still be read."
+
+
+def decode_stream(
+    source: Source,
+    writer: BinaryIO,
+    header: Header,
+    decoder: WindowDecoder,
+    max_output: int | None = None,
+    progress: Progress = no_progress,
+) -> int:
+    """Write the plain bytes of a file, its header read, to `writer`; returns how many.
+
+    Windows are proved before they are decoded, the whole only at the end: what was written counts once this returns.
+
+    Raises:
+        DamagedFile: for damage, missing or trailing bytes.
+        CodecError: for more than `max_output` plain bytes, before they are decoded where their number is declared.
+    """
+    index = Index()
+    pending: list[tuple[Record, int]] = []
+    texts = waiting = 0
+
+    def flush() -> None:
+        for (_, size), plain in zip(pending, decoder.plain([record for record, _ in pending])):
+            index.add(size, plain)
+            if max_output is not None and index.plain_length > max_output:
+                raise _too_long(max_output)
+            writer.write(plain)
+            progress(len(plain))
+        pending.clear()
+
+    before = source.taken
+    for record in read_records(source, header):
+        may_flush = not header.carry or record.number % RUN == 0
+        if may_flush and (texts >= decoder.step or waiting >= _PENDING_BYTES):
+            flush()
+            texts = waiting = 0
+        declared = 0 if record.kind.is_text else record.plain_length
+        waiting += declared + len(record.payload)
+        texts += record.kind.is_text
+        if max_output is not None and index.plain_length + declared > max_output:
+            raise _too_long(max_output)
+        pending.append((record, source.taken - before))
+        before = source.taken
+    flush()
+    _check_trailer(source, index.trailer(header))
+    return index.plain_length
+
+
+def _too_long(max_output: int) -> CodecError:
+    return CodecError(f"the file holds more than the {max_output} plain bytes that --max-output allows.")
+
+
+def _check_trailer(source: Source, expected: bytes) -> None:
+    actual = source.take(len(expected))
+    if actual != expected:
+        if expected.startswith(actual):
+            raise DamagedFile("the file is cut short in its trailer; all windows before it are whole.")
+        raise DamagedFile("index, length or hash at the end of the file are not those of its windows.")
+    if source.peek(1):
+        raise DamagedFile("other bytes follow the end of the file: cut them off.")
+
+
+__all__ = ["Progress", "Source", "decode_stream", "encode_stream", "no_progress", "read_header", "read_records"]

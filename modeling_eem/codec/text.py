@@ -1,0 +1,163 @@
+"""Bytes into items: windows of tokens whose bytes are exactly the input's, and runs of bytes that are no text.
+
+A stream is read in blocks, so memory is bounded; tokens run on from block to block, so only the end of a run of text
+leaves a window that is not full. The same bytes give the same items however they arrive.
+"""
+
+import codecs
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from transformers import PreTrainedTokenizerBase
+
+from modeling_eem.codec.byte_windows import quick_length
+from modeling_eem.codec.container import MAX_PLAIN
+from modeling_eem.data.tokenizer import encode_text, token_bytes
+
+BLOCK = 1 << 18  # bytes read and tokenised at once
+_PIECE = 1 << 14  # bytes that zstd judges at once
+_SMALLEST_PIECE = 1 << 12  # a frame's own bytes would blur the verdict on less
+_TOO_EASY = 80  # zstd makes it 80 times shorter: below 0.1 bits a byte
+_WORD = 1024  # characters in which a block's last word must begin
+
+# What `surrogateescape` makes of bytes that are not UTF-8, with what lies between two of them where that is short.
+_FOREIGN = re.compile("[\udc80-\udcff](?:[^\udc80-\udcff]{0,63}[\udc80-\udcff])*")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A window of text (`tokens`, and `data` = their bytes, at most 64 KiB) or any number of plain bytes (None)."""
+
+    data: bytes
+    tokens: list[int] | None = None
+
+
+class TokenTable:
+    """A tokenizer as the container uses it: bytes to ids where that loses nothing, ids to bytes."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._bytes = token_bytes(tokenizer, range(len(tokenizer)))
+        self._special = frozenset(tokenizer.all_special_ids)
+
+    def encode(self, data: bytes) -> list[int] | None:
+        """Ids, none of them special, whose bytes are exactly `data` (UTF-8); None where the tokenizer has no such."""
+        ids = encode_text(self._tokenizer, data.decode())
+        if not self._special.isdisjoint(ids) or self.decode(ids) != data:
+            return None
+        return ids
+
+    def decode(self, ids: list[int]) -> bytes:
+        """The bytes of tokens."""
+        return b"".join(map(self._bytes.__getitem__, ids))
+
+
+def read_fully(reader: BinaryIO, size: int) -> bytes:
+    """`size` bytes, fewer only at the end: a pipe may give less at a time."""
+    parts = []
+    while size and (part := reader.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def read_items(reader: BinaryIO, table: TokenTable | None, capacity: int) -> Iterator[Item]:
+    """All bytes of `reader` in order, as windows of at most `capacity` tokens and runs of bytes.
+
+    Without a table all is bytes.
+    """
+    if table is None:
+        while data := read_fully(reader, BLOCK):
+            yield Item(data)
+        return
+    window = _Cutter(table, capacity)
+    for is_text, data in _pieces(reader):
+        ids = table.encode(data) if is_text else None
+        if ids is None:
+            yield from window.rest()
+            yield Item(data)
+        else:
+            yield from window.cut(ids)
+    yield from window.rest()
+
+
+class _Cutter:
+    """Tokens of one run of text after the other, cut into windows of at most `capacity` tokens and 64 KiB."""
+
+    def __init__(self, table: TokenTable, capacity: int) -> None:
+        self._table = table
+        self._capacity = capacity
+        self._tokens: list[int] = []
+
+    def cut(self, ids: list[int]) -> Iterator[Item]:
+        tokens = self._tokens + ids
+        whole = len(tokens) // self._capacity * self._capacity
+        for start in range(0, whole, self._capacity):
+            yield from self._items(tokens[start : start + self._capacity])
+        self._tokens = tokens[whole:]
+
+    def rest(self) -> Iterator[Item]:
+        if self._tokens:
+            yield from self._items(self._tokens)
+            self._tokens = []
+
+    def _items(self, tokens: list[int]) -> Iterator[Item]:
+        data = self._table.decode(tokens)
+        if len(data) <= MAX_PLAIN:
+            yield Item(data, tokens)
+        else:
+            middle = len(tokens) // 2
+            yield from self._items(tokens[:middle])
+            yield from self._items(tokens[middle:])
+
+
+def _pieces(reader: BinaryIO) -> Iterator[tuple[bool, bytes]]:
+    """(is text, bytes) of a stream in order; text is UTF-8 that zstd does not bring below 0.1 bits a byte."""
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    rest = ""
+    while True:
+        data = read_fully(reader, BLOCK)
+        is_last = len(data) < BLOCK
+        text = rest + decoder.decode(data, is_last)
+        cut = len(text) if is_last else _before_last_word(text)
+        rest = text[cut:]
+        at = 0
+        for match in _FOREIGN.finditer(text, 0, cut):
+            yield from _judged(text[at : match.start()].encode())
+            yield False, match.group().encode("utf-8", "surrogateescape")
+            at = match.end()
+        yield from _judged(text[at:cut].encode())
+        if is_last:
+            return
+
+
+def _before_last_word(text: str) -> int:
+    """Where the last word of a block (with the space before it) begins: tokens do not cross that place."""
+    for at in range(len(text) - 1, max(len(text) - _WORD, 0), -1):
+        if text[at].isspace() and not text[at - 1].isspace():
+            return at
+    return len(text)
+
+
+def _judged(text: bytes) -> Iterator[tuple[bool, bytes]]:
+    """A run of text, parted where zstd at level 3 needs less than 0.1 bits a byte."""
+    start = at = 0
+    was_text = True
+    while at < len(text):
+        end = at + _PIECE if len(text) - at >= _PIECE + _SMALLEST_PIECE else len(text)
+        while end < len(text) and text[end] & 0xC0 == 0x80:  # within a character
+            end -= 1
+        piece = text[at:end]
+        is_text = len(piece) < _SMALLEST_PIECE or quick_length(piece) * _TOO_EASY > len(piece)
+        if is_text != was_text:
+            if at > start:
+                yield was_text, text[start:at]
+            start, was_text = at, is_text
+        at = end
+    if at > start:
+        yield was_text, text[start:at]
+
+
+__all__ = ["BLOCK", "Item", "TokenTable", "read_fully", "read_items"]

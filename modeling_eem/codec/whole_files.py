@@ -1,0 +1,83 @@
+"""Files that are whole or absent: written under another name beside the target, synced, then renamed."""
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from modeling_eem.codec.container import CodecError
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+
+
+@contextmanager
+def whole_file(path: Path, overwrite: bool, source: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write to that becomes `path` when the block ends without an error, and vanishes with one.
+
+    Whoever is killed on the way leaves the old file as it was, and a `.part` beside it. Of two processes that write
+    one path, with `overwrite` the last wins, without it the second is refused; neither file mixes both. Devices and
+    pipes are written to directly.
+
+    Args:
+        source: the file whose permissions and times the new one takes.
+
+    Raises:
+        CodecError: where `path` exists and may not be overwritten, before the block and again at its end.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with open(path, "wb") as device:
+            yield device
+        return
+    if path.is_dir():
+        raise CodecError(f"{path} is a folder: name a file.")
+    if path.exists() and not overwrite:
+        raise _exists(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        with open(part, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if source is not None:
+            shutil.copystat(source, part)
+        _publish(part, path, overwrite)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _publish(part: Path, path: Path, overwrite: bool) -> None:
+    if overwrite:
+        part.replace(path)
+    else:
+        _publish_new(part, path)
+    if os.name == "posix":  # the folder's entry must reach the disk as well
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _publish_new(part: Path, path: Path) -> None:
+    """Give `part` its name unless that is taken: a link refuses what a rename would overwrite."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if path.exists():
+            raise _exists(path) from None
+        part.rename(path)
+
+
+def _exists(path: Path) -> CodecError:
+    return CodecError(f"{path} exists: -f overwrites it, -o names another file.")
+
+
+__all__ = ["whole_file"]

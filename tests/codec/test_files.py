@@ -1,0 +1,266 @@
+"""Commands on files: names, folders, pipes, refusals; a kill leaves the old file; two processes never mix."""
+
+import io
+import multiprocessing
+import os
+import signal
+import sys
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modeling_eem.codec import Codec, CodecError
+from modeling_eem.codec.files import (
+    FileOptions,
+    FileResult,
+    compress_files,
+    decompress_files,
+    estimate_files,
+    list_files,
+    test_files,
+)
+from modeling_eem.codec.whole_files import whole_file
+
+
+@pytest.fixture(autouse=True)
+def model(codec: Codec, monkeypatch: Any) -> None:
+    """`--model DIR` and the default model are the stand-in."""
+    monkeypatch.setattr(Codec, "from_pretrained", lambda folder, carry=False: Codec(codec.model, carry))
+    monkeypatch.setattr(Codec, "default", lambda carry=False: Codec(codec.model, carry))
+
+
+MODEL = FileOptions(model="stand-in")
+
+
+def _with(**changes: Any) -> FileOptions:
+    return FileOptions(model="stand-in", **changes)
+
+
+def _quiet(line: str) -> None: ...
+
+
+def _one(results: list[FileResult]) -> FileResult:
+    (result,) = results
+    return result
+
+
+@pytest.fixture
+def notes(tmp_path: Path, text: bytes) -> Path:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(text)
+    path.chmod(0o640)
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+    return path
+
+
+@pytest.mark.parametrize("carry", [False, True])
+def test_a_file_goes_and_comes_back(notes: Path, text: bytes, carry: bool) -> None:
+    lines: list[str] = []
+    packed = _one(compress_files([notes], _with(carry=carry), lines.append))
+    assert packed.error is None and packed.target == notes.with_name("notes.txt.eem")
+    assert packed.target.stat().st_size == packed.file_bytes
+    assert packed.target.stat().st_mtime == 1_000_000_000 and packed.target.stat().st_mode & 0o777 == 0o640
+    assert "bits a byte" in lines[-1] and "kB/s" in lines[-1]
+    assert notes.read_bytes() == text
+    notes.unlink()
+    back = _one(decompress_files([packed.target], MODEL, _quiet))
+    assert back.target == notes and notes.read_bytes() == text and packed.target.exists()
+    assert sorted(path.name for path in notes.parent.iterdir()) == ["notes.txt", "notes.txt.eem"]
+
+
+def test_sources_go_only_when_asked(notes: Path) -> None:
+    packed = _one(compress_files([notes], _with(keep=False), _quiet))
+    assert not notes.exists() and packed.target.exists()
+    decompress_files([packed.target], _with(keep=False), _quiet)
+    assert notes.exists() and not packed.target.exists()
+
+
+def test_nothing_is_overwritten_without_force(notes: Path, text: bytes) -> None:
+    target = notes.with_name("notes.txt.eem")
+    target.write_bytes(b"mine")
+    refused = _one(compress_files([notes], MODEL, _quiet))
+    assert "-f overwrites it" in refused.error and target.read_bytes() == b"mine"
+    assert compress_files([notes], _with(force=True), _quiet)[0].error is None
+    notes.write_bytes(b"newer")
+    assert "-f overwrites it" in _one(decompress_files([target], MODEL, _quiet)).error
+    assert notes.read_bytes() == b"newer"
+    same = _one(compress_files([notes], _with(output=notes, force=True), _quiet))
+    assert "same file" in same.error and notes.read_bytes() == b"newer"
+
+
+def test_folders_are_taken_file_by_file(tmp_path: Path, text: bytes) -> None:
+    for name in ("a/one", "a/b/two", "a/three.eem"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(text[:2000])
+    with pytest.raises(CodecError, match="-r takes each file"):
+        compress_files([tmp_path / "a"], MODEL, _quiet)
+    results = compress_files([tmp_path / "a"], _with(recursive=True), _quiet)
+    assert [result.target.name for result in results] == ["two.eem", "one.eem"]
+    (tmp_path / "a/one").unlink()
+    (tmp_path / "a/b/two").unlink()
+    (tmp_path / "a/three.eem").unlink()
+    decompress_files([tmp_path / "a"], _with(recursive=True), _quiet)
+    assert (tmp_path / "a/b/two").read_bytes() == (tmp_path / "a/one").read_bytes() == text[:2000]
+
+
+def test_one_bad_file_does_not_stop_the_others(notes: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"some words")
+    results = compress_files([tmp_path / "absent", notes, other], MODEL, _quiet)
+    assert [result.error is None for result in results] == [False, True, True]
+    assert "absent: No such file" in results[0].error
+    (tmp_path / "junk.eem").write_bytes(b"junk")
+    assert "not an .eem file" in _one(decompress_files([tmp_path / "junk.eem"], MODEL, _quiet)).error
+    assert not (tmp_path / "junk").exists()
+    assert "does not end in .eem" in _one(decompress_files([notes], MODEL, _quiet)).error
+
+
+def test_one_output_takes_one_input(notes: Path, tmp_path: Path, text: bytes) -> None:
+    with pytest.raises(CodecError, match="several inputs"):
+        compress_files([notes, notes], _with(output=tmp_path / "x"), _quiet)
+    with pytest.raises(CodecError, match="several files cannot share"):
+        compress_files([notes, notes], _with(to_stdout=True), _quiet)
+    compress_files([notes], _with(output=tmp_path / "x"), _quiet)
+    decompress_files([tmp_path / "x"], _with(output=tmp_path / "y"), _quiet)
+    assert (tmp_path / "y").read_bytes() == text
+
+
+class _Standard:
+    """Standard input or output of bytes."""
+
+    def __init__(self, data: bytes = b"", is_terminal: bool = False) -> None:
+        self.buffer = io.BytesIO(data)
+        self.isatty = lambda: is_terminal
+
+
+def test_pipes(monkeypatch: Any, text: bytes, notes: Path) -> None:
+    packed, plain = _Standard(), _Standard()
+    monkeypatch.setattr(sys, "stdin", _Standard(text))
+    monkeypatch.setattr(sys, "stdout", packed)
+    assert _one(compress_files([], MODEL, _quiet)).error is None
+    monkeypatch.setattr(sys, "stdin", _Standard(packed.buffer.getvalue()))
+    monkeypatch.setattr(sys, "stdout", plain)
+    assert _one(decompress_files([Path("-")], MODEL, _quiet)).error is None
+    assert plain.buffer.getvalue() == text
+    monkeypatch.setattr(sys, "stdout", _Standard(is_terminal=True))
+    refused = _one(compress_files([notes], _with(to_stdout=True), _quiet))
+    assert "terminal" in refused.error and not sys.stdout.buffer.getvalue()
+    assert compress_files([notes], _with(to_stdout=True, force=True), _quiet)[0].error is None
+
+
+def test_testing_and_listing_write_nothing(notes: Path) -> None:
+    packed = _one(compress_files([notes], MODEL, _quiet)).target
+    before = sorted(notes.parent.iterdir())
+    assert _one(test_files([packed], MODEL, _quiet)).error is None
+    lines: list[str] = []
+    listed = _one(list_files([packed], MODEL, lines.append))
+    assert listed.report.file_bytes == packed.stat().st_size and listed.report.estimate_bits is None
+    assert any("framing" in line for line in lines)
+    assert _one(list_files([packed], MODEL, _quiet, estimate=True)).report.estimate_bits > 0
+    estimated = _one(estimate_files([notes], MODEL, _quiet))
+    assert estimated.file_bytes == pytest.approx(packed.stat().st_size, rel=0.1)
+    assert sorted(notes.parent.iterdir()) == before
+    blob = bytearray(packed.read_bytes())
+    blob[500] ^= 1
+    packed.write_bytes(blob)
+    assert "damaged" in _one(test_files([packed], MODEL, _quiet)).error
+
+
+def test_damage_leaves_no_output_and_salvage_gives_the_rest(notes: Path, text: bytes) -> None:
+    packed = _one(compress_files([notes], MODEL, _quiet)).target
+    blob = bytearray(packed.read_bytes())
+    blob[500] ^= 1
+    packed.write_bytes(blob)
+    notes.unlink()
+    assert "--salvage" in _one(decompress_files([packed], MODEL, _quiet)).error
+    assert sorted(path.name for path in notes.parent.iterdir()) == ["notes.txt.eem"]
+    lines: list[str] = []
+    assert _one(decompress_files([packed], _with(salvage=True), lines.append)).error is None
+    assert len(text) * 0.8 < len(notes.read_bytes()) < len(text)
+    assert any("lost: window" in line for line in lines)
+
+
+def test_a_lost_header_of_bytes_alone_needs_no_model(
+    tmp_path: Path, monkeypatch: Any, awkward: dict[str, bytes]
+) -> None:
+    def none(carry: bool = False) -> Codec:
+        raise CodecError("this installation has no default codec model")
+
+    monkeypatch.setattr(Codec, "default", none)
+    packed = tmp_path / "noise.eem"
+    packed.write_bytes(b"\0" * 9 + Codec(None).compress(awkward["random"])[9:])
+    assert _one(decompress_files([packed], FileOptions(salvage=True), _quiet)).error is None
+    assert (tmp_path / "noise").read_bytes() == awkward["random"]
+
+
+def test_output_has_a_limit(notes: Path) -> None:
+    packed = _one(compress_files([notes], MODEL, _quiet)).target
+    notes.unlink()
+    assert "--max-output allows 100" in _one(decompress_files([packed], _with(max_output=100), _quiet)).error
+    assert not notes.exists()
+
+
+def test_a_large_file_is_told_its_time_first(notes: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("modeling_eem.codec.files._LARGE", 1000)
+    lines: list[str] = []
+    compress_files([notes], MODEL, lines.append)
+    assert "about" in lines[0] and len(lines) == 2
+
+
+def _write(path: Path, letter: bytes, overwrite: bool, pipe: Connection, killed: bool) -> None:
+    try:
+        with whole_file(path, overwrite) as file:
+            file.write(letter * 500_000)
+            if killed:
+                os.kill(os.getpid(), signal.SIGKILL)
+            pipe.send("writing")
+            pipe.recv()
+            file.write(letter * 500_000)
+        pipe.send("written")
+    except CodecError as error:
+        pipe.send(str(error))
+
+
+def _writer(path: Path, letter: bytes, overwrite: bool, killed: bool = False) -> tuple[BaseProcess, Connection]:
+    fork = multiprocessing.get_context("fork")
+    ours, theirs = fork.Pipe()
+    process = fork.Process(target=_write, args=(path, letter, overwrite, theirs, killed))
+    process.start()
+    return process, ours
+
+
+def test_a_kill_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.eem"
+    path.write_bytes(b"old")
+    process, _ = _writer(path, b"a", overwrite=True, killed=True)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_two_processes_on_one_output_never_mix(tmp_path: Path, overwrite: bool) -> None:
+    path = tmp_path / "x.eem"
+    writers = [_writer(path, letter, overwrite) for letter in (b"a", b"b")]
+    assert [pipe.recv() for _, pipe in writers] == ["writing", "writing"]  # both are in the middle
+    ends = []
+    for process, pipe in writers:
+        pipe.send("go on")
+        ends.append(pipe.recv())
+        process.join()
+    assert ends == ["written", "written" if overwrite else f"{path} exists: -f overwrites it, -o names another file."]
+    assert path.read_bytes() == (b"b" if overwrite else b"a") * 1_000_000
+    assert [inner.name for inner in tmp_path.iterdir()] == ["x.eem"]
+
+
+def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), whole_file(tmp_path / "x", overwrite=False) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+    with whole_file(Path(os.devnull), overwrite=True) as file:
+        file.write(b"x")
+    assert not Path(os.devnull).is_file()

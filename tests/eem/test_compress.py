@@ -1,0 +1,122 @@
+"""eem compress, decompress and codec build as their users run them, from a trained model to a file and back."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from eem.__main__ import app
+from modeling_eem.codec import Codec
+
+TEXT = "The sea was calm and the wind was gone. A ship came home at last. " * 8
+
+
+def _run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def codec(harness_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A codec model of a tiny causal mixer."""
+    folder = tmp_path_factory.mktemp("codec")
+    (folder / "calibration.jsonl").write_text(json.dumps({"text": TEXT}) + "\n")
+    build = ["--model", harness_model("masked_mixer"), "--calibration", folder / "calibration.jsonl"]
+    result = _run("codec", "build", *build, "--output", folder / "model")
+    assert result.exit_code == 0, result.output
+    assert "bits a byte in integers" in result.stdout and not list(folder.glob(".model*"))
+    return folder / "model"
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    path = tmp_path / "notes.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def test_a_file_goes_and_comes_back(codec: Path, notes: Path) -> None:
+    result = _run("compress", "--model", codec, notes)
+    packed = notes.with_name("notes.txt.eem")
+    assert result.exit_code == 0 and "bits a byte" in result.stderr and result.stdout == ""
+    assert Codec.from_pretrained(codec).decompress(packed.read_bytes()) == TEXT.encode()
+    for command in (["decompress"], ["compress", "-d"]):
+        result = _run(*command, "--model", codec, "-o", notes.with_name("again"), "-f", packed)
+        assert result.exit_code == 0, result.output
+        assert notes.with_name("again").read_text() == TEXT
+
+
+def test_options_are_passed_on(codec: Path, notes: Path) -> None:
+    packed = notes.with_name("x")
+    assert _run("compress", "--model", codec, "--carry", "--rm", "-T", 1, "-o", packed, notes).exit_code == 0
+    assert not notes.exists()
+    result = _run("compress", "-l", packed)
+    assert result.exit_code == 0 and "plain bytes" in result.stdout and result.stderr == ""
+    assert _run("decompress", "--model", codec, "-t", packed).exit_code == 0
+    result = _run("decompress", "--model", codec, "-c", packed)
+    assert result.stdout == TEXT
+    result = _run("decompress", "--model", codec, "--max-output", 10, "-o", notes, packed)
+    assert result.exit_code == 2 and "--max-output allows 10" in result.stderr
+    assert not notes.exists()
+
+
+def test_an_estimate_writes_nothing(codec: Path, notes: Path) -> None:
+    result = _run("compress", "--model", codec, "--estimate", notes)
+    assert result.exit_code == 0 and "about" in result.stdout and list(notes.parent.iterdir()) == [notes]
+
+
+def test_a_damaged_file_is_salvaged(codec: Path, notes: Path) -> None:
+    data = random.Random(0).randbytes(200_000)  # four windows
+    notes.write_bytes(data)
+    packed = notes.with_name("notes.txt.eem")
+    assert _run("compress", "--model", codec, notes).exit_code == 0
+    blob = bytearray(packed.read_bytes())
+    blob[len(blob) // 2] ^= 1
+    packed.write_bytes(blob)
+    refused = _run("decompress", "--model", codec, "-f", packed)
+    assert refused.exit_code == 2 and notes.read_bytes() == data
+    out = notes.with_name("saved")
+    salvaged = _run("decompress", "--model", codec, "--salvage", "-o", out, packed)
+    assert salvaged.exit_code == 0 and "lost" in salvaged.stderr
+    assert data.startswith(out.read_bytes()[:60_000]) and 100_000 < len(out.read_bytes()) < len(data)
+
+
+def test_standard_input_to_standard_output(codec: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "eem", "compress", "--model", str(codec)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    packed = subprocess.run(command, input=TEXT.encode(), cwd=tmp_path, env=environment, capture_output=True)
+    assert packed.returncode == 0, packed.stderr
+    assert Codec.from_pretrained(codec).decompress(packed.stdout) == TEXT.encode()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["compress", "nowhere.txt"], "nowhere.txt: No such file"),
+        (["compress", "."], ". is a folder: -r takes each file in it"),
+        (["compress", "--salvage", "x.eem"], "--salvage is for decompressing: add -d."),
+        (["compress", "-d", "--carry", "x.eem"], "--carry is for compressing: leave it out."),
+        (["compress", "-l", "nowhere.eem"], "error: nowhere.eem: "),
+    ],
+)
+def test_bad_input_is_one_line(
+    codec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = _run(*arguments, "--model", codec)
+    assert result.exit_code == 2 and message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_a_model_that_no_codec_can_be_made_of_is_refused(
+    harness_model: Callable[..., Path], notes: Path, tmp_path: Path
+) -> None:
+    for model in (harness_model("llama"), tmp_path / "nowhere"):
+        result = _run("codec", "build", "--model", model, "--calibration", notes, "--output", tmp_path / "out")
+        assert result.exit_code == 2 and result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+        assert not (tmp_path / "out").exists()

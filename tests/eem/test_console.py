@@ -1,0 +1,89 @@
+"""One-line errors, where output may go, and progress without a terminal."""
+
+from pathlib import Path
+
+import pytest
+import typer
+
+from eem import console
+from eem.console import check_output, keeps, one_line_errors, progress_bar
+
+
+@pytest.mark.parametrize(
+    "error, code, said",
+    [
+        (ValueError("two\nlines"), 2, "error: two lines\n"),
+        (FileNotFoundError(2, "No such file", "a.txt"), 2, "error: a.txt: No such file\n"),
+        (
+            ModuleNotFoundError("No module named 'datatrove'", name="datatrove.pipeline"),
+            2,
+            'error: datatrove is not installed: pip install "modeling-eem[prepare]"\n',
+        ),
+        (KeyboardInterrupt(), 130, "stopped: nothing was written; the same command begins again.\n"),
+    ],
+)
+def test_what_the_user_can_change_is_one_line(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit) as ended, one_line_errors():
+        raise error
+    assert ended.value.exit_code == code and capsys.readouterr().err == said
+
+
+def test_what_is_a_mistake_of_ours_keeps_its_traceback() -> None:
+    with pytest.raises(ModuleNotFoundError), one_line_errors():
+        raise ModuleNotFoundError("No module named 'modeling_eem.x'", name="modeling_eem.x")
+    with pytest.raises(KeyError), one_line_errors():
+        raise KeyError("x")
+
+
+def test_ctrl_c_says_what_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as ended, one_line_errors(), keeps(lambda: "all of it."):
+        raise KeyboardInterrupt
+    assert ended.value.exit_code == 130 and capsys.readouterr().err == "stopped: all of it.\n"
+
+
+def test_output_is_a_folder_or_can_become_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    check_output(tmp_path / "new" / "folder")
+    check_output(tmp_path)
+    for path in (tmp_path / "file", tmp_path / "file" / "below" / "it"):
+        with pytest.raises(ValueError, match="file is a file: name a folder"):
+            check_output(path)
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with progress_bar("reading rows", 1000) as steps:
+        for _ in range(40):
+            now[0] += 1
+            steps.advance(10)
+        steps.update(note="late")
+    assert capsys.readouterr().err.splitlines() == [
+        "reading rows: 150 of 1,000, 85 s left",
+        "reading rows: 300 of 1,000, 70 s left",
+    ]
+
+
+def test_steps_done_before_say_nothing_of_the_speed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with progress_bar("eem", 1000) as steps:
+        steps.resume(500)
+        now[0] += 100
+        steps.update(600, "5.1 nats a token")
+    assert capsys.readouterr().err == "eem: 600 of 1,000, 7 min left, 5.1 nats a token\n"
+
+
+def test_quiet_progress_shows_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with progress_bar("rows", 10, quiet=True) as steps:
+        now[0] += 100
+        steps.advance(5)
+    assert capsys.readouterr().err == ""
