@@ -164,7 +164,7 @@ def test_full_disks(reference: tuple[Path, dict[str, Any]], run_file: Path, tmp_
     """At any size: one line that names a file, and with room again the same end."""
     chance = random.Random(3)
     largest = max(file.stat().st_size for file in reference[0].rglob("*") if file.is_file())
-    for _ in rounds(2):
+    for _ in rounds(1):
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         limit = int(largest ** chance.uniform(0.3, 1.0))
         code, text = outcome(start(run_file, tmp_path / "note", limit), tmp_path / "note")
