@@ -6,6 +6,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from eem.console import progress_bar
+from modeling_eem.training.callbacks import loss_text
 
 
 class ProgressCallback(TrainerCallback):
@@ -36,7 +37,7 @@ class ProgressCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if "loss" in logs:
-            self.steps.update(note=f"{float(logs['loss']):.3f} nats a token")
+            self.steps.update(note=loss_text(logs, args, kwargs["model"]))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -47,8 +47,7 @@ class ProgressBarCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if state.is_world_process_zero and "loss" in logs:
-            left_out = f", {logs[LEFT_OUT]} tokens without an entropy left out" if LEFT_OUT in logs else ""
-            self.progress.update(self.task, loss=f"{loss_text(float(logs['loss']), args, kwargs['model'])}{left_out}")
+            self.progress.update(self.task, loss=loss_text(logs, args, kwargs["model"]))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -57,12 +56,15 @@ class ProgressBarCallback(TrainerCallback):
             self.progress.stop()
 
 
-def loss_text(loss: float, args: TrainingArguments, model: Any) -> str:
-    """A training loss with its unit: nats a token are cross-entropy's alone."""
-    if without_adapters(model).config.num_labels == 1:
-        return f"{loss:.3f} nats² a token"
+def loss_text(logs: dict[str, Any], args: TrainingArguments, model: Any) -> str:
+    """A logged training loss with its unit, nats a token being cross-entropy's alone; and what it leaves out."""
+    loss = float(logs["loss"])
     name = args.token_loss if isinstance(args, TokenLossArguments) else "cross_entropy"
-    return f"{loss:.3f} nats a token" if name == "cross_entropy" else f"{name} {loss:.3f}"
+    if without_adapters(model).config.num_labels == 1:
+        text = f"{loss:.3f} nats² a token"
+    else:
+        text = f"{loss:.3f} nats a token" if name == "cross_entropy" else f"{name} {loss:.3f}"
+    return f"{text}, {logs[LEFT_OUT]} tokens without an entropy left out" if LEFT_OUT in logs else text
 
 
 class SeedDevicesCallback(TrainerCallback):

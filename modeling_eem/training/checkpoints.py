@@ -8,6 +8,7 @@ SHA-256: a folder without it, whose files differ from it, or that lacks what a r
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,33 +48,39 @@ _MAY_CHANGE += ("load_best_model_at_end", "metric_for_best_model", "greater_is_b
 _NOTES = ("transformers_version", "architectures", "auto_map", "_name_or_path", "dtype")
 
 
-def mark_complete(folder: Path) -> None:
-    """Write `complete.json`, the last file of a checkpoint."""
-    listed = {name: {"size": size, "sha256": sha256(folder / name)} for name, size in _sizes(folder).items()}
+def mark_complete(folder: Path, leave_out: Sequence[str] = ()) -> None:
+    """Write `complete.json`, the last file of a checkpoint; files that may be edited later are left out of it."""
+    names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
+    listed = {
+        name: {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+        for name in names
+        if name not in (COMPLETE_FILE, *leave_out)
+    }
     write_atomically(folder / COMPLETE_FILE, json.dumps(listed, indent=2) + "\n")
 
 
-def torn(folder: Path, with_contents: bool = False) -> str | None:
+def torn(folder: Path, with_contents: bool = False, needed: Sequence[str] = tuple(_NEEDED)) -> str | None:
     """What is wrong with a checkpoint, as the rest of a sentence; None if it is whole.
 
     Args:
         with_contents: whether files are read and their hashes compared, besides their sizes.
+        needed: what it must hold, of `_NEEDED`; by default what a resume reads.
     """
     try:
         listed = json.loads((folder / COMPLETE_FILE).read_text())
         expected = {name: _size_and_hash(entry) for name, entry in listed.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return f"has no readable {COMPLETE_FILE}"
-    sizes = _sizes(folder)
     for name, (size, digest) in expected.items():
-        if name not in sizes:
+        file = folder / name
+        if not file.is_file():
             return f"lacks {name}"
-        if sizes[name] != size:
-            return f"holds {sizes[name]} of {size} bytes of {name}"
-        if with_contents and digest and sha256(folder / name) != digest:
+        if (found := file.stat().st_size) != size:
+            return f"holds {found} of {size} bytes of {name}"
+        if with_contents and digest and sha256(file) != digest:
             return f"holds other bytes of {name} than were written"
-    for what, pattern in _NEEDED.items():
-        if not any(re.match(pattern, name) for name in expected):
+    for what in needed:
+        if not any(re.match(_NEEDED[what], name) for name in expected):
             return f"holds no {what}, which going on needs"
     return None
 
@@ -117,8 +124,8 @@ def is_finished(arguments: TokenWeightedTrainingArguments, record: dict[str, Any
     """Whether `output_dir` holds this very run, trained to its end.
 
     Raises:
-        ValueError: it holds another run, a model of unknown origin, or this run with fewer steps and no checkpoint to
-            go on from: training would overwrite it.
+        ValueError: it holds another run, a model of unknown origin, or this run damaged or with fewer steps and no
+            checkpoint to go on from: training would overwrite it.
     """
     output = Path(arguments.output_dir)
     if not (output / RUN_FILE).exists():
@@ -126,14 +133,19 @@ def is_finished(arguments: TokenWeightedTrainingArguments, record: dict[str, Any
             raise ValueError(f"{output} holds a model that no run file made: choose another output_dir.")
         return False
     check_same_run(output, record)
-    if not all((output / name).exists() for name in (TRAINER_STATE_NAME, "config.json", "README.md")):
+    if not (output / COMPLETE_FILE).exists():
         return False
+    has_checkpoint = any(torn(Path(path)) is None for path in sort_checkpoints(str(output)))
+    if (problem := torn(output, with_contents=True, needed=("weights", TRAINER_STATE_NAME, RUN_FILE))) is not None:
+        if has_checkpoint:
+            return False
+        raise ValueError(f"{output} {problem}, and no checkpoint to make it from: remove it to train again.")
     state = read_state(output)
     if arguments.max_steps > 0:
         is_done = arguments.max_steps <= state.global_step
     else:
         is_done = state.global_step >= state.max_steps and arguments.num_train_epochs <= state.num_train_epochs
-    if not is_done and not any(torn(Path(path)) is None for path in sort_checkpoints(str(output))):
+    if not is_done and not has_checkpoint:
         raise ValueError(
             f"{output} holds this run, finished at step {state.global_step}, and no checkpoint to go on from: choose "
             "another output_dir."
@@ -218,7 +230,7 @@ def read_run_record(folder: Path) -> dict[str, dict[str, Any]]:
     """`run.yaml` of a folder; ValueError that names it where it is no such file."""
     try:
         record = yaml.safe_load((folder / RUN_FILE).read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{folder / RUN_FILE} cannot be read: {type(error).__name__}. Remove {folder}.") from error
     parts = ("model", "data", "training")
     if not isinstance(record, dict) or not all(isinstance(record.get(part), dict) for part in parts):
@@ -233,13 +245,8 @@ def read_state(folder: Path) -> TrainerState:
     try:
         state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
         is_state = isinstance(state.global_step, int) and isinstance(state.log_history, list)
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         is_state = False
     if not is_state:
         raise ValueError(f"{folder / TRAINER_STATE_NAME} is no state of a training: remove {folder}.")
     return state
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != COMPLETE_FILE)
-    return {str(path.relative_to(folder)): path.stat().st_size for path in files}

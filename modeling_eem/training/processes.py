@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def first_process_speaks(patience: float = 5.0) -> Iterator[None]:
+def first_process_speaks(patience: float = 60.0) -> Iterator[None]:
     """Hold an error back, except in the first process of a launch: the launcher ends the others when that has failed.
 
     Args:

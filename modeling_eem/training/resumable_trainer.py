@@ -21,6 +21,7 @@ from modeling_eem.files import LOCK_FILE, full_disk_named, locked
 from modeling_eem.models.loss_eem import IGNORE_INDEX
 from modeling_eem.training.callbacks import MeasureCheckpointsCallback
 from modeling_eem.training.checkpoints import (
+    COMPLETE_FILE,
     checkpoint_to_resume,
     delete_checkpoint,
     is_finished,
@@ -32,7 +33,7 @@ from modeling_eem.training.checkpoints import (
 )
 from modeling_eem.training.experiment import Run
 from modeling_eem.training.loss_watch import LossWatch, check_weights
-from modeling_eem.training.outputs import describe
+from modeling_eem.training.outputs import DESCRIPTIONS, describe
 from modeling_eem.training.trainer import TokenWeightedTrainer
 
 # Checkpoints, logs and sharded states are in folders; the rest is what training goes on from, DeepSpeed's included.
@@ -125,8 +126,9 @@ class RunTrainer(TokenWeightedTrainer):
                 self.state.save_to_json(str(new / TRAINER_STATE_NAME))
                 describe(new, self.run, self.state)
                 write_run_record(new, self.run.record)
-                # The state last: with it the run counts as finished.
-                for path in sorted(new.iterdir(), key=lambda path: path.name == TRAINER_STATE_NAME):
+                mark_complete(new, leave_out=DESCRIPTIONS)
+                # The list last: with it the run counts as finished.
+                for path in sorted(new.iterdir(), key=lambda path: path.name == COMPLETE_FILE):
                     path.replace(output / path.name)
         finally:
             if self.args.should_save:

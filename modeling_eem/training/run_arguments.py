@@ -78,6 +78,8 @@ class RunArguments(TokenWeightedTrainingArguments):
         split = self.accelerator_config.split_batches or self.accelerator_config.dispatch_batches
         if split or not self.accelerator_config.even_batches:
             raise ValueError("accelerator_config: batches are neither split nor dispatched nor uneven; leave it out.")
+        if self.fsdp and self.device.type == "cpu":
+            raise ValueError("fsdp: accelerate passes it over on a CPU; leave it out, or train on GPUs.")
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # there is nothing to pin it for, and torch warns
 

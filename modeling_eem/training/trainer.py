@@ -23,6 +23,7 @@ from modeling_eem.training.training_forward import (
     forward_replaced,
     without_adapters,
 )
+from modeling_eem.training.training_text import context_length
 
 _NO_LIMIT = 1 << 40  # tokens of a row for models that say no limit
 
@@ -191,7 +192,7 @@ def default_collator(config: PreTrainedConfig) -> CausalCollator:
     values = config.to_dict()
     candidates = (values.get(name) for name in ("pad_token_id", "bos_token_id"))
     pad_token_id = next((token for token in candidates if isinstance(token, int) and token >= 0), 0)
-    max_length = values.get("max_position_embeddings") or _NO_LIMIT
+    max_length = context_length(config) or _NO_LIMIT
     return CausalCollator(pad_token_id=pad_token_id, vocab_size=config.vocab_size, max_length=max_length)
 
 

@@ -82,16 +82,15 @@ class TextRows:
         """ValueError for packed rows of a model with a code, or rows longer than the model takes."""
         if self.data.rows == "pack" and isinstance(config, EncoderDecoderConfig):
             raise ValueError("rows: pack is for causal models; a code is for one text, so choose windows or stream.")
-        limit = context_length(config)
-        if limit is not None and (self.data.max_length or 0) > limit:
-            raise ValueError(f"max_length is {self.data.max_length}, and the model takes {limit} tokens.")
+        context = context_length(config)
+        if context is None and self.data.max_length is None:
+            raise ValueError(f"a {config.model_type} model takes rows of any length: set max_length.")
+        if context is not None and (self.data.max_length or 0) > context:
+            raise ValueError(f"max_length is {self.data.max_length}, and the model takes {context} tokens.")
 
     def max_length(self, config: PreTrainedConfig) -> int:
-        """n, of a full row; ValueError where neither the run file nor the model says it."""
-        length = self.data.max_length or context_length(config)
-        if length is None:
-            raise ValueError(f"a {config.model_type!r} model takes rows of any length: set max_length.")
-        return length
+        """n, of a full row."""
+        return self.data.max_length or context_length(config) or 0
 
     def identity(self) -> Identity:
         """What these rows follow from, to tell a run that is resumed with other text."""
@@ -133,11 +132,11 @@ class PreparedRows:
         """ValueError for rows of another tokenizer, or that the model does not take."""
         check_fingerprint(self.folder, tokenizer)
         check_fingerprint(self.folder, config)
-        limit = context_length(config)
-        if limit is not None and self.made["max_length"] > limit:
+        context = context_length(config)
+        if context is not None and self.made["max_length"] > context:
             raise ValueError(
                 f"the rows in {self.folder} have up to {self.made['max_length']} tokens, and the model takes "
-                f"{limit}: set max_position_embeddings, or prepare shorter rows."
+                f"{context}: set max_position_embeddings, or prepare shorter rows."
             )
 
     def max_length(self, config: PreTrainedConfig) -> int:
@@ -154,6 +153,14 @@ class PreparedRows:
         if not self.data.validation_files:
             return self.splits[TRAIN], self.splits[HELD_OUT]
         return self.splits[TRAIN], _cut(self.data.validation_files, "windows", row_format, tokenizer)
+
+
+def context_length(config: PreTrainedConfig) -> int | None:
+    """Tokens that a model takes; None for models without a limit (Mamba, RWKV, Bloom)."""
+    try:
+        return config.max_position_embeddings  # a field, or what its parts' fields come to
+    except AttributeError:
+        return None
 
 
 def run_rows(data: DataArguments) -> TextRows | PreparedRows:

@@ -218,3 +218,42 @@ def test_every_way_to_start_it(write_run: Callable[..., Path], tmp_path: Path, c
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["held_out"]["bits_per_byte"] > 0
     assert results["rows_per_step"] == (8 if command[0] == "torchrun" else 4)
+
+
+def test_a_finished_run_says_so(write_run: Callable[..., Path], tmp_path: Path) -> None:
+    path = write_run()
+    assert run(path).exit_code == 0
+    before = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
+    result = run(path)
+    assert result.exit_code == 0 and "holds this run, finished" in result.stdout and "held out:" in result.stdout
+    assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == before
+    result = run(path, "--learning_rate", "0.5")
+    assert result.exit_code == 2 and "belongs to another run: training.learning_rate was 0.01" in result.stderr
+
+
+def test_ctrl_c_says_what_is_kept(write_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = RunTrainer.training_step
+
+    def training_step(trainer: RunTrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if trainer.state.global_step == 1:
+            raise KeyboardInterrupt
+        return whole(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(RunTrainer, "training_step", training_step)
+    result = run(write_run(save_steps=1))
+    assert result.exit_code == 130
+    assert "stopped at step 1; the same command goes on from" in result.stderr and "checkpoint-1" in result.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_say_what_is_wrong_once(write_run: Callable[..., Path], tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*torchrun, str(ROOT / "train.py"), "--config", str(write_run()), "--learning_rate", "fast"],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode != 0 and done.stderr.count("error: command line: ") == 1, done.stderr

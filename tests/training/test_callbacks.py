@@ -8,7 +8,7 @@ import pytest
 from transformers import LlamaConfig, TrainingArguments
 
 from modeling_eem.training import TokenWeightedTrainingArguments, first_process_speaks
-from modeling_eem.training.callbacks import loss_text
+from modeling_eem.training.callbacks import LEFT_OUT, loss_text
 
 
 @pytest.mark.parametrize(
@@ -23,9 +23,11 @@ from modeling_eem.training.callbacks import loss_text
 def test_only_cross_entropy_is_nats_a_token(tmp_path: Any, token_loss: str, num_labels: int, text: str) -> None:
     model = SimpleNamespace(config=LlamaConfig(num_labels=num_labels))
     arguments = TokenWeightedTrainingArguments(output_dir=str(tmp_path), token_loss=token_loss, report_to="none")
-    assert loss_text(1.5, arguments, model) == text
+    assert loss_text({"loss": 1.5}, arguments, model) == text
+    left_out = loss_text({"loss": 1.5, LEFT_OUT: 3}, arguments, model)
+    assert left_out == f"{text}, 3 tokens without an entropy left out"
     plain = TrainingArguments(output_dir=str(tmp_path), report_to="none")
-    assert num_labels == 1 or loss_text(1.5, plain, model) == "1.500 nats a token"
+    assert num_labels == 1 or loss_text({"loss": 1.5}, plain, model) == "1.500 nats a token"
 
 
 @pytest.mark.parametrize("rank, seconds", [(None, 0.0), ("0", 0.0), ("1", 0.3)])

@@ -16,14 +16,15 @@ from transformers import (
     AutoTokenizer,
     BloomConfig,
     LlamaForCausalLM,
+    MambaConfig,
 )
 
 from modeling_eem import EEMAutoencoder, EEMForCausalLM, MaskedMixerForTokenClassification
 from modeling_eem.data.fingerprint import FINGERPRINT_FILE
 from modeling_eem.data.prepare import Launch, RowOptions, prepare_rows
 from modeling_eem.data.shards import plan_shards
-from modeling_eem.training import RunTrainer, prepare_run
-from modeling_eem.training.training_text import DataArguments, TextRows
+from modeling_eem.training import DataArguments, RunTrainer, prepare_run
+from modeling_eem.training.training_text import TextRows
 
 
 def train(path: Path, *overrides: str) -> RunTrainer:
@@ -262,6 +263,16 @@ def test_a_language_model_becomes_a_regression(
 def test_contradictions_are_named(write_run: Callable[..., Path], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         prepare_run(write_run(**changes))
+
+
+def test_a_model_without_a_context_length_takes_rows_of_a_length_that_is_named(run_text: Path) -> None:
+    data = {"train_files": ["a"], "validation_files": ["b"]}
+    config, tokenizer = MambaConfig(vocab_size=280), AutoTokenizer.from_pretrained(run_text / "tokenizer")
+    with pytest.raises(ValueError, match="a mamba model takes rows of any length: set max_length"):
+        TextRows(DataArguments(**data)).check(config, tokenizer)
+    rows = TextRows(DataArguments(**data, max_length=5000))
+    rows.check(config, tokenizer)
+    assert rows.max_length(config) == 5000
 
 
 def test_rows_that_do_not_fit_are_named(

@@ -269,6 +269,7 @@ def test_the_command_line_is_blamed_for_what_it_says(read: Reader, override: tup
         ("logging_nan_inf_filter", "true"),
         ("accelerator_config", '{"split_batches": true}'),
         ("save_strategy", "best"),
+        ("fsdp", "full_shard"),
         ("save_total_limit", "0"),
         ("save_total_limit", "-1"),
         ("save_steps", "-1"),
@@ -295,7 +296,7 @@ def test_the_command_line_is_blamed_for_what_it_says(read: Reader, override: tup
 )
 def test_what_a_run_cannot_honour_is_refused_at_the_start(tmp_path: Path, key: str, value: str) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump({"model_type": "masked_mixer", **DATA}))
+    path.write_text(yaml.safe_dump({"model_type": "masked_mixer", **DATA, "use_cpu": True}))
     with pytest.raises(ValueError, match=f"^command line: {key}") as failed:
         read_run_file(path, (DataArguments, RunArguments), [f"--{key}", value])
     assert "\n" not in str(failed.value)

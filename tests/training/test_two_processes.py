@@ -1,4 +1,4 @@
-"""Two processes over gloo make the same optimizer step as one, for every token loss."""
+"""Two processes over gloo make the same optimizer step as one, for every token loss: DDP, and FSDP2's shards."""
 
 import os
 import subprocess
@@ -14,56 +14,89 @@ SCRIPT = """
 import sys
 import torch
 from datasets import Dataset
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from transformers import LlamaConfig, LlamaForCausalLM
 from modeling_eem import MaskedMixerConfig, MaskedMixerForCausalLM
-from modeling_eem.data import CausalCollator
 from modeling_eem.training import TOKEN_LOSSES, TokenWeightedTrainer, TokenWeightedTrainingArguments
 
-folder, per_device = sys.argv[1], int(sys.argv[2])
+folder, per_device, kind, architecture = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
 generator = torch.Generator().manual_seed(0)
 rows = []
 for length in torch.randint(4, 17, (8,), generator=generator).tolist():
     ids = torch.randint(2, 40, (length - 1,), generator=generator).tolist()
     entropies = torch.rand(length - 1, generator=generator).tolist()
     rows.append({"input_ids": [1, *ids], "token_entropies": [float("nan"), *entropies]})
+sizes = dict(vocab_size=40, hidden_size=16, num_hidden_layers=2, max_position_embeddings=16)
+sizes |= dict(bos_token_id=1, pad_token_id=0)
+
+
+def build():
+    torch.manual_seed(1)
+    if architecture == "llama":
+        return LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, intermediate_size=32))
+    return MaskedMixerForCausalLM(MaskedMixerConfig(**sizes))
+
+
+def whole(model):
+    \"\"\"The parameters, gathered where they are shards.\"\"\"
+    return {
+        name: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach().clone()
+        for name, p in model.named_parameters()
+    }
+
+
+def shard(trainer):
+    \"\"\"As accelerate does on GPUs, once the trainer has the model; a CPU it passes over without a word.\"\"\"
+    for module in trainer.model.modules():
+        if type(module).__name__ in trainer.model._no_split_modules:
+            fully_shard(module, mesh=mesh)
+    fully_shard(trainer.model, mesh=mesh)
+    trainer.accelerator.prepare_model = lambda model, **_: model
+
+
 results = {}
 for token_loss in TOKEN_LOSSES:
-    torch.manual_seed(1)
-    sizes = dict(vocab_size=40, hidden_size=16, num_hidden_layers=2, max_position_embeddings=16)
-    model = MaskedMixerForCausalLM(MaskedMixerConfig(**sizes, bos_token_id=1, pad_token_id=0))
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    model = build()
+    before = whole(model)
     trainer = TokenWeightedTrainer(
         model=model,
         args=TokenWeightedTrainingArguments(
             output_dir=folder, token_loss=token_loss, per_device_train_batch_size=per_device, max_steps=1,
             learning_rate=1.0, lr_scheduler_type="constant", optim="sgd", max_grad_norm=0.0, logging_steps=1,
             save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True, dataloader_pin_memory=False,
-            ddp_find_unused_parameters=False,
+            ddp_find_unused_parameters=False, gradient_accumulation_steps=8 // per_device // WORLD,
         ),
         train_dataset=Dataset.from_list(rows),
-        data_collator=CausalCollator(pad_token_id=0, vocab_size=40, max_length=16),
     )
+    if kind == "fsdp2":
+        mesh = init_device_mesh("cpu", (trainer.args.world_size,))
+        shard(trainer)
     trainer.train()
-    step = {name: before[name] - parameter.detach() for name, parameter in model.named_parameters()}
-    results[token_loss] = trainer.state.log_history[0]["loss"], step
-    world_size = trainer.args.world_size
+    after = whole(model)
+    results[token_loss] = trainer.state.log_history[0]["loss"], {name: before[name] - after[name] for name in before}
+    is_sharded = any(hasattr(p, "full_tensor") for p in model.parameters())
+    assert is_sharded == (kind == "fsdp2"), "not sharded"
 draws = trainer.accelerator.gather(torch.rand(1)).tolist()
 if trainer.is_world_process_zero():
-    torch.save((world_size, results, draws), f"{folder}/{per_device}.pt")
-"""
+    torch.save((trainer.args.world_size, results, draws), f"{folder}/{kind}.pt")
+""".replace("WORLD", "int(__import__('os').environ.get('WORLD_SIZE', '1'))")
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_step_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("architecture", ["mixer", "llama"])
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_two_processes_make_the_step_of_one(tmp_path: Path, kind: str, architecture: str) -> None:
     script = tmp_path / "step.py"
     script.write_text(SCRIPT)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    one = [sys.executable, str(script), str(tmp_path), "8"]
     two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    one = [sys.executable, str(script), str(tmp_path), "8", "one", architecture]
     subprocess.run(one, check=True, env=environment)
-    subprocess.run([*two, str(script), str(tmp_path), "4"], check=True, env=environment)
-    world_size, single, _ = torch.load(tmp_path / "8.pt")
+    subprocess.run([*two, str(script), str(tmp_path), "2", kind, architecture], check=True, env=environment)
+    world_size, single, _ = torch.load(tmp_path / "one.pt")
     assert world_size == 1
-    world_size, double, draws = torch.load(tmp_path / "4.pt")
+    world_size, double, draws = torch.load(tmp_path / f"{kind}.pt")
     assert world_size == 2
     assert len(set(draws)) == 2  # the code's noise is different on every device
     for token_loss in TOKEN_LOSSES:
