@@ -20,8 +20,11 @@ HIDDEN = "<hidden>"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # How the libraries that write through Rust and C++ say it: safetensors, tokenizers, torch.
 _FULL_WORDS = re.compile(
-    r"No space left|File too large|quota exceeded|os error (27|28|122)\b|PytorchStreamWriter|inline_container", re.I
+    r"No space left|File too large|quota exceeded|os error (27|28|122)\b|PytorchStreamWriter|inline_container"
+    r"|iostream error",
+    re.I,
 )
+_NO_SPACE = "no space to write it"
 _SECRET_NAME = re.compile(
     r"(^|[._-])(?<!(?:bos|eos|pad|unk|cls|sep)[._-])"  # tokens of text are no secrets
     r"(token|secret|password|passwd|credentials?|(api|access|secret)[_-]?key)$",
@@ -99,12 +102,13 @@ def full_disk_named(folder: Path, file: Path | None = None) -> Iterator[None]:
         yield
     except Exception as error:  # safetensors and tokenizers have plain exceptions of their own
         is_full = isinstance(error, OSError) and error.errno in _FULL
-        if not is_full and not _FULL_WORDS.search(str(error)):
+        is_named = is_full and str(error.strerror).startswith(_NO_SPACE)
+        if is_named or not (is_full or _FULL_WORDS.search(str(error))):
             raise
         files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
         name = file or max(files, key=lambda path: path.stat().st_mtime_ns, default=folder)
         free = shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
-        message = f"no space to write it ({free / 1e6:.1f} MB are free): make room, and run the same command again"
+        message = f"{_NO_SPACE} ({free / 1e6:.1f} MB are free): make room, and run the same command again"
         raise OSError(errno.ENOSPC, message, str(name)) from error
 
 

@@ -59,7 +59,7 @@ class Layout:
         start = self.trailer + entry.block_offset
         block = self._read(start, min(MAX_BLOCK, self._table - start))
         count = min(GROUP, self.windows - group * GROUP)
-        return entry, unpack_block(self.header, group, entry, count, block)
+        return entry, unpack_block(self.header, entry, count, block)
 
     def group_at(self, position: int) -> int:
         """The group that holds the plain byte at `position`, which lies within the file."""

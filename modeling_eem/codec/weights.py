@@ -23,8 +23,11 @@ import numpy as np
 from .arithmetic import (
     ACTIVATION_ENTRIES,
     ACTIVATION_LIMIT,
+    CODE_LIMIT,
+    EPSILON_LIMIT,
     FLOAT32_EXACT,
     GAIN_LIMIT,
+    MEMORY_BIAS_LIMIT,
     MEMORY_WEIGHT_LIMIT,
     MOST_FEATURES,
     MOST_TOKENS,
@@ -120,8 +123,8 @@ def check_tensors(sizes: Sizes, tensors: Tensors) -> None:
         raise ValueError(f"a hidden_size of {sizes.hidden_size} is past {MOST_FEATURES}, what the LayerNorm can sum.")
     if not 2 <= sizes.vocab_size <= MOST_TOKENS:
         raise ValueError(f"a vocabulary of {sizes.vocab_size} is past {MOST_TOKENS}, what a total of counts can hold.")
-    if sizes.norm_epsilon < 1:
-        raise ValueError("norm_epsilon must be at least 1: a row of equal numbers would be divided by zero.")
+    if not 1 <= sizes.norm_epsilon <= EPSILON_LIMIT:
+        raise ValueError(f"norm_epsilon must be within 1 and {EPSILON_LIMIT}: it is added to a LayerNorm's spread.")
     if not 0 <= sizes.bos_token_id < sizes.vocab_size or sizes.context < 2:
         raise ValueError("the model needs a BOS token inside the vocabulary and a context of at least 2.")
     for name, (shape, dtype) in tensor_shapes(sizes).items():
@@ -136,7 +139,13 @@ def check_tensors(sizes: Sizes, tensors: Tensors) -> None:
             _check_sums(name.removesuffix(".bias"), tensors, sizes)
 
 
-_LIMITS = {".gain": GAIN_LIMIT, ".offset": OFFSET_LIMIT, ".table": (1 << 20) - 1}
+_LIMITS = {
+    ".gain": GAIN_LIMIT,
+    ".offset": OFFSET_LIMIT,
+    "activation.table": ACTIVATION_LIMIT,
+    "code.table": CODE_LIMIT,
+    "memory.bias": MEMORY_BIAS_LIMIT,
+}
 
 
 def _check_values(name: str, tensor: np.ndarray) -> None:

@@ -48,6 +48,7 @@ class EntropyEstimator(ABC):
     method: ClassVar[str]
     model_kind: ClassVar[ModelKind] = "causal"
     num_models: ClassVar[int] = 1
+    reads_own_tokens: ClassVar[bool] = True  # the model's tokens are those of the rows
     options: ClassVar[tuple[Option, ...]] = ()
     unit: str = NATS
 
@@ -86,11 +87,11 @@ class EntropyEstimator(ABC):
             self.check_row(ids_T, number)
         return self._result(rows, self.measure(rows), layout)
 
-    def measure(self, rows: Rows, names: Sequence[int] | None = None) -> list[Tensor]:
+    def measure(self, rows: Rows, names: Sequence[int | str] | None = None) -> list[Tensor]:
         """`score` of rows that `check_row` has passed, float64 on the CPU.
 
         Args:
-            names: the number by which an error calls each row; by default its place.
+            names: what an error calls each row; by default its place.
 
         Raises:
             ValueError: for a value that is no number, which a model with damaged weights gives, or one in float16
@@ -134,7 +135,7 @@ class EntropyEstimator(ABC):
         """Raise a ValueError for a tokenizer that did not make the rows."""
         check_tokenizer(self.model.config, tokenizer)
 
-    def check_row(self, ids_T: Tensor, number: int) -> None:
+    def check_row(self, ids_T: Tensor, number: int | str) -> None:
         """Raise a ValueError for a row that cannot be measured."""
         vocab_size = self.model.config.vocab_size
         if len(ids_T) < 2:
@@ -151,7 +152,7 @@ class EntropyEstimator(ABC):
                 "or use a method that slides (sliding, causal with a stride)."
             )
 
-    def check_values(self, values_T: Tensor, number: int) -> None:
+    def check_values(self, values_T: Tensor, number: int | str) -> None:
         """Raise a ValueError for a row with a value that is no number, but at its first token."""
         is_bad_T = ~values_T.reshape(len(values_T), -1)[1:, 0].isfinite()
         if is_bad_T.any():
@@ -184,12 +185,12 @@ class EEMEstimator(EntropyEstimator):
             )
         super().__init__(model, batch_tokens)
 
-    def check_row(self, ids_T: Tensor, number: int) -> None:
+    def check_row(self, ids_T: Tensor, number: int | str) -> None:
         super().check_row(ids_T, number)
         check_bos(self.model, ids_T, number)
 
 
-def check_bos(model: PreTrainedModel, ids_T: Tensor, number: int) -> None:
+def check_bos(model: PreTrainedModel, ids_T: Tensor, number: int | str) -> None:
     """A window begins with BOS, so that its first text token is predicted like the others."""
     bos = model.config.bos_token_id
     if bos is not None and ids_T[0] != bos:

@@ -13,6 +13,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from modeling_eem.data.arrow_files import RESULTS_FILE, TOKENIZER_FOLDER, arrow_stream, finish_dataset, shard_file
-from modeling_eem.data.fingerprint import FINGERPRINT_FILE
+from modeling_eem.data.fingerprint import FINGERPRINT_FILE, read_record
+from modeling_eem.data.folder_lock import LOCK_FILE, locked
 from modeling_eem.data.rows import TOKEN_ENTROPIES
-from modeling_eem.data.segments import RowFolder, Scan, Segments
+from modeling_eem.data.segments import RowFolder, Scan, Segments, naming
 from modeling_eem.entropy.base import EntropyEstimator
 from modeling_eem.files import write_atomically
 
@@ -72,13 +74,48 @@ def measure_speed(estimator: EntropyEstimator, rows: RowFolder, seconds: float =
     return speed
 
 
+_BEGUN = {
+    "method": str,
+    "unit": str,
+    "options": dict,
+    "model_sha256": list,
+    "rows": int,
+    "tokens": int,
+    "rows_sha256": str,
+    "rows_a_part": int,
+}
+
+
 def read_begun(output: Path) -> dict[str, Any] | None:
-    """What a folder was begun with; None for one that is not there, ValueError for one of something else."""
-    if (output / ENTROPIES_FILE).exists():
-        return json.loads((output / ENTROPIES_FILE).read_text())
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"{output} exists, and eem-entropy did not make it: choose another --output.")
+    """What a folder was begun with; None for one that is not there.
+
+    Raises:
+        ValueError: for a folder of something else, or one whose record is damaged.
+    """
+    path = output / ENTROPIES_FILE
+    if path.exists():
+        begun = read_record(path, _BEGUN)
+        if begun["rows_a_part"] < 1:
+            raise ValueError(f"{path} is damaged at 'rows_a_part', which is {begun['rows_a_part']}: make it again.")
+        return begun
+    if output.exists() and (not output.is_dir() or any(file.name != LOCK_FILE for file in output.iterdir())):
+        raise ValueError(f"{output} exists, and eem entropy did not make it: choose another --output.")
     return None
+
+
+@contextmanager
+def claimed(output: Path) -> Iterator[dict[str, Any] | None]:
+    """Hold the output against other processes; what it was begun with, see `read_begun`.
+
+    A folder in which nothing was begun is removed again.
+    """
+    read_begun(output)
+    try:
+        with locked(output):
+            yield read_begun(output)
+    finally:
+        with suppress(OSError):  # it is not empty
+            output.rmdir()
 
 
 def check_begun(output: Path, begun: dict[str, Any] | None, identity: dict[str, Any]) -> None:
@@ -181,8 +218,7 @@ class EntropyRun:
         splits: dict[str, dict[str, float]] = {}
         for part in self.parts():
             counts = splits.setdefault(part.split, {"rows": 0, "tokens": 0, "scored": 0, "sum": 0.0})
-            with pa.memory_map(str(part.file)) as source:
-                table = pa.ipc.open_stream(source).read_all()
+            table = _read_part(part.file)
             values_N = table[TOKEN_ENTROPIES].combine_chunks().flatten().to_numpy(zero_copy_only=False)
             counts["rows"] += len(table)
             counts["tokens"] += len(Segments.of(table).places_N)
@@ -201,11 +237,12 @@ class EntropyRun:
         values: list[Tensor] = []
         reported = 0
         numbered = [(part.start + row, ids_T) for row, ids_T in zip(segments.rows, segments.ids)]
-        for some in _estimate(self.estimator, numbered):
-            values += some
-            finished = segments.rows[len(values)] if len(values) < len(segments.ids) else part.num_rows
-            report(finished - reported)
-            reported = finished
+        with naming(f"{self.rows.path}, split {part.split}"):
+            for some in _estimate(self.estimator, numbered):
+                values += some
+                finished = segments.rows[len(values)] if len(values) < len(segments.ids) else part.num_rows
+                report(finished - reported)
+                reported = finished
         whole = table.append_column(TOKEN_ENTROPIES, segments.column(values)).cast(self._schema(part.split))
         with arrow_stream(part.file, whole.schema) as writer:
             writer.write_table(whole)
@@ -213,6 +250,14 @@ class EntropyRun:
     def _schema(self, split: str) -> pa.Schema:
         features = self.rows.splits[split].features
         return Features({**features, TOKEN_ENTROPIES: List(Value("float32"))}).arrow_schema
+
+
+def _read_part(file: Path) -> pa.Table:
+    try:
+        with pa.memory_map(str(file)) as source:
+            return pa.ipc.open_stream(source).read_all()
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{file} is damaged: remove it, and the same command makes it again.") from error
 
 
 def _still_awaited(parts: list[Part], report: Callable[[int], None]) -> list[Part]:
@@ -225,9 +270,9 @@ def _still_awaited(parts: list[Part], report: Callable[[int], None]) -> list[Par
     return awaited
 
 
-def _estimate(estimator: EntropyEstimator, segments: Sequence[tuple[int, Tensor]]) -> Iterator[list[Tensor]]:
-    """The values of segments `[t]` of numbered rows, some at a time, in their order."""
-    some: list[tuple[int, Tensor]] = []
+def _estimate(estimator: EntropyEstimator, segments: Sequence[tuple[int | str, Tensor]]) -> Iterator[list[Tensor]]:
+    """The values of segments `[t]` of rows with names, some at a time, in their order."""
+    some: list[tuple[int | str, Tensor]] = []
     tokens = 0
     for place, (row, ids_T) in enumerate(segments):
         some.append((row, ids_T))

@@ -112,7 +112,7 @@ def build_estimator(
     """
     check_options(method, options)
     kind = estimator_class(method)
-    if kind is not TeacherEntropy:
+    if kind.reads_own_tokens:
         return kind(*models, batch_tokens=batch_tokens, **options)
     if tokenizer is None:
         raise ValueError("the method teacher needs the tokenizer that the rows were made with: pass --tokenizer.")

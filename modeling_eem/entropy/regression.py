@@ -47,7 +47,7 @@ class RegressionEntropy(EntropyEstimator):
         check_causal(model)
         self.alignment = _alignment(model.config.to_dict().get("regression_alignment"), alignment)
 
-    def check_row(self, ids_T: Tensor, number: int) -> None:
+    def check_row(self, ids_T: Tensor, number: int | str) -> None:
         super().check_row(ids_T, number)
         check_bos(self.model, ids_T, number)
 

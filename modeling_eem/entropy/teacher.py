@@ -47,6 +47,7 @@ class TeacherEntropy(EntropyEstimator):
     """
 
     method: ClassVar[str] = "teacher"
+    reads_own_tokens: ClassVar[bool] = False
     options: ClassVar[tuple[Option, ...]] = (
         Option("spread", "str", "How a teacher token's nats are told of the student's tokens.", SPREADS, "bytes"),
         Option("stride", "int", STRIDE_HELP),
@@ -76,7 +77,7 @@ class TeacherEntropy(EntropyEstimator):
     def rows_of_ids(self, ids: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase | None = None) -> Rows:
         return super().rows_of_ids(ids, tokenizer or self.tokenizer)
 
-    def measure(self, rows: Rows, names: Sequence[int] | None = None) -> list[Tensor]:
+    def measure(self, rows: Rows, names: Sequence[int | str] | None = None) -> list[Tensor]:
         names = range(len(rows)) if names is None else names
         documents = [document for row in range(len(rows)) for document in self._documents(rows, row, names[row])]
         byte_values = [torch.full((len(text),), float("nan"), dtype=torch.float64) for text in rows.texts]
@@ -108,7 +109,7 @@ class TeacherEntropy(EntropyEstimator):
             values[number] = values_T
         return values
 
-    def check_row(self, ids_T: Tensor, number: int) -> None:
+    def check_row(self, ids_T: Tensor, number: int | str) -> None:
         """What a teacher reads is text, in tokens of its own, which are checked when they are known."""
 
     @property
@@ -120,7 +121,7 @@ class TeacherEntropy(EntropyEstimator):
         if tokenizer is not self.tokenizer and tokenizer.get_vocab() != self.tokenizer.get_vocab():
             raise ValueError("the tokenizer is not the student's that the estimator was made with: leave it out.")
 
-    def _documents(self, rows: Rows, row: int, name: int) -> Iterator["_Document"]:
+    def _documents(self, rows: Rows, row: int, name: int | str) -> Iterator["_Document"]:
         """The texts between a row's special tokens, without the parts of characters at either end."""
         text, spans_TX = rows.texts[row], rows.offsets[row]
         is_special_T = torch.isin(rows.ids[row], torch.tensor(self.tokenizer.all_special_ids))
@@ -165,7 +166,7 @@ class _Document:
     """A text of row `row`, called `name`, from byte `start` of it."""
 
     row: int
-    name: int
+    name: int | str
     start: int
     text: str
 

@@ -21,8 +21,6 @@ from torch import Tensor, nn
 
 # Columns of W a product takes at a time: few enough to skip most of the upper triangle, enough for full speed.
 BLOCK_SIZE = 64
-# How often the taps are halved; a third time costs as much memory traffic as it saves products.
-MOST_SPLITS = 2
 # Numbers in a cache line: products of taps a column short of it took a sixth longer.
 COLUMN_MULTIPLE = 16
 # Rows up to which two halves of W are the faster way, by measurement.
@@ -53,7 +51,7 @@ def block_token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor, is_
     """`dense_token_mixing`, by blocks; not in half precision, where sums of blocks and taps would each be rounded."""
     if not _is_plain(x_HTBE, weight_HTTK, torch.float32, torch.float64):
         return None
-    return _BlockMixing.apply(weight_HTTK, bias_HT, x_HTBE, is_causal, _num_splits(weight_HTTK.shape[-1]))
+    return _BlockMixing.apply(weight_HTTK, bias_HT, x_HTBE, is_causal)
 
 
 def onednn_linear(layer: nn.Module, x: Tensor) -> Tensor | None:
@@ -152,24 +150,22 @@ class _BlockMixing(torch.autograd.Function):
     Shapes: `W [H, T, T, K]`, `bias [H, T]`, `x` and `y [H, T, B, E]`. With `is_causal` nothing above W's diagonal
     counts, whatever stands there, and its gradient is zero: `_mix` skips the blocks there.
 
-    An even number of taps is halved `splits` times, each time for three quarters of the products, as a fast FIR
-    filter (F(2, 2) of Winograd). Even and odd taps A, B and even and odd columns U, V of x, with U' for U one further:
+    An even number of taps is halved, for three quarters of the products, as a fast FIR filter (F(2, 2) of Winograd).
+    Even and odd taps A, B and even and odd columns U, V of x, with U' for U one further:
 
         y_even = A*U + B*V  = A*(U - V) + (A + B)*V
         y_odd  = A*V + B*U' = (A + B)*V + B*(U' - V)
 
     so that three convolutions of half the taps and half the columns do the work of four. The products are between
-    `_fan_out(taps)` and `_differences(columns)`; `_fan_in` makes y of them.
+    `_fan_out(taps)` and `_differences(columns)`; `_fan_in` makes y of them. Halved again, it gained nothing.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor, is_causal: bool, splits: int
-    ) -> Tensor:
+    def forward(ctx: Any, weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor, is_causal: bool) -> Tensor:
         weight_KHTT = weight_HTTK.movedim(3, 0)
         weight_KHTT = weight_KHTT.tril() if is_causal else weight_KHTT.contiguous()
-        kernels = _fan_out(weight_KHTT.unbind(), splits)
-        columns = _Columns(*x_HTBE.shape[2:], len(weight_KHTT), splits)
+        columns = _Columns(*x_HTBE.shape[2:], len(weight_KHTT))
+        kernels = _fan_out(weight_KHTT.unbind(), columns.step)
         pieces = _differences(columns.of_inputs(x_HTBE))
         mixed = [
             [_mix(taps, bias_HT if piece == len(pieces) // 2 else None, x_HTF, columns.num_outputs, is_causal)]
@@ -182,25 +178,25 @@ class _BlockMixing(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_HTBE: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad_HTBE: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         needs_weight, needs_bias, needs_x = ctx.needs_input_grad[:3]
         weight_KHTT, *pieces = ctx.saved_tensors
-        columns, splits = ctx.columns, ctx.columns.splits
-        grads = [grad for (grad,) in _fan_out(columns.of_outputs(grad_HTBE), splits)]
+        columns = ctx.columns
+        grads = [grad for (grad,) in _fan_out(columns.of_outputs(grad_HTBE), columns.step)]
         grad_weight = grad_x = None
         if needs_weight:
             slopes = [_mix_slopes(*pair, columns.num_taps, ctx.is_causal) for pair in zip(grads, pieces)]
             grad_weight = _interleaved(_fan_in(slopes))
         if needs_x:
-            kernels = _fan_out(weight_KHTT.unbind(), splits)  # formed again: together they are larger than W
+            kernels = _fan_out(weight_KHTT.unbind(), columns.step)  # formed again: together they are larger than W
             grad_pieces = [_mix_transposed(*pair, columns.num_inputs, ctx.is_causal) for pair in zip(kernels, grads)]
             grad_x = columns.inputs(_differences_transposed(grad_pieces))
-        return grad_weight, grad_HTBE.sum((-2, -1)) if needs_bias else None, grad_x, None, None
+        return grad_weight, grad_HTBE.sum((-2, -1)) if needs_bias else None, grad_x, None
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """Where `_BlockMixing` has the features of a batch: every `2**splits`-th in a `[H, T, F]` tensor of its own.
+    """Where `_BlockMixing` has the features of a batch: every `step`-th in a `[H, T, F]` tensor of its own.
 
     In each the texts stand side by side with zeros between them, so a tap is a view shifted by one column; where it
     runs from one text into the next there are sums nobody reads. Without taps x and y are taken as they lie.
@@ -209,12 +205,16 @@ class _Columns:
     batch_size: int
     width: int
     kernel_size: int
-    splits: int
+
+    @property
+    def step(self) -> int:
+        """2 where taps are halved, else 1."""
+        return 1 if self.kernel_size % 2 else 2
 
     @property
     def num_taps(self) -> int:
         """Taps of a product."""
-        return self.kernel_size >> self.splits
+        return self.kernel_size // self.step
 
     @property
     def num_outputs(self) -> int:
@@ -225,7 +225,7 @@ class _Columns:
     @property
     def num_inputs(self) -> int:
         """Columns that a product's taps read, and `_differences` with them."""
-        beyond = self.num_taps - 1 + self.splits
+        beyond = self.num_taps - 2 + self.step
         return _rounded_up(self.num_outputs + beyond, COLUMN_MULTIPLE) if beyond else self.num_outputs
 
     def of_inputs(self, x_HTBE: Tensor) -> list[Tensor]:
@@ -248,21 +248,21 @@ class _Columns:
     @property
     def _row(self) -> int:
         """Columns between a text and the next."""
-        return _rounded_up(self.width + self.kernel_size - 1, 1 << self.splits) >> self.splits
+        return _rounded_up(self.width + self.kernel_size - 1, self.step) // self.step
 
     # Gradients pass here too: only what vmap can batch, so no flatten, unflatten or whole slices.
     def _spread(self, x_HTBE: Tensor, left: int, num_columns: int) -> list[Tensor]:
         num_heads, length = x_HTBE.shape[:2]
         if self.kernel_size == 1:
             return [x_HTBE.reshape(num_heads, length, num_columns)]
-        step = 1 << self.splits
+        step = self.step
         parts = []
         for start in range(step):
             first = (start - left) % step
             features = x_HTBE[..., first::step] if step > 1 else x_HTBE
             part_HTF = x_HTBE.new_zeros(num_heads, length, num_columns)
             rows_HTBF = self._rows(part_HTF, 1)
-            rows_HTBF.narrow(-1, (first + left) >> self.splits, features.shape[-1]).copy_(features)
+            rows_HTBF.narrow(-1, (first + left) // step, features.shape[-1]).copy_(features)
             parts.append(part_HTF)
         return parts
 
@@ -286,51 +286,38 @@ def _interleaved(parts: Sequence[Tensor]) -> Tensor:
     return parts[0][..., None] if len(parts) == 1 else torch.stack(tuple(parts), dim=-1)
 
 
-def _fan_out(parts: Sequence[Tensor], splits: int) -> list[Sequence[Tensor]]:
-    """Even parts, even + odd ones, odd ones; each again, `splits` times."""
-    if splits == 0:
+def _fan_out(parts: Sequence[Tensor], step: int) -> list[Sequence[Tensor]]:
+    """Even parts, even + odd ones, odd ones."""
+    if step == 1:
         return [parts]
     even, odd = parts[::2], parts[1::2]
-    middle = [a + b for a, b in zip(even, odd)]
-    return [*_fan_out(even, splits - 1), *_fan_out(middle, splits - 1), *_fan_out(odd, splits - 1)]
+    return [even, [a + b for a, b in zip(even, odd)], odd]
 
 
 def _fan_in(parts: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
     """The transpose of `_fan_out`: even = first + middle, odd = middle + last."""
     if len(parts) == 1:
         return parts[0]
-    first, middle, last = (_fan_in(third) for third in _thirds(parts))
-    return [part for a, b, c in zip(first, middle, last) for part in (a + b, b + c)]
+    return [part for a, b, c in zip(*parts) for part in (a + b, b + c)]
 
 
-def _differences(columns: Sequence[Tensor]) -> list[Tensor]:
-    """Even columns less the odd ones after them, odd ones, the even ones after those less these; each again.
+def _differences(columns: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Even columns less the odd ones after them, odd ones, the even ones after those less these.
 
     What comes after the last column is the first: no product reads so far.
     """
     if len(columns) == 1:
-        return [*columns]
-    even, odd = columns[::2], columns[1::2]
-    after = [*even[1:], even[0].roll(-1, -1)]
-    first = [u - v for u, v in zip(even, odd)]
-    last = [u - v for u, v in zip(after, odd)]
-    return [*_differences(first), *_differences(odd), *_differences(last)]
+        return columns
+    even, odd = columns
+    return [even - odd, odd, even.roll(-1, -1) - odd]
 
 
 def _differences_transposed(pieces: Sequence[Tensor]) -> Sequence[Tensor]:
     """Gradients of `_differences`' columns, from those of its pieces."""
     if len(pieces) == 1:
         return pieces
-    first, middle, last = (_differences_transposed(third) for third in _thirds(pieces))
-    before = [last[-1].roll(1, -1), *last[:-1]]
-    even = [u + v for u, v in zip(first, before)]
-    odd = [(m - u).sub_(v) for m, u, v in zip(middle, first, last)]
-    return [grad for pair in zip(even, odd) for grad in pair]
-
-
-def _thirds(parts: Sequence[Any]) -> list[Sequence[Any]]:
-    third = len(parts) // 3
-    return [parts[:third], parts[third : 2 * third], parts[2 * third :]]
+    first, middle, last = pieces
+    return [first + last.roll(1, -1), (middle - first).sub_(last)]
 
 
 def _mix(taps: Sequence[Tensor], bias_HT: Tensor | None, x_HTF: Tensor, num_outputs: int, is_causal: bool) -> Tensor:
@@ -396,11 +383,6 @@ def _split(matrices_TT: Sequence[Tensor], size: int, dim: int) -> Iterator[tuple
 def _rows_from(start: int, matrix: Tensor) -> Tensor:
     # Not by a slice: a whole one is an alias, which vmap cannot batch.
     return matrix.narrow(0, start, matrix.shape[0] - start)
-
-
-def _num_splits(num_taps: int) -> int:
-    """How often `_BlockMixing` halves the taps: each time saves a quarter of the products, for a pass over x and y."""
-    return min(MOST_SPLITS, (num_taps & -num_taps).bit_length() - 1)
 
 
 __all__ = ["HAS_ONEDNN", "block_token_mixing", "few_rows_linear", "onednn_linear", "onednn_product"]

@@ -19,7 +19,7 @@ def check_shape(name: str, x: Tensor | None, *shape: int) -> None:
 
 def check_ids(input_ids: Tensor) -> None:
     if input_ids.ndim != 2 or input_ids.numel() == 0:
-        raise ValueError(f"input_ids must be [batch, tokens] with at least one of each, got {list(input_ids.shape)}.")
+        raise ValueError(f"input_ids must be [batch, tokens] with at least one token, got {list(input_ids.shape)}.")
 
 
 def is_readable(x: Tensor) -> bool:

@@ -205,7 +205,9 @@ def causal_lm_loss(
     check_shape("loss_weights", loss_weights_BT, *hidden_BTD.shape[:2])
     targets_N = targets_BT.flatten()
     weights_N = None if loss_weights_BT is None else loss_weights_BT.flatten()
-    if logits_BTV is None and type(lm_head) is nn.Linear and lm_head.bias is None:
+    # Of meta tensors autocast knows nothing, and their logits cost nothing.
+    is_chunked = logits_BTV is None and type(lm_head) is nn.Linear and lm_head.bias is None and not hidden_BTD.is_meta
+    if is_chunked:
         total, losses_N = linear_cross_entropy(hidden_BTD.flatten(0, 1), lm_head.weight, targets_N, weights_N)
     else:
         logits_BTV = lm_head(hidden_BTD) if logits_BTV is None else logits_BTV

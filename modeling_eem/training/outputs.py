@@ -20,13 +20,13 @@ _SAMPLE = 1000  # rows that tell how many tokens a byte has
 
 
 def learning_curve(run: Run, state: TrainerState, name: str | None = None) -> LearningCurve:
-    """Held-out values over training tokens; and training losses, where they are in the same unit.
+    """Held-out values over the real tokens that were trained on; and training losses, where they are in the same unit.
 
     Training losses are nats a token. In bits per byte, the code that they were shown included, they compare.
     """
     key = run.metrics.key
-    points = [(entry["step"] * run.tokens_per_step, entry[key]) for entry in state.log_history if key in entry]
-    losses = [(entry["step"] * run.tokens_per_step, entry["loss"]) for entry in state.log_history if "loss" in entry]
+    points = [(entry["num_input_tokens_seen"], entry[key]) for entry in state.log_history if key in entry]
+    losses = [(entry["num_input_tokens_seen"], entry["loss"]) for entry in state.log_history if "loss" in entry]
     if not run.is_regression and run.arguments.token_loss != "cross_entropy":
         losses = []
     if key == "eval_bits_per_byte":
@@ -65,13 +65,13 @@ def _results(run: Run, state: TrainerState, curve: LearningCurve) -> dict[str, A
         "max_steps": state.max_steps,
         "rows_per_step": run.rows_per_step,
         "max_length": run.collator.max_length,
-        "tokens": state.global_step * run.tokens_per_step,
+        "tokens": state.num_input_tokens_seen,
         "token_loss": "mean squared error of entropies" if run.is_regression else run.arguments.token_loss,
         "code_bits_per_row": run.code_bits,
         "unit": run.metrics.unit,
         "held_out": held_out_metrics(run, state),
         "curve": [list(point) for point in curve.held_out],
-        **provenance(_PACKAGES),
+        **without_secrets(provenance(_PACKAGES)),
     }
 
 

@@ -13,7 +13,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.models.modeling_eem_autoencoder import EEMAutoencoder
-from modeling_eem.training.callbacks import SeedDevicesCallback
+from modeling_eem.training.callbacks import LEFT_OUT, SeedDevicesCallback
 from modeling_eem.training.token_loss_arguments import TokenLossArguments
 from modeling_eem.training.token_loss_head import TokenLossHead
 from modeling_eem.training.token_losses import TOKEN_LOSSES
@@ -24,7 +24,6 @@ from modeling_eem.training.training_forward import (
     without_adapters,
 )
 
-LEFT_OUT = "tokens_without_entropy"  # how the log names labelled tokens that the loss leaves out
 _NO_LIMIT = 1 << 40  # tokens of a row for models that say no limit
 
 
@@ -60,7 +59,7 @@ class TokenLossMixin(Trainer):
         self.training_forward = self._make_forward()
         if self.training_forward is not None:
             self.model_accepts_loss_kwargs = True  # the replaced forward divides by num_items_in_batch
-        self._left_out = 0
+        self._left_out: Tensor | int = 0
 
     def _make_forward(self) -> TrainingForward | None:
         """None for autoencoders, which train on their own loss."""
@@ -110,7 +109,7 @@ class TokenLossMixin(Trainer):
             return batches, num_items
         if head.loss.needs_entropies:
             labelled = self._count(batches, device, is_training=False)
-            self._left_out += int(labelled - num_items)
+            self._left_out = self._left_out + (labelled - num_items)  # read when it is logged
         if head.loss.is_averaged and (len(batches) > 1 or self.args.world_size > 1):
             mean = self._weight_sum(head, batches) / num_items.clamp(min=1)
             mean = torch.where(num_items > 0, mean, 1.0)
@@ -142,8 +141,8 @@ class TokenLossMixin(Trainer):
         return count
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self._left_out:
-            logs[LEFT_OUT] = self._left_out
+        if "loss" in logs and (left_out := int(self._left_out)):
+            logs[LEFT_OUT] = left_out
             self._left_out = 0
         super().log(logs, start_time)
 

@@ -1,6 +1,5 @@
 """What a run trains on: text cut into rows here, or rows that `eem-data prepare` made."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from modeling_eem.data.documents import read_documents
 from modeling_eem.data.encoding import encoded_documents
 from modeling_eem.data.fingerprint import check_fingerprint, read_fingerprint
 from modeling_eem.data.rows import ROW_MODES, RowFormat
-from modeling_eem.files import asset
+from modeling_eem.files import asset, sha256
 from modeling_eem.models.configuration_eem import EncoderDecoderConfig
 
 Identity: TypeAlias = dict[str, Any]
@@ -93,7 +92,8 @@ class TextRows:
 
     def identity(self) -> Identity:
         """What these rows follow from, to tell a run that is resumed with other text."""
-        return {name: None if "://" in name else _sha256(name) for name in self.data.train_files}
+        files = self.data.train_files
+        return {"files": [[Path(name).name, None if "://" in name else sha256(asset(name))] for name in files]}
 
     def load(self, row_format: RowFormat, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Dataset]:
         """Training rows and held-out rows."""
@@ -160,8 +160,3 @@ def run_rows(data: DataArguments) -> TextRows | PreparedRows:
 def _cut(files: Sequence[str], mode: str, row_format: RowFormat, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     documents = encoded_documents(read_documents(files), tokenizer)
     return Dataset.from_list(list(ROW_MODES[mode](documents, row_format)))
-
-
-def _sha256(path: str) -> str:
-    with open(asset(path), "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
