@@ -22,10 +22,10 @@ from eem.__main__ import app
 from eem.entropy import entropy
 from eem.method_options import METHODS
 from modeling_eem.data import check_fingerprint
-from modeling_eem.data.folder_lock import locked
 from modeling_eem.data.prepare import Launch, RowOptions, prepare_rows
 from modeling_eem.data.shards import plan_shards
 from modeling_eem.entropy import ESTIMATORS, CausalEntropy, ExactEntropy
+from modeling_eem.files import locked
 from modeling_eem.training.training_text import DataArguments, PreparedRows
 
 WORDS = ["the", "sea", "was", "calm", "and", "wind", "gone", "a", "ship", "came", "home", "at", "last", "no", "rain"]
