@@ -5,18 +5,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from modeling_eem import EEMAutoencoderConfig
 from modeling_eem.data.collator import CausalCollator
+from modeling_eem.loading import context_length, load_config, load_model, load_tokenizer
 from modeling_eem.models.configuration_eem import EncoderDecoderConfig
 from modeling_eem.models.quantization_eem import CODE_FORMATS
 
@@ -38,17 +32,19 @@ class Checkpoint:
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        """In float32 and evaluation mode, loaded when it is first asked for, its codes stored as `config` says."""
-        auto_class = AutoModel if isinstance(self.config, EEMAutoencoderConfig) else AutoModelForCausalLM
-        return auto_class.from_pretrained(self.folder, config=self.config, dtype="float32").eval()
+        """In float32 and evaluation mode, loaded when it is first asked for, its codes stored as `config` says.
+
+        Raises:
+            ValueError: as `load_model`: weights that are missing, extra or damaged, or a model that sees later tokens.
+        """
+        kind = "autoencoder" if isinstance(self.config, EEMAutoencoderConfig) else "causal"
+        return load_model(self.folder, kind, config=self.config)
 
     @property
     def context(self) -> int | None:
         """n, the most tokens that the model takes, BOS included; None for a config without a limit (Mamba, Bloom)."""
-        if not hasattr(self.config, "max_position_embeddings"):
-            return None
-        limit = self.config.max_position_embeddings
-        return limit if limit and limit > 0 else None  # some configs have no limit as None or -1
+        limit = context_length(self.config)
+        return limit if limit is not None and limit > 0 else None  # some configs say -1
 
     @property
     def code_size(self) -> int:
@@ -93,8 +89,7 @@ def load_checkpoints(folders: Sequence[Path], code_dtype: str | None = None) -> 
 
 
 def _load(folder: Path, name: str, code_dtype: str | None) -> Checkpoint:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    config = AutoConfig.from_pretrained(folder)
+    tokenizer, config = load_tokenizer(folder), load_config(folder)
     if tokenizer.bos_token_id is None:
         raise ValueError(f"{folder}: the tokenizer has no BOS token, which every row begins with: set its bos_token.")
     if len(tokenizer) > config.vocab_size:
