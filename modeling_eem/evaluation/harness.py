@@ -1,6 +1,5 @@
 """Benchmarks: several models through lm-eval's tasks."""
 
-import json
 import math
 import os
 import random
@@ -17,15 +16,8 @@ from lm_eval.api.metrics import bits_per_byte, mean
 from lm_eval.api.task import Task
 from lm_eval.models.utils import resolve_max_length
 from lm_eval.tasks import TaskManager
-from safetensors import SafetensorError, safe_open
 from sklearn.exceptions import UndefinedMetricWarning
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from modeling_eem.evaluation.harness_models import CausalHarnessModel, EEMHarnessModel
 from modeling_eem.evaluation.harness_scores import (
@@ -35,6 +27,7 @@ from modeling_eem.evaluation.harness_scores import (
     TaskScores,
     ratio_standard_error,
 )
+from modeling_eem.loading import check_weights
 
 _ONE_PROCESS = "DISABLE_MULTIPROC"  # lm-eval's
 
@@ -80,10 +73,7 @@ def open_models(paths: Sequence[Path], max_length: int | None = None) -> list[Mo
 def _checked_config(path: Path) -> PreTrainedConfig:
     if not (path / "config.json").is_file():
         raise ValueError(f"{path} holds no model: name a folder that save_pretrained wrote, with a config.json.")
-    config = AutoConfig.from_pretrained(path)
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ValueError(f"{path} holds a {config.model_type!r}, which is no causal language model.")
-    _check_weights(path)
+    config = check_weights(path)
     tokenizer = _tokenizer(path)
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
@@ -94,25 +84,6 @@ def _checked_config(path: Path) -> PreTrainedConfig:
             f"{path}: the tokenizer needs a BOS and an EOS: set tokenizer.bos_token, tokenizer.eos_token."
         )
     return config
-
-
-def _check_weights(path: Path) -> None:
-    """All files of weights are there, and each safetensors file is as long as its header says."""
-    for index in path.glob("*.index.json"):
-        for name in set(json.loads(index.read_text())["weight_map"].values()):
-            if not (path / name).is_file():
-                raise ValueError(f"{path} holds not all weights: {name} of {index.name} is not there.")
-    files = [*path.glob("*.safetensors"), *path.glob("*.bin")]
-    if not files:
-        raise ValueError(f"{path} holds no weights: no file *.safetensors or *.bin.")
-    for file in files:
-        try:
-            if file.suffix == ".safetensors":
-                safe_open(file, framework="pt").keys()
-            elif not file.stat().st_size:
-                raise ValueError("an empty file")
-        except (SafetensorError, ValueError) as error:
-            raise ValueError(f"{file} holds no weights, or is cut short: {error}. Save or copy it again.") from error
 
 
 def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
