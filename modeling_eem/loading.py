@@ -95,6 +95,26 @@ def load_model(
     return model.eval()
 
 
+def check_weights(name: str | Path, kind: ModelKind = "causal") -> PreTrainedConfig:
+    """Hold a checkpoint's weights against its config by name and shape; no number of them is read.
+
+    Returns:
+        The config.
+
+    Raises:
+        ValueError: as `load_model`, but for a model that sees later tokens.
+    """
+    config = load_config(name)
+    auto_class = model_class(config, kind, name)
+    _check_files(Path(name), config)
+    with _reading(name, "weights"):
+        model, found = auto_class.from_pretrained(
+            name, config=config, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    _check_weights(name, model, found, kind, new_head=False)
+    return config
+
+
 def model_class(config: PreTrainedConfig, kind: ModelKind, name: str | Path) -> Any:
     """The Auto class of a kind of model; ValueError for a config that has no such model."""
     if kind == "autoencoder":

@@ -173,8 +173,8 @@ def bits_table(models: Sequence[ModelBits], what: str) -> Table:
         title=f"Held-out bits: {what}, {len(models[0].windows):,} rows, {total.num_tokens:,} tokens, "
         f"{total.num_bytes:,} bytes",
         notes=(
-            "Bits a byte is the honest count: cross-entropy, code and its scale, and log2 n bits for the length of a "
-            "row shorter than n; BOS is given.",
+            "Bits a byte is the honest count: cross-entropy, code and its scale, a bit that says whether a row is "
+            "full, and log2(n - 1) bits for the length of a shorter one; BOS is given.",
             "Normalized loss (nats a token) and published (bits a byte) are the shorthand: they spread the code over "
             "n tokens even where a row holds fewer.",
             f"95 %: bootstrap over {len(models[0].by_document):,} documents.",

@@ -86,8 +86,11 @@ def fit_entropy_floor(points: Sequence[FloorPoint], zero: float = 0.01) -> Entro
         (a + b x)² ≤ t² Var(a + b x),    t the 97.5 % quantile with n - 2 degrees of freedom.
 
     Raises:
-        ValueError: fewer than three sizes of code above `zero`, or a cross-entropy that does not fall.
+        ValueError: a `zero` that is no number, fewer than three sizes of code above it, or a cross-entropy that does
+            not fall.
     """
+    if not 0 <= zero < math.inf:
+        raise ValueError(f"zero must be a finite number of bits per byte of at least 0, not {zero}.")
     above = sorted((point for point in points if point.cross_entropy > zero), key=lambda point: point.embedding)
     if len(sizes := {point.embedding for point in above}) < LEAST_RUNS:
         raise ValueError(

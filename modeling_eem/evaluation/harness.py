@@ -27,7 +27,7 @@ from modeling_eem.evaluation.harness_scores import (
     TaskScores,
     ratio_standard_error,
 )
-from modeling_eem.loading import check_tokenizer, load_config, load_model, load_tokenizer
+from modeling_eem.loading import check_tokenizer, check_weights, load_tokenizer
 
 _ONE_PROCESS = "DISABLE_MULTIPROC"  # lm-eval's
 
@@ -75,7 +75,7 @@ def _checked_config(path: Path) -> PreTrainedConfig:
         raise ValueError(f"{path} holds no model: name a folder that save_pretrained wrote, with a config.json.")
     if not (path / "tokenizer_config.json").is_file():
         raise ValueError(f"{path} holds no tokenizer: put it there with tokenizer.save_pretrained({str(path)!r}).")
-    config, tokenizer = load_config(path), load_tokenizer(path)
+    config, tokenizer = check_weights(path), load_tokenizer(path)
     check_tokenizer(config, tokenizer, path)
     if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
         raise ValueError(

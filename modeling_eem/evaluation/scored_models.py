@@ -32,7 +32,11 @@ class Checkpoint:
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        """In float32 and evaluation mode, loaded when it is first asked for, its codes stored as `config` says."""
+        """In float32 and evaluation mode, loaded when it is first asked for, its codes stored as `config` says.
+
+        Raises:
+            ValueError: as `load_model`: weights that are missing, extra or damaged, or a model that sees later tokens.
+        """
         kind = "autoencoder" if isinstance(self.config, EEMAutoencoderConfig) else "causal"
         return load_model(self.folder, kind, config=self.config)
 

@@ -136,7 +136,7 @@ def _card_data(facts: CheckpointFacts) -> ModelCardData:
             dataset_type=re.sub(r"[^\w.-]+", "-", facts.held_out_name).strip("-").lower() or "held-out",
             dataset_name=facts.held_out_name,
             metric_type=metric,
-            metric_name=_METRICS.get(metric, metric),
+            metric_name=metric.replace("_", " "),
             metric_value=round(value, 6),
         )
         for metric, value in facts.held_out.items()

@@ -155,14 +155,6 @@ class PreparedRows:
         return self.splits[TRAIN], _cut(self.data.validation_files, "windows", row_format, tokenizer)
 
 
-def context_length(config: PreTrainedConfig) -> int | None:
-    """Tokens that a model takes; None for models without a limit (Mamba, RWKV, Bloom)."""
-    try:
-        return config.max_position_embeddings  # a field, or what its parts' fields come to
-    except AttributeError:
-        return None
-
-
 def run_rows(data: DataArguments) -> TextRows | PreparedRows:
     """The rows that the arguments name; nothing but their kind is read yet."""
     return TextRows(data) if data.train_rows is None else PreparedRows(data)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import DatasetDict, load_from_disk
 from datatrove.executor import RayPipelineExecutor
+from tokenizers import normalizers
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 
 from modeling_eem import EEMConfig
@@ -271,6 +272,9 @@ def test_the_model_must_fit(
         ({"held_out": 1.5}, "share below 1 or a number"),
         ({"shard_bytes": 0}, "shard_bytes"),
         ({"max_length": 1}, "max_length"),
+        ({"max_length": 10**12}, "max_length must lie between 2 and"),
+        ({"held_out": float("nan")}, "share below 1 or a number"),
+        ({"held_out": float("inf")}, "share below 1 or a number"),
         ({"max_length": 10**6}, "less than one row"),
         ({"text_column": "body"}, "no column 'body'"),
     ],
@@ -298,6 +302,26 @@ def broken(tmp_path: Path) -> Path:
     good = [json.dumps({"text": text}).encode() for text in TEXTS]
     path.write_bytes(b"\n".join([*good[:3], b'{"text": "\xff"}', *good[3:], b"{", b'{"text": "\\ud800"}']))
     return path
+
+
+@pytest.mark.parametrize("errors", ["stop", "skip"])
+def test_a_document_that_the_tokenizer_alters(errors: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """At the same number of bytes, which is all that was compared before."""
+    lowering = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+    lowering.backend_tokenizer.normalizer = normalizers.Lowercase()
+    path = tmp_path / "corpus.jsonl"
+    texts = ["all is low. " * 20, "And Some Is High. " * 20, "low again. " * 20]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    options = replace(OPTIONS, held_out=0, errors=errors)
+    arguments = plan_shards([str(path)], "text", 10**6), lowering, tmp_path / "rows", options, HERE
+    if errors == "stop":
+        with pytest.raises(ValueError, match=r"document 1: the tokenizer alters the text \('And .*and "):
+            prepare_rows(*arguments)
+        return
+    results = prepare_rows(*arguments)
+    assert (results["documents"], results["skipped"]) == (2, 1)
+    documents = load_from_disk(tmp_path / "rows")["train"]["document_ids"]
+    assert {number for row in documents for number in row} == {0, 2}
 
 
 @pytest.mark.parametrize("held_out", [0, 0.5, 5])

@@ -39,7 +39,7 @@ def test_plot_tables_and_numbers(tmp_path: Path) -> None:
     assert written["reached"][2]["tokens"] is None, "never reached"
     assert "curves.png" in (tmp_path / "out" / "curves.md").read_text()
     with Image.open(tmp_path / "out" / "curves.png") as image:
-        assert image.format == "PNG" and image.size[0] > 2 * image.size[1]
+        assert image.format == "PNG" and image.size[0] == 1280
 
 
 def test_one_run_is_enough(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def test_everything_stands_beside_the_weights(output: Path, folder: str) -> None
     assert not [name for name in names if name.endswith(".part")]
     config = json.loads((output / folder / "config.json").read_text())
     assert config["auto_map"]["AutoModelForCausalLM"] == "modeling_eem.EEMForCausalLM"
+    assert json.loads((output / folder / "tokenizer_config.json").read_text())["model_max_length"] == 24
     with Image.open(output / folder / "learning_curve.png") as image:
         assert image.format == "PNG" and min(image.size) > 200
 

@@ -128,3 +128,9 @@ def test_the_table_says_which_code_reaches_zero() -> None:
 def test_an_interval_that_is_none_is_said_to_be_none() -> None:
     points = [_point(1, 2.0), _point(2, 1.2), _point(3, 1.9)]
     assert "no 95 % interval" in floor_table(points, fit_entropy_floor(points)).notes[0]
+
+
+@pytest.mark.parametrize("zero", [math.nan, math.inf, -0.1])
+def test_a_zero_that_is_no_number_is_refused(zero: float) -> None:
+    with pytest.raises(ValueError, match="zero must be a finite number"):
+        fit_entropy_floor([_point(0.1 * i, 1 - 0.1 * i) for i in range(1, 6)], zero)

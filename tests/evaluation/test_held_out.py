@@ -1,11 +1,15 @@
 """Rows to score: nothing lost, the same from files and from a prepared folder, and what does not fit is refused."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import load_from_disk
 from tokenizers import normalizers
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerBase
 
@@ -111,3 +115,52 @@ def test_what_does_not_fit_is_refused(
     ]:
         with pytest.raises(ValueError, match=message):
             held_out_rows(*arguments)
+
+
+def _change(name: str, value: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """A value of a row, in a column of one number or at the second real token's place, becomes another."""
+
+    def change(row: dict[str, Any]) -> dict[str, Any]:
+        if name == "num_bytes":
+            return {name: value}
+        place = row["attention_mask"].index(1) + (0 if name == "input_ids" and value != 10**6 else 1)
+        return {name: [value if at == place else old for at, old in enumerate(row[name])]}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (_change("attention_mask", 0), "attention_mask with a hole"),
+        (_change("input_ids", 300), "does not begin with BOS"),
+        (_change("input_ids", 10**6), "ids of no token"),
+        (_change("num_bytes", -5), "claims -5 bytes and holds"),
+        (_change("num_bytes", 3), "claims 3 bytes and holds"),
+    ],
+)
+def test_rows_that_prepare_would_not_make_are_refused(
+    change: Callable[[dict[str, Any]], dict[str, Any]],
+    message: str,
+    prepared: Path,
+    tmp_path: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    config: LlamaConfig,
+) -> None:
+    """Written anew, so that no hash tells: each row is looked at."""
+    load_from_disk(prepared).map(change).save_to_disk(tmp_path / "rows")
+    shutil.copy(prepared / "fingerprint.json", tmp_path / "rows")
+    with pytest.raises(ValueError, match=f"held-out row 0 .*{message}"):
+        held_out_rows([tmp_path / "rows"], tokenizer, config, "windows", N)
+
+
+def test_a_flipped_bit_of_held_out_rows_is_found(
+    prepared: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerBase, config: LlamaConfig
+) -> None:
+    folder = shutil.copytree(prepared, tmp_path / "rows")
+    path = next((folder / "held_out").glob("data-*.arrow"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="is not as it was written"):
+        held_out_rows([folder], tokenizer, config, "windows", N)

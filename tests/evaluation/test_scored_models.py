@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -76,3 +77,24 @@ def test_contexts_that_differ_need_one(tmp_path: Path, tokenizer: PreTrainedToke
         common_context([mamba, short])
     with pytest.raises(ValueError, match="short takes rows of 2 to 16 tokens, not 17"):
         common_context([mamba, short, long], 17)
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "cut"])
+def test_a_model_without_all_its_weights_is_not_scored(
+    change: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Filled with random numbers, it would score worse and say nothing."""
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    folder = _saved(tmp_path / "llama", LlamaConfig(vocab_size=len(tokenizer), **sizes), tokenizer)
+    path = folder / "model.safetensors"
+    if change == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    else:
+        tensors = load_file(path)
+        tensors["model.layers.0.other.weight"] = tensors["model.layers.0.mlp.up_proj.weight"].clone()
+        if change == "missing":
+            del tensors["model.layers.0.mlp.up_proj.weight"]
+        save_file(tensors, path, {"format": "pt"})
+    (checkpoint,) = load_checkpoints([folder])
+    with pytest.raises(ValueError, match=str(folder)):
+        _ = checkpoint.model
