@@ -6,39 +6,72 @@ from unittest.mock import patch
 import torch
 from paired import Figure, paired_ratios
 from torch import Tensor, nn
-from training_cases import DEVICE, LENGTH, ROWS, WIDTH
+from training_cases import DEVICE, LENGTH, ROWS, WIDTH, mixer, random_rows
+from transformers import PreTrainedModel
 
-from modeling_eem.models import mixing_masked_mixer
-from modeling_eem.models.linear_masked_mixer import FEW_ROWS, FastLinear, few_rows_linear, rows_product
-from modeling_eem.models.mixing_masked_mixer import BLOCK_SIZE, MOST_SPLITS, token_mixing
+from modeling_eem import kernels
+from modeling_eem.kernels import cpu
+from modeling_eem.kernels.cpu import BLOCK_SIZE, FEW_ROWS, block_token_mixing, few_rows_linear
+from modeling_eem.models.mixing_masked_mixer import linear, product
 
 
-def _mixing(constant: str, value: int, kernel_size: int) -> Callable[[], None]:
-    """Forward and both gradients of one mixing, with a constant of the module set to `value`."""
+def _mixing(block_size: int) -> Callable[[], None]:
+    """Forward and both gradients of one mixing, by blocks of so many columns."""
     torch.manual_seed(0)
-    shape = (1, LENGTH, LENGTH, kernel_size)
-    weight = (torch.randn(shape, device=DEVICE) / (LENGTH * kernel_size) ** 0.5).requires_grad_()
+    weight = (torch.randn(1, LENGTH, LENGTH, 1, device=DEVICE) / LENGTH**0.5).requires_grad_()
     bias = torch.zeros(1, LENGTH, device=DEVICE, requires_grad=True)
     x = torch.randn(1, LENGTH, ROWS, WIDTH, device=DEVICE, requires_grad=True)
     upstream = torch.randn_like(x)
 
     def run() -> None:
-        with patch.object(mixing_masked_mixer, constant, value):
-            torch.autograd.grad(token_mixing(weight, bias, x, is_causal=True), (weight, bias, x), upstream)
+        with patch.object(cpu, "BLOCK_SIZE", block_size):
+            torch.autograd.grad(block_token_mixing(weight, bias, x, is_causal=True), (weight, bias, x), upstream)
 
     return run
 
 
 def mixing_constants(repeats: int) -> list[Figure]:
-    """Other block sizes, and other numbers of halvings of eight taps, over those the models use."""
+    """Other block sizes over the one the kernel uses."""
+    return [
+        Figure(
+            f"token mixing in blocks of {other}, time over blocks of {BLOCK_SIZE}",
+            paired_ratios(_mixing(BLOCK_SIZE), _mixing(other), repeats),
+        )
+        for other in (32, 128, 256)
+    ]
+
+
+def _in_plain_pytorch(run: Callable[[], object]) -> Callable[[], object]:
+    def plainly() -> object:
+        with kernels.plain():
+            return run()
+
+    return plainly
+
+
+def kernels_against_plain(repeats: int) -> list[Figure]:
+    """A training step and generation with the kernels, over the models as they run without this package."""
+    steps = {"flat": {}, "4 heads": {"num_heads": 4}, "k = 4": {"kernel_size": 4}}
     figures = []
-    for constant, chosen, kernel_size, others, what in (
-        ("BLOCK_SIZE", BLOCK_SIZE, 1, (32, 128, 256), "token mixing in blocks of {}, time over blocks of {}"),
-        ("MOST_SPLITS", MOST_SPLITS, 8, (0, 1, 3), "mixing of 8 taps halved {} times, time over {} times"),
-    ):
-        for other in others:
-            ours, theirs = (_mixing(constant, value, kernel_size) for value in (chosen, other))
-            figures.append(Figure(what.format(other, chosen), paired_ratios(ours, theirs, repeats)))
+    for name, changes in steps.items():
+        model = mixer(**changes).train()
+        rows = random_rows()
+
+        def step(model: PreTrainedModel = model, rows: Tensor = rows) -> None:
+            model(input_ids=rows, labels=rows).loss.backward()
+
+        figures.append(
+            Figure(f"training step, {name}, speed over plain", paired_ratios(step, _in_plain_pytorch(step), repeats))
+        )
+    model = mixer().eval()
+    for batch_size in (1, 32):
+        prompt = random_rows(LENGTH // 2, batch_size)
+
+        def generate(prompt: Tensor = prompt) -> Tensor:
+            return model.generate(prompt, max_new_tokens=64, min_new_tokens=64, do_sample=False)
+
+        name = f"generation, batch {batch_size}, speed over plain"
+        figures.append(Figure(name, paired_ratios(generate, _in_plain_pytorch(generate), repeats)))
     return figures
 
 
@@ -49,11 +82,9 @@ def linear_layers(repeats: int) -> list[Figure]:
     Together they are larger than the caches near a core, as in generation, where it is reading them that takes the
     time. At the number of rows where ours changes its way, and at twice that, both ways are compared.
     """
-    layers = [
-        FastLinear(*shape, bias=False, device=DEVICE) for shape in [(256, 1024), (1024, 256)] * 8 + [(256, 8000)]
-    ]
+    layers = [nn.Linear(*shape, bias=False, device=DEVICE) for shape in [(256, 1024), (1024, 256)] * 8 + [(256, 8000)]]
 
-    def on_rows(num_rows: int, way: Callable[[FastLinear, Tensor], Tensor]) -> Callable[[], None]:
+    def on_rows(num_rows: int, way: Callable[[nn.Linear, Tensor], Tensor]) -> Callable[[], None]:
         inputs = {width: torch.randn(num_rows, width, device=DEVICE) for width in (256, 1024)}
 
         def run() -> None:
@@ -63,10 +94,10 @@ def linear_layers(repeats: int) -> list[Figure]:
         return run
 
     ways = {
-        "ours": lambda layer, x: layer(x),
+        "ours": linear,
         "F.linear's": lambda layer, x: nn.functional.linear(x, layer.weight),
         "in two halves": lambda layer, x: few_rows_linear(x, layer.weight, None),
-        "oneDNN's": lambda layer, x: rows_product(x, layer.weight),
+        "oneDNN's": lambda layer, x: product(x, layer.weight),
     }
     compared = [("ours", "F.linear's", num_rows) for num_rows in (1, FEW_ROWS, 8 * FEW_ROWS, LENGTH)]
     compared += [("in two halves", "oneDNN's", num_rows) for num_rows in (FEW_ROWS, 2 * FEW_ROWS)]
@@ -79,4 +110,4 @@ def linear_layers(repeats: int) -> list[Figure]:
     ]
 
 
-CASES = {"mixing-constants": mixing_constants, "linear-layers": linear_layers}
+CASES = {"kernels": kernels_against_plain, "mixing-constants": mixing_constants, "linear-layers": linear_layers}

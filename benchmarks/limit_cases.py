@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from training_cases import DEVICE, compared_mixers
 
-from modeling_eem.models.linear_masked_mixer import HAS_ONEDNN, rows_product
+from modeling_eem.kernels.cpu import HAS_ONEDNN
+from modeling_eem.models.mixing_masked_mixer import product
 from modeling_eem.training.flops import counted_flops
 
 
@@ -39,9 +40,9 @@ class Product:
         a, b = (torch.empty_strided(*layout, device=DEVICE).normal_() for layout in (self.a, self.b))
         out = torch.zeros(len(a), b.shape[1], device=DEVICE)
         if self.adds:
-            ways = (lambda: out.addmm_(a, b), lambda: out.add_(rows_product(a, b.T)))
+            ways = (lambda: out.addmm_(a, b), lambda: out.add_(product(a, b.T)))
         else:
-            ways = (lambda: torch.mm(a, b, out=out), lambda: rows_product(a, b.T))
+            ways = (lambda: torch.mm(a, b, out=out), lambda: product(a, b.T))
         times = [[seconds(way) for way in ways] for _ in range(repeats + 1)][1:]
         return min(median(of_way) for of_way in zip(*times))
 

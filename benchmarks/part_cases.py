@@ -14,6 +14,7 @@ from modeling_eem.models.loss_eem import linear_cross_entropy, linear_token_loss
 from modeling_eem.models.mixing_masked_mixer import token_mixing
 from modeling_eem.training.token_loss_head import TokenLossHead
 from modeling_eem.training.token_losses import TOKEN_LOSSES, TokenLossOptions
+from modeling_eem.training.training_forward import forward_replaced
 
 HEAD_TOKENS = 4096
 
@@ -132,10 +133,11 @@ def weighted_step(repeats: int) -> list[Figure]:
     figures = []
     for name in ("complement", "hinge", "mile"):
         plain, weighted = mixer(), mixer()
-        TokenLossHead(weighted, TOKEN_LOSSES[name], TokenLossOptions())
+        head = TokenLossHead(weighted, TOKEN_LOSSES[name], TokenLossOptions())
 
-        def loss(model: nn.Module = weighted) -> Tensor:
-            return model(input_ids=input_ids, labels=input_ids, token_entropies=entropies_BT).loss
+        def loss(model: nn.Module = weighted, head: TokenLossHead = head) -> Tensor:
+            with forward_replaced(model, head):
+                return model(input_ids=input_ids, labels=input_ids, token_entropies=entropies_BT).loss
 
         ratios = paired_ratios(step_of(weighted, loss), ours_step(plain, input_ids), repeats)
         figures.append(

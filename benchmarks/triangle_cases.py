@@ -13,15 +13,15 @@ from paired import Figure, seconds
 from torch import Tensor
 from training_cases import DEVICE
 
-from modeling_eem.models.linear_masked_mixer import rows_product
-from modeling_eem.models.mixing_masked_mixer import BLOCK_SIZE
+from modeling_eem.kernels.cpu import BLOCK_SIZE
+from modeling_eem.models.mixing_masked_mixer import product
 
 WIDTH = 8 * 512  # columns: 8 rows of d = 512
 Product = Callable[[Tensor, Tensor, Tensor, Tensor, str], Tensor]
 
 
 def by_columns(weight_TT: Tensor, x_TF: Tensor, grad_TF: Tensor, out: Tensor, kind: str) -> Tensor:
-    """Blocks of columns of W, or of W^T, added up in place: how `token_mixing` does it."""
+    """Blocks of columns of W, or of W^T, added up in place: how `block_token_mixing` does it."""
     for start in range(0, len(weight_TT), BLOCK_SIZE):
         block, seeing, seen = _spans(start, BLOCK_SIZE)
         piece = (block, seen) if kind == "W^T g" else (seeing, block)
@@ -34,11 +34,11 @@ def by_rows(weight_TT: Tensor, x_TF: Tensor, grad_TF: Tensor, out: Tensor, kind:
     for start in range(0, len(weight_TT), 128):
         block, seeing, seen = _spans(start, 128)
         if kind == "W x":
-            out[block] = rows_product(weight_TT[block, seen], x_TF[seen].T)
+            out[block] = product(weight_TT[block, seen], x_TF[seen].T)
         elif kind == "W^T g":
-            out[block] = rows_product(weight_TT[seeing, block].T, grad_TF[seeing].T)
+            out[block] = product(weight_TT[seeing, block].T, grad_TF[seeing].T)
         else:
-            out[block, seen] = rows_product(grad_TF[block], x_TF[seen])
+            out[block, seen] = product(grad_TF[block], x_TF[seen])
     return out
 
 
@@ -74,10 +74,10 @@ def _add_piece(
 def whole(weight_TT: Tensor, x_TF: Tensor, grad_TF: Tensor, out: Tensor, kind: str) -> Tensor:
     """The whole square, zeros too, by oneDNN: what Conv1d comes down to."""
     if kind == "W x":
-        return rows_product(weight_TT, x_TF.T)
+        return product(weight_TT, x_TF.T)
     if kind == "W^T g":
-        return rows_product(weight_TT.T, grad_TF.T)
-    return rows_product(grad_TF, x_TF)
+        return product(weight_TT.T, grad_TF.T)
+    return product(grad_TF, x_TF)
 
 
 def _spans(start: int, size: int) -> tuple[slice, slice, slice]:

@@ -76,7 +76,8 @@ def quickstart(
     write_atomically(output / "results.md", table.to_markdown())
     write_atomically(output / "results.json", table.to_json())
     for name, folder in (("EEM", "eem"), ("causal baseline", "causal")):
-        _save(output / folder, name, runs[name], table, lengths[name], plot)
+        compressors = {kind: bits / lengths[name].num_bytes for kind, bits in general.items()}
+        _save(output / folder, name, runs[name], flops[name], lengths[name], compressors, table, plot)
     console.print(f"{output}/eem and {output}/causal load with AutoModelForCausalLM.from_pretrained")
     console.print(f"{plot}: learning curves\n{heat_map}: losses of a paragraph, token by token")
     console.print(f"{time.monotonic() - began:.0f} seconds")
@@ -169,59 +170,58 @@ def _heat_map(output: Path, run: Run, text: str) -> Path:
     return write_atomically(output / "heat_map.html", html)
 
 
-def _save(folder: Path, name: str, run: Run, table: Table, length: CodeLength, plot: Path) -> None:
+def _save(
+    folder: Path,
+    name: str,
+    run: Run,
+    flops: int,
+    length: CodeLength,
+    compressors: dict[str, float],
+    table: Table,
+    plot: Path,
+) -> None:
     """A checkpoint that loads anywhere, with its tokenizer and a card."""
-    from huggingface_hub import ModelCardData
-
     from modeling_eem.evaluation.code_length import code_bits_of
     from modeling_eem.files import write_atomically
-    from modeling_eem.report import Table, model_card
+    from modeling_eem.report.checkpoint_card import CheckpointFacts, checkpoint_card
 
     run.model.save_pretrained(folder)
     run.tokenizer.save_pretrained(folder)
-    arguments = run.arguments
-    usage = (
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'model = AutoModelForCausalLM.from_pretrained("{folder}", trust_remote_code=True)\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{folder}")\n'
-    )
-    if code_bits_of(run.config):
-        usage += (
-            'code = model.encode(**tokenizer("My fellow citizens, the state of our Union", return_tensors="pt"))\n'
-            "print(tokenizer.decode(model.generate(code=code, max_new_tokens=20)[0]))"
-        )
-    else:
-        usage += (
-            'prompt = tokenizer("My fellow citizens,", return_tensors="pt")\n'
-            "print(tokenizer.decode(model.generate(**prompt, max_new_tokens=20)[0]))"
-        )
-    card = model_card(
-        ModelCardData(
-            language="en", license="apache-2.0", library_name="transformers", pipeline_tag="text-generation"
-        ),
-        title=f"Quickstart {name}",
-        summary=(
-            f"The {name} of the quickstart: {run.model.num_parameters() / 1e6:.1f} M parameters, trained for minutes "
-            "on State of the Union addresses and Moby-Dick: "
-            f"{length.bits_per_byte:.3f} bits per byte on held-out text."
-        ),
-        usage=usage,
-        results=table,
-        training=Table(
-            columns=("setting", "value"),
-            rows=[
-                ("steps", str(arguments.max_steps)),
-                ("rows a step", str(arguments.train_batch_size * arguments.gradient_accumulation_steps)),
-                ("tokens a row", str(run.collator.max_length)),
-                ("learning rate", f"{arguments.learning_rate:g}"),
-                ("training text, MB", f"{sum(run.train_rows['num_bytes']) / 1e6:.2f}"),
+    arguments, is_eem = run.arguments, bool(code_bits_of(run.config))
+    card = checkpoint_card(
+        CheckpointFacts(
+            name=f"Quickstart {name}",
+            kind="eem" if is_eem else "causal",
+            model_type=run.config.model_type,
+            num_parameters=run.model.num_parameters(),
+            context=run.collator.max_length,
+            code_size=run.config.code_size if is_eem else 0,
+            code_bits=run.code_bits,
+            held_out={"bits_per_byte": length.bits_per_byte, "cross_entropy": length.cross_entropy},
+            held_out_name="State of the Union addresses and chapters of Moby-Dick",
+            training={
+                "steps": str(arguments.max_steps),
+                "rows a step": str(arguments.train_batch_size * arguments.gradient_accumulation_steps),
+                "tokens a row": str(run.collator.max_length),
+                "learning rate": f"{arguments.learning_rate:g}",
+                "GFLOPs a row": f"{flops / 1e9:.2f}",
+                "training text, MB": f"{sum(run.train_rows['num_bytes']) / 1e6:.2f}",
+            },
+            train_data=["State of the Union addresses", "Moby-Dick"],
+            prompt="My fellow citizens, the state of our Union" if is_eem else "My fellow citizens,",
+            licence="apache-2.0",
+            language="en",
+            comparison=compressors,
+            notes=[
+                f"It codes windows of up to {run.collator.max_length} tokens one by one; the compressors get all "
+                f"{length.num_bytes:,} bytes together."
             ],
-        ),
-        limits=[
-            "A demonstration: far too small and too briefly trained to write or to understand text.",
-            "It has met nothing but American political speeches and one novel.",
-        ],
-        figures={"learning curves": "learning_curve.png"},
+            limits=[
+                "A demonstration: far too small and too briefly trained to write or to understand text.",
+                "It has met nothing but American political speeches and one novel.",
+            ],
+            figures={"learning curves": "learning_curve.png"},
+        )
     )
     write_atomically(folder / "learning_curve.png", plot.read_bytes())
     write_atomically(folder / "README.md", str(card))

@@ -4,12 +4,11 @@ eem train --config run.yaml --output_dir runs/eem --learning_rate 1e-3 --encoder
 torchrun --nproc_per_node 2 -m eem train --config run.yaml --output_dir runs/eem --use_cpu true
 """
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from eem.console import Command, keeps, one_line_errors, quiet_loading
+from eem.console import Command, one_line_errors, quiet_loading
 from eem.train_keys import PANELS
 
 TRAIN_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -58,38 +57,37 @@ def train(
 
     from eem.training_progress import ProgressCallback
     from modeling_eem.files import asset
-    from modeling_eem.training import RunTrainer, held_out_metrics, prepare_run
+    from modeling_eem.training import (
+        RunTrainer,
+        TrainingInterrupted,
+        first_process_speaks,
+        held_out_metrics,
+        prepare_run,
+    )
 
     quiet_loading()  # the progress of training shows the steps
-    run = prepare_run(asset(config), context.args)
-    progress = ProgressCallback(run.name)
-    trainer = RunTrainer(run, [progress])
-    console = Console(quiet=not trainer.is_world_process_zero())
-    if run.checkpoint is not None:
-        console.print(f"going on from {run.checkpoint}", soft_wrap=True)
-    with keeps(lambda: _kept(run.arguments.output_dir)), progress.open:
-        try:
-            trainer.fit()
-        except FloatingPointError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from error
-        trainer.finish()
-    measured = held_out_metrics(run, trainer.state)
-    console.print(f"held out: {', '.join(f'{name} {value:.4f}' for name, value in measured.items())}")
-    console.print(f"{run.arguments.output_dir}: model, card, learning curve and results.json", soft_wrap=True)
-    trainer.accelerator.end_training()
-
-
-def _kept(output: str) -> str:
-    """What a stopped run leaves to go on from."""
-    from transformers.trainer_utils import sort_checkpoints
-
-    from modeling_eem.training.checkpoints import torn
-
-    whole = [path for path in sort_checkpoints(output) if torn(Path(path)) is None]
-    if not whole:
-        return "no checkpoint was written yet; the same command begins again. --save_steps says how often one is."
-    return f"{whole[-1]} is kept; the same command goes on from it."
+    with first_process_speaks():
+        run = prepare_run(asset(config), context.args)
+        progress = ProgressCallback(run.name)
+        trainer = RunTrainer(run, [progress])
+        console = Console(quiet=not trainer.is_world_process_zero())
+        if run.checkpoint is not None or run.is_finished:
+            console.print(run.begins, soft_wrap=True)
+        with progress.open:
+            try:
+                trainer.fit()
+            except FloatingPointError as error:
+                typer.echo(f"error: {error}", err=True)
+                raise typer.Exit(1) from error
+            except TrainingInterrupted as error:
+                if trainer.is_world_process_zero():
+                    typer.echo(str(error), err=True)
+                raise typer.Exit(130) from error
+            trainer.finish()
+        measured = held_out_metrics(run, trainer.state)
+        console.print(f"held out: {', '.join(f'{name} {value:.4f}' for name, value in measured.items())}")
+        console.print(f"{run.arguments.output_dir}: model, card, learning curve and results.json", soft_wrap=True)
+        trainer.accelerator.end_training()
 
 
 def _print_panels(panels: dict[str, dict[str, str]]) -> None:

@@ -2,11 +2,14 @@
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForTokenClassification
 
+from .kernels import use_kernels
 from .models.configuration_eem import EEMAutoencoderConfig, EEMConfig
 from .models.configuration_masked_mixer import MaskedMixerConfig
 from .models.modeling_eem import EEMForCausalLM, EEMModel
 from .models.modeling_eem_autoencoder import EEMAutoencoder
 from .models.modeling_masked_mixer import MaskedMixerForCausalLM, MaskedMixerForTokenClassification, MaskedMixerModel
+
+use_kernels()
 
 for _config_class in (MaskedMixerConfig, EEMConfig, EEMAutoencoderConfig):
     AutoConfig.register(_config_class.model_type, _config_class)

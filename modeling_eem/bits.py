@@ -38,7 +38,10 @@ def code_bits(num_values: int, bits_per_value: float, side_information_bits: flo
 
 
 def window_length_bits(num_tokens: int, max_tokens: int) -> float:
-    """Bits that tell a decoder how long a window is: none for a full one, log2 n for a shorter one.
+    """Bits that tell a decoder how long a window is: one that says whether it is full, and log2(n - 1) if it is not.
+
+    A code that can be decoded: Kraft's sum over the n lengths, `1/2 + (n - 1) · 1/2 · 1/(n - 1)`, is 1. Until 0.1 a
+    full window cost nothing and a shorter one log2 n, whose sum is nearly 2: no decoder could tell them apart.
 
     `num_tokens` and `max_tokens` (n) count alike: both with BOS or both without.
 
@@ -47,7 +50,9 @@ def window_length_bits(num_tokens: int, max_tokens: int) -> float:
     """
     if not 1 <= num_tokens <= max_tokens:
         raise ValueError(f"num_tokens must be between 1 and max_tokens ({max_tokens}), not {num_tokens}.")
-    return 0.0 if num_tokens == max_tokens else math.log2(max_tokens)
+    if max_tokens == 1:
+        return 0.0  # there is one length
+    return 1.0 if num_tokens == max_tokens else 1.0 + math.log2(max_tokens - 1)
 
 
 def window_code_length(nll_nats: float, code_bits: float = 0.0, side_bits: float = 0.0) -> float:
@@ -113,11 +118,6 @@ class CodeLength:
     def bits_per_byte(self) -> float:
         """`total_bits` per byte of text; ValueError without text."""
         return bits_per_byte(self.total_bits, self.num_bytes)
-
-    @property
-    def bits_per_token(self) -> float:
-        """`total_bits` per scored token; ValueError without tokens."""
-        return self.total_bits / self._scored_tokens()
 
     @property
     def cross_entropy(self) -> float:

@@ -1,10 +1,40 @@
-"""Files that ship with the package, and files that are either whole or absent."""
+"""Files that ship, files that are whole or absent, folders that one process writes, and what must not leave."""
 
+import errno
+import hashlib
 import os
-from collections.abc import Iterator
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+LOCK_FILE = ".lock"
+HIDDEN = "<hidden>"
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# How the libraries that write through Rust and C++ say it: safetensors, tokenizers, torch.
+_FULL_WORDS = re.compile(
+    r"No space left|File too large|quota exceeded|os error (27|28|122)\b|PytorchStreamWriter|inline_container"
+    r"|iostream error",
+    re.I,
+)
+_NO_SPACE = "no space to write it"
+_SECRET_NAME = re.compile(
+    r"(^|[._-])(?<!(?:bos|eos|pad|unk|cls|sep)[._-])"  # tokens of text are no secrets
+    r"(token|secret|password|passwd|credentials?|(api|access|secret)[_-]?key)$",
+    re.I,
+)
+_SECRET_VALUES = (
+    (re.compile(r"\b(?:hf_|sk-|gh[pousr]_|github_pat_|glpat-|xox[abp]-|AKIA)[\w-]{12,}"), HIDDEN),
+    (re.compile(r"(?<=://)[^/@\s]+(?=@)"), HIDDEN),
+    (re.compile(r"([?&][\w-]*(?:token|secret|password|signature|key)=)[^&\s]+", re.I), rf"\1{HIDDEN}"),
+)
 
 ASSETS = Path(__file__).parent / "assets"
 _ASSET = "asset:"
@@ -27,16 +57,22 @@ def asset(name: str) -> str:
 def write_atomically(path: str | Path, content: str | bytes) -> Path:
     """Write `content` (text as UTF-8) under a temporary name beside `path`, then rename it; folders are made.
 
-    Whoever reads `path` sees the old file or the new one, never half of it.
+    Whoever reads `path` sees the old file or the new one, never half of it. The temporary name cannot be foreseen, and
+    nothing that stands there is followed or overwritten.
 
     Returns:
         `path`.
+
+    Raises:
+        OSError: with the file's name; for a full disk, with the space that is left.
     """
     path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.part")
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        with full_disk_named(path.parent, path), open(temporary, "xb") as file:
+            file.write(data)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -52,3 +88,84 @@ def folder_at_once(path: Path) -> Iterator[Path]:
         path.mkdir(exist_ok=True)
         for file in Path(folder).iterdir():
             os.replace(file, path / file.name)
+
+
+@contextmanager
+def full_disk_named(folder: Path, file: Path | None = None) -> Iterator[None]:
+    """Turn whatever a library raises on a full disk into an OSError that names the file and the space.
+
+    Args:
+        folder: where it writes.
+        file: what it writes; None: the file of the folder that was touched last.
+    """
+    try:
+        yield
+    except Exception as error:  # safetensors and tokenizers have plain exceptions of their own
+        is_full = isinstance(error, OSError) and error.errno in _FULL
+        is_named = is_full and str(error.strerror).startswith(_NO_SPACE)
+        if is_named or not (is_full or _FULL_WORDS.search(str(error))):
+            raise
+        files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+        name = file or max(files, key=lambda path: path.stat().st_mtime_ns, default=folder)
+        free = shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
+        message = f"{_NO_SPACE} ({free / 1e6:.1f} MB are free): make room, and run the same command again"
+        raise OSError(errno.ENOSPC, message, str(name)) from error
+
+
+@contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """Keep a folder to this process; the lock goes with the process, killed or not.
+
+    Raises:
+        ValueError: another process has it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ValueError(
+            f"{folder} is being written by another process: wait until that ends, or choose another folder."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def sha256(path: str | Path) -> str:
+    """Of a file's contents, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def without_secrets(value: Any, name: str = "") -> Any:
+    """A value of plain types as it may be shown and pushed: what looks like a secret, by its key or by itself, is
+    hidden, and an absolute path, which is this machine's, becomes the name alone."""
+    if isinstance(value, Mapping):
+        return {key: without_secrets(item, str(key)) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_secrets(item, name) for item in value]
+    if not isinstance(value, str):
+        return value
+    if _SECRET_NAME.search(name) and value:
+        return HIDDEN
+    text = value
+    for pattern, shown in _SECRET_VALUES:
+        text = pattern.sub(shown, text)
+    is_path = os.path.isabs(text) or text.startswith("~")
+    return (Path(text).name or text) if is_path else text
+
+
+def command_without_secrets(arguments: Sequence[str]) -> list[str]:
+    """A command line's words, `--name value` and `--name=value`, as `without_secrets` has each value."""
+    shown: list[str] = []
+    name = ""
+    for word in arguments:
+        if word.startswith("-"):
+            name, equals, value = word.partition("=")
+            shown.append(name + equals + without_secrets(value, name))
+        else:
+            shown.append(without_secrets(word, name))
+    return shown

@@ -27,9 +27,16 @@ def test_a_code_costs_its_numbers_and_what_is_stored_beside_them() -> None:
     assert code_bits(0, 8) == 0
 
 
-def test_only_a_short_window_pays_for_its_length() -> None:
-    assert window_length_bits(1024, 1024) == 0
-    assert window_length_bits(1023, 1024) == window_length_bits(1, 1024) == 10
+def test_a_short_window_pays_for_its_length_and_every_window_for_one_flag() -> None:
+    assert window_length_bits(1024, 1024) == 1
+    assert window_length_bits(1023, 1024) == window_length_bits(1, 1024) == 1 + math.log2(1023)
+    assert window_length_bits(1, 1) == 0
+
+
+@pytest.mark.parametrize("max_tokens", [1, 2, 3, 64, 256, 1000])
+def test_a_decoder_can_tell_the_lengths_apart(max_tokens: int) -> None:
+    """Kraft's inequality, without waste."""
+    assert sum(2 ** -window_length_bits(m, max_tokens) for m in range(1, max_tokens + 1)) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +72,6 @@ def test_honest_totals_add_up_over_windows() -> None:
     assert total.total_bits == pytest.approx(22)
     assert total.total_bits == pytest.approx(sum(window.total_bits for window in windows))
     assert total.bits_per_byte == pytest.approx(22 / 11)
-    assert total.bits_per_token == pytest.approx(22 / 5)
     assert total.cross_entropy == pytest.approx(4 * math.log(2) / 5)
 
 
@@ -84,9 +90,9 @@ def test_shorthand_is_the_honest_count_on_full_windows_and_too_kind_on_padded_ro
         return window.bits_per_byte, shorthand
 
     honest, shorthand = both(max_tokens)
-    assert honest == pytest.approx(shorthand)
+    assert honest == pytest.approx(shorthand + 1 / (max_tokens * bytes_per_token))  # the flag
     honest, shorthand = both(100)
-    assert honest > shorthand + 1.1  # 512 + 10 bits over 400 bytes, which the shorthand spreads over 4096
+    assert honest > shorthand + 1.1  # 512 + 11 bits over 400 bytes, which the shorthand spreads over 4096
 
 
 @pytest.mark.parametrize(
@@ -110,7 +116,6 @@ def test_shorthand_is_the_honest_count_on_full_windows_and_too_kind_on_padded_ro
         (lambda: CodeLength(num_bytes=-1), "num_bytes"),
         (lambda: CodeLength(nll_nats=math.nan), "nll_nats"),
         (lambda: CodeLength(nll_nats=1.0, num_tokens=1).bits_per_byte, "total_bytes"),
-        (lambda: CodeLength(nll_nats=1.0, num_bytes=1).bits_per_token, "num_tokens"),
         (lambda: CodeLength(nll_nats=1.0, num_bytes=1).cross_entropy, "num_tokens"),
     ],
 )

@@ -59,7 +59,7 @@ class Layout:
         start = self.trailer + entry.block_offset
         block = self._read(start, min(MAX_BLOCK, self._table - start))
         count = min(GROUP, self.windows - group * GROUP)
-        return entry, unpack_block(self.header, group, entry, count, block)
+        return entry, unpack_block(self.header, entry, count, block)
 
     def group_at(self, position: int) -> int:
         """The group that holds the plain byte at `position`, which lies within the file."""
@@ -110,8 +110,8 @@ def describe(layout: Layout) -> Report:
         DamagedFile: where the parts of the file do not make up the whole.
     """
     header = layout.header
-    report = Report(header_bytes=layout.first_record, trailer_bytes=layout.size - layout.trailer)
-    report.model_id, report.carry = header.model_id, header.carry
+    report = Report(header.model_id, header.carry, header_bytes=layout.first_record)
+    report.add_trailer(layout.size - layout.trailer, len(layout.footer.to_bytes(header)))
     for group in range(layout.footer.groups):
         entry, lengths = layout.plain_lengths(group)
         for (_, head), length in zip(layout.heads(entry, len(lengths)), lengths):

@@ -18,10 +18,9 @@ from transformers.activations import ACT2FN
 from .arithmetic import (
     ACTIVATION_ENTRIES,
     ACTIVATION_LIMIT,
-    CODE_LIMIT,
-    COUNT_BITS,
     GAIN_BITS,
     LOGIT_BITS,
+    MEMORY_BIAS_LIMIT,
     MEMORY_WEIGHT_LIMIT,
     NORM_BITS,
     RESIDUAL_LIMIT,
@@ -36,6 +35,8 @@ from .weights import Sizes, Tensors
 
 # How much further than on the calibration text the residual stream may reach before it saturates.
 RESIDUAL_ROOM = 4.0
+# A finer grid would have no use, and a LayerNorm's epsilon must fit beside the squares in it.
+MOST_RESIDUAL_BITS = 24
 # Rows that activations are recorded on, and those that run at once.
 CALIBRATION_ROWS = 128
 ROWS_AT_ONCE = 8
@@ -47,13 +48,12 @@ def quantize_decoder(parts: FloatParts, batches: Sequence[dict[str, Tensor]]) ->
     Raises:
         ValueError: weights or activations that are not finite.
     """
+    if not all(parameter.isfinite().all() for parameter in parts.model.parameters()):
+        raise ValueError("the model holds weights that are not finite: it broke in training, take another checkpoint.")
     activations = record_activations(parts, batches)
-    if not all(math.isfinite(value) for value in activations.largest.values()):
-        raise ValueError("the model's activations are not finite on the calibration text: check the checkpoint.")
     config = parts.config
-    residual_bits = math.floor(
-        math.log2(RESIDUAL_LIMIT / (RESIDUAL_ROOM * max(activations.largest["residual"], 1e-6)))
-    )
+    reach = RESIDUAL_ROOM * max(activations.largest["residual"], 2.0**-MOST_RESIDUAL_BITS)
+    residual_bits = min(MOST_RESIDUAL_BITS, math.floor(math.log2(RESIDUAL_LIMIT / reach)))
     unit = 2.0**residual_bits  # of the residual stream in one
     d = config.hidden_size
     sizes = Sizes(
@@ -74,9 +74,6 @@ def quantize_decoder(parts: FloatParts, batches: Sequence[dict[str, Tensor]]) ->
     tensors = _embedding_and_head(parts, unit, sizes.is_tied)
     for index, layer in enumerate(parts.layers):
         tensors |= _block(f"{index}", layer, activations, unit, config.hidden_act)
-    tensors["softmax.powers"] = np.rint(2.0 ** (COUNT_BITS - np.arange(1 << LOGIT_BITS) / (1 << LOGIT_BITS))).astype(
-        np.int32
-    )
     return sizes, tensors
 
 
@@ -209,10 +206,14 @@ def memory_tensors(parts: FloatParts, code_bits: int, tensors: Tensors) -> Tenso
     scale = (scale * 2.0**-code_bits * unit).float().double()
     integers = (weight * 2.0**-code_bits * unit / scale[:, None]).round()
     integers = integers.clamp(-MEMORY_WEIGHT_LIMIT, MEMORY_WEIGHT_LIMIT)
-    limit = 2.0**52 - CODE_LIMIT * MEMORY_WEIGHT_LIMIT * size
     return {
         "memory.weight": integers.to(torch.int32).detach().numpy(),
-        "memory.bias": (bias * unit / scale).round().clamp(-limit, limit).to(torch.int64).detach().numpy(),
+        "memory.bias": (bias * unit / scale)
+        .round()
+        .clamp(-MEMORY_BIAS_LIMIT, MEMORY_BIAS_LIMIT)
+        .to(torch.int64)
+        .detach()
+        .numpy(),
         "memory.scale": scale.float().detach().numpy(),
     }
 

@@ -111,6 +111,8 @@ def check_code(sizes: Sizes, tensors: Tensors) -> None:
         if is_scaled
         else {"code.table": (1 << bits,)}
     )
+    if is_scaled and "code.scales" in tensors and tensors["code.scales"].min() < 1:
+        raise ValueError("tensor 'code.scales' must hold scales of at least 1: build the codec model again.")
     for name, shape in shapes.items():
         if name not in tensors or tensors[name].shape != shape or tensors[name].dtype != np.int32:
             raise ValueError(f"tensor {name!r} must be int32 {shape}: build the codec model again.")

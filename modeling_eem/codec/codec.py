@@ -38,6 +38,18 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
         return cls(_load(default_model().folder), carry)
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
+        """A codec from a folder of a codec model, or from the Hub; arguments are those of ModelHubMixin, and `carry`.
+
+        Raises:
+            ValueError: for a folder that holds no codec model.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if folder.is_dir() and not (folder / "config.json").exists():  # built, not saved by a Codec
+            return cls(_load(folder), kwargs.get("carry", False))
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
     def for_header(cls, header: Header) -> Self:
         """The codec that a file needs, as far as this release has its model: none, or a default one.
 

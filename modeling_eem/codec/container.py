@@ -24,9 +24,10 @@ last, in the fewest bytes. CRC is zlib's CRC-32. BLAKE2b-64 is BLAKE2b with a di
                  5 coded        tokens under the decoder with a code, both in the payload; count = tokens
                  6 coded, full  the same of a full window, without count
                  7 (length 0)   no record: the trailer begins
-        check    (CRC of header before its check, head, count and payload, one after the other) XOR number of the
-                 window, counted from 0, modulo 2^32. So no window can take another's place, in this file or from one
-                 with another header, and a window that is found tells its number.
+        check    (CRC of header before its check, head, count and payload, one after the other) XOR
+                 (2,654,435,761 × number of the window, counted from 0, modulo 2^32). So no window can take another's
+                 place, in this file or from one with another header, and a window that is found tells its number.
+                 The factor keeps a flipped bit of the check from naming another window of the file.
         A full window holds as many tokens as its model's context n has room for: n - 1 (BOS is never stored), or
         n - 1 - (n - 1) // 2 in a file that carries. Plain bytes of a window: 1 to 65,536.
         The flag of a model with a code is a part of `kind`: it costs no byte, and every record can be read alone.
@@ -43,7 +44,7 @@ last, in the fewest bytes. CRC is zlib's CRC-32. BLAKE2b-64 is BLAKE2b with a di
                  b - 1 - k zeros, then v in b bits, high bits first. Bits fill bytes from the high bit; the last byte
                  is filled up with zeros. base is the (lower) median of the lengths, order the smallest of 0 … 16
                  that takes the fewest bits.
-                 check: (CRC of header before its check, entry of the group, block before it) XOR number of the group.
+                 check: CRC of header before its check, entry of the group, block before this.
         entry    16 bytes, one for each group but the first: plain start u48 (plain bytes before the group), file
                  offset of its first record u48, offset of its block from the trailer's start u32. The first group's
                  entry is not stored; it is: 0, length of the header, 1.
@@ -69,6 +70,8 @@ MODEL_ID_BYTES = 8
 MAX_HEADER = 19
 MAX_RECORD_HEAD = 10  # bytes of a record before its payload, at most
 
+_SPREAD = 2_654_435_761
+_GATHER = pow(_SPREAD, -1, 1 << 32)
 _CARRY, _NAMES_MODEL, _NAMES_RELEASE = 1, 2, 4
 
 
@@ -207,7 +210,7 @@ def pack_record(header_check: int, number: int, kind: Kind, count: int, payload:
     front = pack_varint(len(payload) << 3 | kind)
     if kind.has_count:
         front += pack_varint(count)
-    check = zlib.crc32(payload, zlib.crc32(front, header_check)) ^ (number & 0xFFFFFFFF)
+    check = zlib.crc32(payload, zlib.crc32(front, header_check)) ^ (_SPREAD * number & 0xFFFFFFFF)
     return front + struct.pack("<I", check) + payload
 
 
@@ -241,7 +244,8 @@ def record_number(header_check: int, head: RecordHead, record: bytes | memoryvie
     An undamaged window gives its own number; a damaged one gives any number, each with probability 2^-32.
     """
     front = zlib.crc32(record[: head.size - 4], header_check)
-    return zlib.crc32(record[head.size : head.size + head.length], front) ^ head.check
+    spread = zlib.crc32(record[head.size : head.size + head.length], front) ^ head.check
+    return spread * _GATHER & 0xFFFFFFFF
 
 
 __all__ = [

@@ -13,13 +13,14 @@ In a batch,
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from modeling_eem.codec.byte_windows import pack_bytes
+from modeling_eem.codec.byte_windows import pack_bytes, quick_length
 from modeling_eem.codec.container import MAX_PLAIN, RUN, Kind, pack_record
 from modeling_eem.codec.text import Item
 from modeling_eem.codec.window_model import WindowModel
 
 BATCH = 64  # windows of text encoded in step
 _BATCH_BYTES = 1 << 20
+_HOPELESS = 1.4  # how far zstd's quick level may miss a length that its best level might reach
 _NAME = 10  # bytes that the model's id and release take in the header
 _INDEX = 4  # bytes of the index that a window takes at most (1.6 where its neighbours are like it)
 
@@ -205,7 +206,10 @@ def _joined(parts: list[Window | Item]) -> list[Window | Item]:
 def _shorter(parts: list[Window | Item]) -> list[Window | Item]:
     """The parts, or all of them as one window of bytes where they fit into one that is shorter."""
     data = b"".join(part.data for part in parts)
-    if len(parts) < 2 or len(data) > MAX_PLAIN or sum(map(_cost, parts)) <= _cost(Item(data)):
+    if len(parts) < 2 or len(data) > MAX_PLAIN:
+        return parts
+    cost = sum(map(_cost, parts))
+    if quick_length(data) > _HOPELESS * cost or _cost(Item(data)) >= cost:
         return parts
     return [Item(data)]
 

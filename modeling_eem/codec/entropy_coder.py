@@ -49,7 +49,8 @@ class RangeDecoder:
     """The symbols that a `RangeEncoder` coded, in the same order.
 
     For each: `target(total)` says which count is meant, `take` removes the symbol that owns it. A damaged string gives
-    wrong symbols, and is noticed by `take` or, nearly always, by `is_at_end`.
+    wrong symbols, which `take` or `is_at_end` may notice: a coder without waste has symbols for nearly every string,
+    so only a check sum of the symbols tells surely.
     """
 
     def __init__(self, data: bytes) -> None:

@@ -87,6 +87,8 @@ class FastDecoder:
                 places,
                 damaged,
                 sizes.num_memory_positions,
+                np.zeros((len(indices), sizes.hidden_size), dtype=np.int32),
+                np.zeros(len(indices), dtype=np.int32),
             )
             for row, index in enumerate(indices):
                 coders[index].resume(*map(int, state[row]), int(places[row, 0] - starts[row]))

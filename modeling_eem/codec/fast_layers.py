@@ -18,11 +18,13 @@ from .arithmetic import (
     ACTIVATION_ENTRIES,
     ACTIVATION_LIMIT,
     COUNT_BITS,
+    CURVE,
     GAIN_BITS,
     LOGIT_BITS,
     LOGIT_LIMIT,
     NORM_BITS,
     RESIDUAL_LIMIT,
+    SLOPE,
     TOTAL_BITS,
 )
 from .tile_product import (
@@ -44,10 +46,16 @@ NORM_UNIT = float(1 << NORM_BITS)
 AFFINE_UNIT = 2.0 ** -(NORM_BITS + GAIN_BITS)
 # Past every sum with the residual stream that does not saturate.
 LARGEST_UPDATE = float(2 * RESIDUAL_LIMIT + 2)
-HALF_TABLE = ACTIVATION_ENTRIES // 2
-POWERS_MASK = (1 << LOGIT_BITS) - 1
+LARGEST_LOGIT, BYTE_LIMIT = float(LOGIT_LIMIT), float(ACTIVATION_LIMIT)
+# Types matter for speed: a place that may be negative, or a float where an integer would do, is no vector operation.
+HALF_TABLE, HALF_INDEX = float(ACTIVATION_ENTRIES // 2), np.int32(ACTIVATION_ENTRIES // 2)
+PART_MASK, LOGIT_SHIFT = np.uint32((1 << LOGIT_BITS) - 1), np.uint32(LOGIT_BITS)
+HIGHEST_WEIGHT, SLOPE_32, CURVE_32 = np.uint32(1 << COUNT_BITS), np.uint32(SLOPE), np.uint32(CURVE)
+LEAST_WEIGHT_SHIFT = np.uint32(COUNT_BITS + 1)
 
-compiled = njit(nogil=True, cache=True, fastmath=False, error_model="numpy", boundscheck=False)
+compiled = njit(
+    nogil=True, cache=True, fastmath=False, error_model="numpy", boundscheck=False, _nrt=False, no_cfunc_wrapper=True
+)
 
 
 @intrinsic
@@ -63,8 +71,8 @@ def rint(typing_context: Any, x: Any) -> Any:
 
 
 @compiled
-def clip(x: float, low: float, high: float) -> float:
-    return min(max(x, low), high)
+def saturate(x: float, limit: float) -> float:
+    return min(max(x, -limit), limit)
 
 
 @compiled
@@ -80,12 +88,11 @@ def norm_rows(x_RD, first, num_rows, gain_D, offset_D, epsilon, out, out_place, 
             sum_x += value
             sum_squares += value * value
         ratio = NORM_UNIT / np.sqrt(np.float64(d * sum_squares - sum_x * sum_x + epsilon))
-        place = out_place + r * out_stride
+        out_D = out[out_place + r * out_stride :][:d]
         for f in range(d):
             u = rint(np.float64(d * np.int64(x_D[f]) - sum_x) * ratio)
             affine = u * gain_D[f] + offset_D[f]
-            q = clip(rint(affine * AFFINE_UNIT), -float(ACTIVATION_LIMIT), float(ACTIVATION_LIMIT))
-            out[place + f] = np.uint8(np.int32(q) + BYTE_OFFSET)
+            out_D[f] = np.uint8(np.int32(saturate(rint(affine * AFFINE_UNIT), BYTE_LIMIT)) + BYTE_OFFSET)
 
 
 @compiled
@@ -118,48 +125,54 @@ def linear_rows(words, words_stride, num_rows, packed, bias, out, out_stride):  
 
 
 @compiled
+def add_row(x_D, sums_D, scale_D):  # noqa: ANN001, ANN201
+    """`x + rint(sums * scale)` in place."""
+    for f in range(len(x_D)):
+        update = saturate(rint(np.float64(sums_D[f]) * scale_D[f]), LARGEST_UPDATE)
+        x_D[f] = min(max(x_D[f] + np.int32(update), -RESIDUAL_LIMIT), RESIDUAL_LIMIT)
+
+
+@compiled
 def add_rows(x_RD, first, num_rows, sums, stride, scale):  # noqa: ANN001, ANN201
-    """`x + rint(sums * scale)`, a scale a feature."""
+    """`add_row` for rows of sums `stride` apart, a scale a feature."""
     for r in range(num_rows):
-        for f in range(x_RD.shape[1]):
-            update = clip(rint(np.float64(sums[r * stride + f]) * scale[f]), -LARGEST_UPDATE, LARGEST_UPDATE)
-            value = x_RD[first + r, f] + np.int32(update)
-            x_RD[first + r, f] = min(max(value, -RESIDUAL_LIMIT), RESIDUAL_LIMIT)
+        add_row(x_RD[first + r], sums[r * stride :], scale)
 
 
 @compiled
 def round_rows(sums, stride, num_rows, scale, num_columns, out, out_stride):  # noqa: ANN001, ANN201
     """Sums to bytes, a scale a column."""
-    limit = float(ACTIVATION_LIMIT)
     for r in range(num_rows):
+        sums_D, out_D = sums[r * stride :], out[r * out_stride :]
         for f in range(num_columns):
-            q = clip(rint(np.float64(sums[r * stride + f]) * scale[f]), -limit, limit)
-            out[r * out_stride + f] = np.uint8(np.int32(q) + BYTE_OFFSET)
+            out_D[f] = np.uint8(np.int32(saturate(rint(np.float64(sums_D[f]) * scale[f]), BYTE_LIMIT)) + BYTE_OFFSET)
 
 
 @compiled
 def activate_rows(sums, stride, num_rows, scale, num_columns, table, out, out_stride):  # noqa: ANN001, ANN201
     """Sums to places in the table, and what stands there."""
-    low, high = -float(HALF_TABLE), float(HALF_TABLE - 1)
     for r in range(num_rows):
+        sums_D, out_D = sums[r * stride :], out[r * out_stride :]
         for f in range(num_columns):
-            index = np.int32(clip(rint(np.float64(sums[r * stride + f]) * scale[f]), low, high))
-            sums[r * stride + f] = index + HALF_TABLE
+            index = np.int32(saturate(rint(np.float64(sums_D[f]) * scale[f]), HALF_TABLE)) + HALF_INDEX
+            sums_D[f] = min(index, 2 * HALF_INDEX - 1)
         for f in range(num_columns):
-            out[r * out_stride + f] = table[sums[r * stride + f]]
+            out_D[f] = table[np.uint32(sums_D[f])]
 
 
 @compiled
 def store_inputs(rows, first, stride, position, batch_size, sizes, width, cache):  # noqa: ANN001, ANN201
-    """Bytes of B rows at a position into the cache `[N / 4, columns, 4]`; gaps for taps stay as they are."""
+    """Bytes of B rows at a position into the cache's words `[N / 4 * columns]`; gaps for taps stay as they are."""
     heads, taps, columns, _, capacity = sizes
-    left = (taps - 1) // 2
+    shift = np.int32(8 * (position & 3))
+    others = np.int32(~(255 << shift))
+    place = (position >> 2) * heads * capacity * columns + (taps - 1) // 2
     for h in range(heads):
         for b in range(batch_size):
-            column = (h * capacity + b) * columns + left
-            row = (first + b) * stride + h * width
+            words_E = cache[place + (h * capacity + b) * columns :]
+            row_E = rows[(first + b) * stride + h * width :]
             for f in range(width):
-                cache[position >> 2, column + f, position & 3] = rows[row + f]
+                words_E[f] = words_E[f] & others | np.int32(row_E[f]) << shift
 
 
 @compiled
@@ -220,89 +233,88 @@ def mix_row(words, position, batch_size, sizes, weight, row_words, ahead, out): 
 
 
 @compiled
-def add_mixed(x_RD, first, sums, place, batch_size, sizes, width, bias, scale):  # noqa: ANN001, ANN201
+def add_mixed(x_RD, first, sums, place, batch_size, sizes, bias, scale):  # noqa: ANN001, ANN201
     """Flat mixing of one position into the residual stream of its B rows."""
-    _, _, _, out_columns, _ = sizes
+    out_columns = sizes[3]
     for b in range(batch_size):
-        for f in range(width):
-            total = np.float64(sums[place + b * out_columns + f] + bias)
-            update = clip(rint(total * scale), -LARGEST_UPDATE, LARGEST_UPDATE)
-            value = x_RD[first + b, f] + np.int32(update)
-            x_RD[first + b, f] = min(max(value, -RESIDUAL_LIMIT), RESIDUAL_LIMIT)
+        x_D, sums_D = x_RD[first + b], sums[place + b * out_columns :]
+        for f in range(len(x_D)):
+            update = saturate(rint(np.float64(sums_D[f] + bias) * scale), LARGEST_UPDATE)
+            x_D[f] = min(max(x_D[f] + np.int32(update), -RESIDUAL_LIMIT), RESIDUAL_LIMIT)
 
 
 @compiled
 def round_mixed(sums, place, batch_size, sizes, width, bias_H, scale_H, out, first, stride):  # noqa: ANN001, ANN201
     """Mixing with heads of one position to bytes, heads side by side; rows from `first` on."""
     heads, _, _, out_columns, capacity = sizes
-    limit = float(ACTIVATION_LIMIT)
     for h in range(heads):
+        bias, scale = bias_H[h], scale_H[h]
         for b in range(batch_size):
-            run = place + (h * capacity + b) * out_columns
-            row = (first + b) * stride + h * width
+            sums_E = sums[place + (h * capacity + b) * out_columns :]
+            out_E = out[(first + b) * stride + h * width :]
             for f in range(width):
-                q = clip(rint(np.float64(sums[run + f] + bias_H[h]) * scale_H[h]), -limit, limit)
-                out[row + f] = np.uint8(np.int32(q) + BYTE_OFFSET)
+                q = saturate(rint(np.float64(sums_E[f] + bias) * scale), BYTE_LIMIT)
+                out_E[f] = np.uint8(np.int32(q) + BYTE_OFFSET)
 
 
 @compiled
 def head_rows(x_RD, first, num_rows, out, stride, largest_R):  # noqa: ANN001, ANN201
     """Rows of the residual stream as bytes, each by its largest magnitude, which is kept."""
     for r in range(num_rows):
+        x_D, out_D = x_RD[first + r], out[r * stride :]
         largest = np.int32(1)
-        for f in range(x_RD.shape[1]):
-            largest = max(largest, abs(x_RD[first + r, f]))
+        for f in range(len(x_D)):
+            largest = max(largest, abs(x_D[f]))
         ratio = ACTIVATION_LIMIT / np.float64(largest)
-        for f in range(x_RD.shape[1]):
-            out[r * stride + f] = np.uint8(np.int32(rint(np.float64(x_RD[first + r, f]) * ratio)) + BYTE_OFFSET)
+        for f in range(len(x_D)):
+            out_D[f] = np.uint8(np.int32(rint(np.float64(x_D[f]) * ratio)) + BYTE_OFFSET)
         largest_R[r] = largest
 
 
 @compiled
-def weigh_tokens(sums, place, vocab_size, scale, unit, powers):  # noqa: ANN001, ANN201
+def weigh_tokens(sums_V, scale_V, unit):  # noqa: ANN001, ANN201
     """Sums of the head to the weights of tokens, in place; returns the shift and the total of their counts."""
-    limit = float(LOGIT_LIMIT)
     highest = np.int32(-LOGIT_LIMIT)
-    for v in range(vocab_size):
-        logit = np.int32(clip(rint(np.float64(sums[place + v]) * (scale[v] * unit)), -limit, limit))
-        sums[place + v] = logit
+    for v in range(len(sums_V)):
+        logit = np.int32(saturate(rint(np.float64(sums_V[v]) * (scale_V[v] * unit)), LARGEST_LOGIT))
+        sums_V[v] = logit
         highest = max(highest, logit)
     total = np.int64(0)
-    for v in range(vocab_size):
-        below = highest - sums[place + v]
-        weight = powers[below & POWERS_MASK] >> min(below >> LOGIT_BITS, np.int32(COUNT_BITS + 1))
-        sums[place + v] = weight
-        total += weight
+    for v in range(len(sums_V)):
+        below = np.uint32(highest - sums_V[v])
+        part = below & PART_MASK
+        weight = np.uint32(HIGHEST_WEIGHT - part * (SLOPE_32 - CURVE_32 * part))
+        weight = weight >> min(below >> LOGIT_SHIFT, LEAST_WEIGHT_SHIFT)
+        sums_V[v] = weight
+        total += np.int64(weight)
     shift = 0
     while total >> (TOTAL_BITS + shift):
         shift += 1
-    return shift, (total >> shift) + vocab_size
+    return np.int32(shift), (total >> shift) + len(sums_V)
 
 
 @compiled
-def start_of(sums, place, token, shift):  # noqa: ANN001, ANN201
-    """The counts of all tokens before `token`."""
-    start = np.int64(0)
-    for v in range(token):
-        start += sums[place + v] >> shift
-    return start + token
+def sum_counts(weights, shift):  # noqa: ANN001, ANN201
+    """The counts of some tokens."""
+    total = np.int64(len(weights))
+    for v in range(len(weights)):
+        total += np.int64(weights[v] >> shift)
+    return total
 
 
 @compiled
-def find_token(sums, place, vocab_size, shift, target):  # noqa: ANN001, ANN201
+def find_token(weights_V, shift, target):  # noqa: ANN001, ANN201
     """The token that owns the count `target`, and its start; what lies beyond all counts owns the last token."""
     start = np.int64(0)
     v = 0
-    while v + PIECE < vocab_size:
-        piece = np.int64(PIECE)
-        for i in range(v, v + PIECE):
-            piece += sums[place + i] >> shift
+    while v + PIECE < len(weights_V):
+        piece = sum_counts(weights_V[v : v + PIECE], shift)
         if start + piece > target:
             break
         start += piece
         v += PIECE
-    while v < vocab_size - 1:
-        count = np.int64(sums[place + v] >> shift) + 1
+    while v < len(weights_V) - 1:
+        count = np.int64(weights_V[v] >> shift) + 1
         if start + count > target:
             break
         start += count

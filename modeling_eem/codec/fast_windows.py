@@ -18,12 +18,14 @@ from .fast_layers import (
     norm_rows,
     round_mixed,
     round_rows,
-    start_of,
     store_inputs,
+    sum_counts,
     weigh_tokens,
 )
 from .packed_weights import INTRODUCTIONS, ROWS, Parameters, Room
 
+# Not literals: numba would compile a function again for each that it meets.
+ZERO, ONE = np.int64(0), np.int64(1)
 COMBINATION, EMBEDDING = INTRODUCTIONS.index("combination"), INTRODUCTIONS.index("embedding")
 
 
@@ -33,7 +35,7 @@ def feed_forward(p: Parameters, room: Room, layer: int, x_RD: np.ndarray, first:
     d, wide = x_RD.shape[1], p.up_bias.shape[1]
     narrow_stride, wide_stride = (d + 3) // 4, (p.down_weight.shape[1] // p.down_bias.shape[1])
     gain, offset = p.norm_gain[layer, 1], p.norm_offset[layer, 1]
-    norm_rows(x_RD, first, num_rows, gain, offset, p.epsilon, room.narrow_bytes, 0, 4 * narrow_stride)
+    norm_rows(x_RD, first, num_rows, gain, offset, p.epsilon, room.narrow_bytes, ZERO, 4 * narrow_stride)
     linear_rows(room.narrow_words, narrow_stride, num_rows, p.up_weight[layer], p.up_bias[layer], room.sums, wide)
     columns = min(wide, 4 * wide_stride)
     activate_rows(
@@ -58,14 +60,14 @@ def mixing_inputs(
     d = x_RD.shape[1]
     stride = (d + 3) // 4
     gain, offset = p.norm_gain[layer, 0], p.norm_offset[layer, 0]
-    norm_rows(x_RD, first, num_rows, gain, offset, p.epsilon, room.narrow_bytes, 0, 4 * stride)
+    norm_rows(x_RD, first, num_rows, gain, offset, p.epsilon, room.narrow_bytes, ZERO, 4 * stride)
     if p.num_heads:
         project_rows(room, p.in_weight[layer], p.in_bias[layer], num_rows, stride)
         round_rows(room.sums, p.in_bias.shape[1], num_rows, p.in_scale[layer], d, room.narrow_bytes, 4 * stride)
     for index in range(num_rows // batch):
         store_inputs(
             room.narrow_bytes, index * batch, 4 * stride, position + index, batch, room.sizes, p.width,
-            room.cache_bytes[layer],
+            room.cache_words[layer],
         )  # fmt: skip
 
 
@@ -76,11 +78,11 @@ def add_mixing(
     """The sums of one position, at `room.mixed[place]`, into the residual stream of its rows."""
     if p.num_heads == 0:
         bias, scale = p.mixing_bias[layer, position, 0], p.mixing_scale[layer, position, 0]
-        add_mixed(x_RD, first, room.mixed, place, batch, room.sizes, p.width, bias, scale)
+        add_mixed(x_RD, first, room.mixed, place, batch, room.sizes, bias, scale)
         return
     stride = (x_RD.shape[1] + 3) // 4
     bias_H, scale_H = p.mixing_bias[layer, position], p.mixing_scale[layer, position]
-    round_mixed(room.mixed, place, batch, room.sizes, p.width, bias_H, scale_H, room.narrow_bytes, 0, 4 * stride)
+    round_mixed(room.mixed, place, batch, room.sizes, p.width, bias_H, scale_H, room.narrow_bytes, ZERO, 4 * stride)
     project_rows(room, p.out_weight[layer], p.out_bias[layer], batch, stride)
     add_rows(x_RD, first, batch, room.sums, p.out_bias.shape[1], p.out_scale[layer])
 
@@ -90,13 +92,13 @@ def run_step(p: Parameters, room: Room, x_BD: np.ndarray, position: int, batch: 
     """One position of `batch` windows through all layers; returns the block whose sums are now known in advance."""
     start = position // BLOCK * BLOCK
     for layer in range(p.table.shape[0]):
-        mixing_inputs(p, room, layer, x_BD, 0, batch, position, batch)
+        mixing_inputs(p, room, layer, x_BD, ZERO, batch, position, batch)
         words, weight = room.cache_words[layer], p.mixing_weight[layer]
         if ahead_from != start:
             mix_block(words, start, start, batch, room.sizes, weight, p.row_words, room.zeros, room.ahead[layer])
         mix_row(words, position, batch, room.sizes, weight, p.row_words, room.ahead[layer], room.mixed)
-        add_mixing(p, room, layer, x_BD, 0, position, 0, batch)
-        feed_forward(p, room, layer, x_BD, 0, batch)
+        add_mixing(p, room, layer, x_BD, ZERO, position, ZERO, batch)
+        feed_forward(p, room, layer, x_BD, ZERO, batch)
     return start
 
 
@@ -139,27 +141,35 @@ def score_rows(p: Parameters, room: Room, x_RD: np.ndarray, first: int, tokens: 
         head_sums(p, room, x_RD, first + begin, rows)
         for r in range(rows):
             unit = np.float64(room.largest[r]) * p.head_factor
-            shift, total = weigh_tokens(room.sums, r * width, p.vocab_size, p.head_scale, unit, p.powers)
+            weights_V = room.sums[r * width : r * width + p.vocab_size]
+            shift, total = weigh_tokens(weights_V, p.head_scale, unit)
             token = tokens[begin + r]
-            out[0, begin + r] = start_of(room.sums, r * width, token, shift)
-            out[1, begin + r] = (room.sums[r * width + token] >> shift) + 1
+            out[0, begin + r] = sum_counts(weights_V[:token], shift)
+            out[1, begin + r] = (weights_V[token] >> shift) + 1
             out[2, begin + r] = total
 
 
 @compiled
-def embed_rows(p: Parameters, tokens_R: np.ndarray, memory_BD: np.ndarray, x_RD: np.ndarray) -> None:
-    """The decoder's inputs; row r belongs to window `r mod B`."""
+def embed_rows(p: Parameters, tokens_R: np.ndarray, memory_BD: np.ndarray, x_RD: np.ndarray, first: int) -> None:
+    """The decoder's inputs, from row `first` of x on; row r of the tokens belongs to window `r mod B`."""
     batch, size = memory_BD.shape
+    free = size if p.introduction == EMBEDDING else 0
     for r in range(len(tokens_R)):
-        row = p.embedding[tokens_R[r]]
-        if p.introduction == EMBEDDING:
-            x_RD[r, :size] = memory_BD[r % batch]
-            x_RD[r, size:] = row
-        elif p.introduction == COMBINATION:
-            for f in range(size):
-                x_RD[r, f] = min(max(row[f] + memory_BD[r % batch, f], -RESIDUAL_LIMIT), RESIDUAL_LIMIT)
-        else:
-            x_RD[r] = row
+        for f in range(free):
+            x_RD[first + r, f] = memory_BD[r % batch, f]
+        for f in range(x_RD.shape[1] - free):
+            value = p.embedding[tokens_R[r], f]
+            if p.introduction == COMBINATION:
+                value = min(max(value + memory_BD[r % batch, f], -RESIDUAL_LIMIT), RESIDUAL_LIMIT)
+            x_RD[first + r, free + f] = value
+
+
+@compiled
+def place_memory(memory_BD: np.ndarray, x_RD: np.ndarray) -> None:
+    """Memories as the first position of their windows."""
+    for b in range(memory_BD.shape[0]):
+        for f in range(memory_BD.shape[1]):
+            x_RD[b, f] = memory_BD[b, f]
 
 
 @compiled
@@ -170,9 +180,9 @@ def score_window(
     """Start, count and total `[3, T - first]` of the tokens from `first` on, knowing those before."""
     slots = x_TD.shape[0] - (len(tokens_T) - 1)
     if slots:
-        x_TD[0] = memory_1D[0]
-    embed_rows(p, tokens_T[:-1], memory_1D, x_TD[slots:])
-    run_positions(p, room, x_TD, x_TD.shape[0], 1)
+        place_memory(memory_1D, x_TD)
+    embed_rows(p, tokens_T[:-1], memory_1D, x_TD, slots)
+    run_positions(p, room, x_TD, x_TD.shape[0], ONE)
     score_rows(p, room, x_TD, slots + first - 1, tokens_T[first:], out)
 
 
@@ -200,37 +210,39 @@ def take_symbol(coder: np.ndarray, start: int, count: int, total: int, data: np.
 def decode_group(
     p: Parameters, room: Room, texts: np.ndarray, known: np.ndarray, ends: np.ndarray, memory_BD: np.ndarray,
     coders: np.ndarray, data: np.ndarray, places: np.ndarray, is_damaged: np.ndarray, slots: int,
+    x_BD: np.ndarray, tokens_B: np.ndarray,
 ) -> None:  # fmt: skip
     """Decode B windows in step into `texts [B, T]`, of which `known` tokens are there, BOS among them.
 
     `ends`: tokens of each text in the end, the longest first; `coders [B, 3]` and `places [B, 2]` as `take_symbol`
-    has them. A damaged window goes on with token 0.
+    has them. A damaged window goes on with token 0. `x_BD` and `tokens_B` are working memory.
     """
     batch, width = len(texts), p.head_bias.shape[0]
-    x_BD = np.zeros((batch, p.norm_gain.shape[2]), dtype=np.int32)
-    ahead_from = -1
+    ahead_from = -ONE
     if slots:
-        x_BD[:] = memory_BD
-        ahead_from = run_step(p, room, x_BD, 0, batch, ahead_from)
+        place_memory(memory_BD, x_BD)
+        ahead_from = run_step(p, room, x_BD, ZERO, batch, ahead_from)
     for position in range(ends[0] - 1):
         while ends[batch - 1] <= position + 1:
             batch -= 1
-        embed_rows(p, texts[:batch, position], memory_BD, x_BD)
+        for b in range(batch):
+            tokens_B[b] = texts[b, position]
+        embed_rows(p, tokens_B[:batch], memory_BD, x_BD, ZERO)
         ahead_from = run_step(p, room, x_BD, position + slots, batch, ahead_from)
         is_asked = False
         for b in range(batch):
             is_asked = is_asked or known[b] <= position + 1
         if not is_asked:
             continue
-        head_sums(p, room, x_BD, 0, batch)
+        head_sums(p, room, x_BD, ZERO, batch)
         for b in range(batch):
             if known[b] > position + 1 or is_damaged[b]:
                 continue
-            place = b * width
+            weights_V = room.sums[b * width : b * width + p.vocab_size]
             unit = np.float64(room.largest[b]) * p.head_factor
-            shift, total = weigh_tokens(room.sums, place, p.vocab_size, p.head_scale, unit, p.powers)
+            shift, total = weigh_tokens(weights_V, p.head_scale, unit)
             target = min(coders[b, 0] // (coders[b, 2] // np.uint64(total)), np.uint64(total - 1))
-            token, start = find_token(room.sums, place, p.vocab_size, shift, np.int64(target))
-            count = (room.sums[place + token] >> shift) + 1
+            token, start = find_token(weights_V, shift, np.int64(target))
+            count = (weights_V[token] >> shift) + 1
             texts[b, position + 1] = token
             is_damaged[b] = not take_symbol(coders[b], start, count, total, data, places[b])

@@ -34,7 +34,7 @@ from typing import BinaryIO
 
 from modeling_eem.codec.archive import Layout, describe
 from modeling_eem.codec.codec import Codec
-from modeling_eem.codec.container import CodecError, Header
+from modeling_eem.codec.container import CodecError, DamagedFile, Header
 from modeling_eem.codec.estimate import Estimate
 from modeling_eem.codec.report import Report
 from modeling_eem.codec.streams import Progress, Source, no_progress
@@ -114,6 +114,13 @@ class _Models:
             carry, model = self._options.carry, self._options.model
             self._given = Codec.default(carry) if model is None else Codec.from_pretrained(model, carry=carry)
         return self._given
+
+    def to_salvage(self) -> Codec:
+        """The codec for a file whose header is damaged: the one given, the default one, or that of bytes alone."""
+        try:
+            return self.to_compress()
+        except CodecError:
+            return Codec(None)
 
     def to_read(self, header: Header) -> Codec:
         """The codec for a file: the one given, if the file names a model, or the file's own."""
@@ -319,9 +326,11 @@ def _decode(
 def _salvage(reader: BinaryIO, result: FileResult, options: FileOptions, models: _Models, say: Say) -> None:
     blob = reader.read()
     try:
-        codec = models.to_read(Header.from_bytes(blob))
-    except CodecError:
-        codec = models.to_compress()
+        header = Header.from_bytes(blob)
+    except DamagedFile:
+        codec = models.to_salvage()
+    else:
+        codec = models.to_read(header)
     salvaged = codec.salvage(blob)
     for line in salvaged.lines():
         say(f"{result.source}: {line}")

@@ -112,7 +112,8 @@ class IntegerModel:
         """The tokens of each payload, `lengths` of them.
 
         Raises:
-            ValueError: a damaged payload, as far as it is noticed; lengths or contexts that do not fit.
+            ValueError: a damaged payload, if its end shows it (only a check sum of the tokens shows all damage);
+                lengths or contexts that do not fit.
         """
         contexts = [()] * len(payloads) if contexts is None else contexts
         with_code = [False] * len(payloads) if with_code is None else with_code
@@ -121,7 +122,7 @@ class IntegerModel:
         self._check_lengths(lengths, contexts)
         coders = [RangeDecoder(payload) for payload in payloads]
         codes = [self._code_coder.decode(coder) if has else None for coder, has in zip(coders, with_code)]
-        texts = [[self.sizes.bos_token_id, *context] for context in contexts]
+        texts = self._texts(contexts)
         ends = [len(text) + length for text, length in zip(texts, lengths)]
         is_damaged = self._decoder.decode(coders, texts, ends, self._memory(codes)) if texts else []
         for index, coder in enumerate(coders):
@@ -145,6 +146,9 @@ class IntegerModel:
         codes = [None] * num_windows if codes is None else codes
         if any(code is not None for code in codes) and not self.has_code:
             raise ValueError("codes were given for a causal codec model: leave them out.")
+        for code in codes:
+            if code is not None:
+                self._code_coder.symbols(code)  # refuses what is no code of this model
         return codes
 
     def _check_lengths(self, lengths: Sequence[int], contexts: Sequence[Tokens]) -> None:
@@ -154,6 +158,13 @@ class IntegerModel:
                     f"a window of {length} tokens after {len(context)} of context does not fit the model's "
                     f"{self.context - 1}: split the text into shorter windows."
                 )
+
+    def _texts(self, rows: Sequence[Tokens]) -> list[list[int]]:
+        """Rows behind their BOS. The compiled decoder takes tokens as places in memory, so they are checked here."""
+        for row in rows:
+            if len(row) and not 0 <= min(row) <= max(row) < self.sizes.vocab_size:
+                raise ValueError("a window holds a token outside the vocabulary: is this the model's tokenizer?")
+        return [[self.sizes.bos_token_id, *row] for row in rows]
 
     def _memory(self, codes: Sequence[np.ndarray | None]) -> np.ndarray:
         def fixed(code: np.ndarray | None) -> np.ndarray | None:
@@ -172,10 +183,7 @@ class IntegerModel:
         """Of each window: start, count and total of its tokens, `[3, T]`."""
         contexts = [()] * len(windows) if contexts is None else contexts
         self._check_lengths([len(window) for window in windows], contexts)
-        texts = [[self.sizes.bos_token_id, *context, *window] for context, window in zip(contexts, windows)]
-        for text in texts:
-            if min(text) < 0 or max(text) >= self.sizes.vocab_size:
-                raise ValueError("a window holds a token outside the vocabulary: is this the model's tokenizer?")
+        texts = self._texts([[*context, *window] for context, window in zip(contexts, windows)])
         return self._decoder.score(texts, [1 + len(context) for context in contexts], self._memory(codes))
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -48,7 +48,6 @@ class Parameters(NamedTuple):
     head_bias: np.ndarray
     head_scale: np.ndarray
     head_factor: float
-    powers: np.ndarray
     vocab_size: int
     embedding: np.ndarray  # [V, E] int32, in units of the residual stream
     introduction: int
@@ -58,7 +57,6 @@ class Room(NamedTuple):
     """Memory of one call; words and bytes of one name are two views of the same."""
 
     cache_words: np.ndarray  # [L, N / 4 * columns]
-    cache_bytes: np.ndarray  # [L, N / 4, columns, 4]
     ahead: np.ndarray  # [L, BLOCK * sum columns]
     mixed: np.ndarray  # [BLOCK * sum columns]
     narrow_words: np.ndarray
@@ -133,7 +131,6 @@ def pack_parameters(sizes: Sizes, tensors: Tensors) -> Parameters:
         *linears("down"),
         *_packed_linear(tensors, "head"),
         float(tensors["head.factor"][0]),
-        tensors["softmax.powers"],
         sizes.vocab_size,
         embedding.astype(np.int32),
         INTRODUCTIONS.index(sizes.introduction),
@@ -155,7 +152,6 @@ def make_room(sizes: Sizes, num_windows: int, num_rows: int) -> Room:
     block = BLOCK * heads * num_windows * out_columns
     return Room(
         cache.reshape(sizes.num_layers, -1).view(np.int32),
-        cache,
         np.zeros((sizes.num_layers, block), dtype=np.int32),
         np.zeros(block, dtype=np.int32),
         narrow.reshape(-1).view(np.int32),

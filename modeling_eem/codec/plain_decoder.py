@@ -14,12 +14,14 @@ from .arithmetic import (
     ACTIVATION_ENTRIES,
     ACTIVATION_LIMIT,
     COUNT_BITS,
+    CURVE,
     GAIN_BITS,
     LOGIT_BITS,
     LOGIT_LIMIT,
     NORM_BITS,
     PRODUCT_INPUTS,
     RESIDUAL_LIMIT,
+    SLOPE,
     TOTAL_BITS,
 )
 from .entropy_coder import RangeDecoder
@@ -171,7 +173,8 @@ class PlainDecoder:
         logits = scaled(sums, self._tensors["head.scale"].astype(np.float64) * unit, LOGIT_LIMIT)
         below = logits.max(-1, keepdims=True) - logits
         shift = np.minimum(below >> LOGIT_BITS, COUNT_BITS + 1)
-        weights = self._tensors["softmax.powers"].astype(np.int64)[below & ((1 << LOGIT_BITS) - 1)] >> shift
+        part = below & ((1 << LOGIT_BITS) - 1)
+        weights = ((1 << COUNT_BITS) - part * (SLOPE - CURVE * part)) >> shift
         sums_R = weights.sum(-1)
         excess_R = np.maximum(np.frexp(sums_R.astype(np.float64))[1] - TOTAL_BITS, 0)
         return (weights >> excess_R[:, None]) + 1, (sums_R >> excess_R) + weights.shape[1]

@@ -53,7 +53,7 @@ class RangeReader:
         """The symbol whose count holds the value: symbol s owns `counts[s]` parts of `total`, one after the other."""
         part = self.width // total
         target = min((self.value - self.low) // part, total - 1)
-        ends = np.cumsum(counts.astype(np.int64))
+        ends = np.cumsum(counts)
         if target >= ends[-1]:
             raise ValueError("the payload is damaged: it holds a symbol that does not exist.")
         symbol = 0
@@ -92,6 +92,9 @@ class ReferenceDecoder:
             raise ValueError(f"this is the reference of arithmetic 1, not {content['arithmetic_version']}.")
         self.sizes = content["sizes"]
         self.tensors = read_tensors(Path(folder) / "integer_model.safetensors")
+        for name, tensor in self.tensors.items():
+            if tensor.dtype.kind == "i":
+                self.tensors[name] = tensor.astype(np.int64)
         self.heads = max(1, self.sizes["num_heads"])
 
     def decode(
@@ -138,7 +141,7 @@ class ReferenceDecoder:
             largest = prior.shape[1] // 2 - 1
             # To the nearest integer, halves upwards.
             code = [(2 * (number - largest) * scale + largest) // (2 * largest) for number in numbers]
-        sums = self.tensors["memory.weight"].astype(np.int64) @ np.array(code, dtype=np.int64)
+        sums = self.tensors["memory.weight"] @ np.array(code, dtype=np.int64)
         return rounded(sums + self.tensors["memory.bias"], self.tensors["memory.scale"], -(2**20 - 1), 2**20 - 1)
 
     def introduce(self, token: int, memory: np.ndarray) -> np.ndarray:
@@ -180,13 +183,12 @@ class ReferenceDecoder:
         spread = d * s2 - s1 * s1 + self.sizes["norm_epsilon"]
         r = np.float64(4096.0) / np.sqrt(np.float64(spread))
         u = np.rint((d * x - s1).astype(np.float64) * r).astype(np.int64)
-        affine = u * self.tensors[f"{name}.gain"].astype(np.int64) + self.tensors[f"{name}.offset"]
+        affine = u * self.tensors[f"{name}.gain"] + self.tensors[f"{name}.offset"]
         return rounded(affine, np.float64(2.0**-24), -127, 127)
 
     def linear(self, name: str, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Sums of products with their bias, and each output's scale."""
-        weight = self.tensors[f"{name}.weight"].astype(np.int64)
-        return weight @ a.astype(np.int64) + self.tensors[f"{name}.bias"], self.tensors[f"{name}.scale"]
+        return self.tensors[f"{name}.weight"] @ a + self.tensors[f"{name}.bias"], self.tensors[f"{name}.scale"]
 
     def mixing(self, layer: int) -> tuple[np.ndarray, np.ndarray]:
         """Sums of the newest position over all positions up to it, and their scales: by head, feature, tap."""
@@ -199,11 +201,12 @@ class ReferenceDecoder:
         for head in range(self.heads):
             first = head * width
             for tap in range(taps):
-                weights = self.tensors[f"{layer}.mixing.weight"][head, tap, row].astype(np.int64)
-                for feature in range(width):
-                    read = feature + tap - (taps - 1) // 2
-                    if 0 <= read < width:
-                        sums[first + feature] += weights @ inputs[:, first + read]
+                weights = self.tensors[f"{layer}.mixing.weight"][head, tap, row]
+                # Output feature f reads input feature f + offset of the same head, zero outside of it.
+                offset = tap - (taps - 1) // 2
+                written = slice(first + max(0, -offset), first + width - max(0, offset))
+                read = slice(first + max(0, offset), first + width - max(0, -offset))
+                sums[written] += weights @ inputs[:, read]
             sums[first : first + width] += self.tensors[f"{layer}.mixing.bias"][head, newest]
             scale[first : first + width] = self.tensors[f"{layer}.mixing.scale"][head, newest]
         return sums, scale
@@ -214,12 +217,12 @@ class ReferenceDecoder:
         """Counts of all tokens, and the total that they are parts of."""
         m = max(1, int(np.abs(x).max()))
         head_input = np.rint(x.astype(np.float64) * (np.float64(127.0) / np.float64(m))).astype(np.int64)
-        sums = self.tensors["head.weight"].astype(np.int64) @ head_input
+        sums = self.tensors["head.weight"] @ head_input
         unit = np.float64(m) * self.tensors["head.factor"][0]
         logits = rounded(sums, self.tensors["head.scale"].astype(np.float64) * unit, -(2**22 - 1), 2**22 - 1)
         below = logits.max() - logits
-        powers = self.tensors["softmax.powers"].astype(np.int64)
-        weights = np.where(below < 31 * 256, powers[below % 256] >> np.minimum(below // 256, 31), 0)
+        i = below % 256
+        weights = (2**30 - i * (2817280 - 2813 * i)) >> np.minimum(below // 256, 31)
         total = int(weights.sum())
         shift = max(0, total.bit_length() - 31)
         return (weights >> shift) + 1, (total >> shift) + len(weights)

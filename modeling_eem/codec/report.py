@@ -20,7 +20,8 @@ class Report:
     plain_bytes: int = 0
     header_bytes: int = 0
     record_bytes: int = 0  # heads, counts and check sums of all windows
-    trailer_bytes: int = 0
+    index_bytes: int = 0
+    footer_bytes: int = 0  # with the byte that ends the records
     windows: Counter[Kind] = field(default_factory=Counter)
     payload_bytes: Counter[Kind] = field(default_factory=Counter)
     code_saved: int | None = None
@@ -28,7 +29,7 @@ class Report:
 
     @property
     def framing_bytes(self) -> int:
-        return self.header_bytes + self.record_bytes + self.trailer_bytes
+        return self.header_bytes + self.record_bytes + self.index_bytes + self.footer_bytes
 
     @property
     def file_bytes(self) -> int:
@@ -37,7 +38,7 @@ class Report:
     @property
     def framing_bytes_per_window(self) -> float:
         """Heads, counts, check sums and index over the windows; header and footer are a file's, once."""
-        return (self.record_bytes + self.trailer_bytes) / max(self.windows.total(), 1)
+        return (self.record_bytes + self.index_bytes) / max(self.windows.total(), 1)
 
     @property
     def bits_per_byte(self) -> float:
@@ -48,6 +49,11 @@ class Report:
         self.payload_bytes[kind] += payload_length
         self.record_bytes += record_length - payload_length
         self.plain_bytes += plain_length
+
+    def add_trailer(self, length: int, footer_length: int) -> None:
+        """A trailer of `length` bytes, from its first byte, which ends the records, to its footer."""
+        self.index_bytes = length - footer_length - 1
+        self.footer_bytes = footer_length + 1
 
     def lines(self) -> list[str]:
         """The report for people, one item a line."""
@@ -63,8 +69,10 @@ class Report:
             if count := sum(self.windows[kind] for kind in kinds):
                 payload = sum(self.payload_bytes[kind] for kind in kinds)
                 out.append(f"{name:18} {payload:>12,} bytes in {count:,} windows")
-        per_window = f"{self.framing_bytes_per_window:.2f} bytes a window"
-        out.append(f"{'framing':18} {self.framing_bytes:>12,} bytes ({per_window}; header {self.header_bytes})")
+        parts = (("header", self.header_bytes), ("footer", self.footer_bytes), ("windows", self.record_bytes))
+        parts = ", ".join(f"{name} {size:,}" for name, size in (*parts, ("index", self.index_bytes)))
+        per_window = f"{self.framing_bytes_per_window:.2f} a window"
+        out.append(f"{'framing':18} {self.framing_bytes:>12,} bytes: {parts}; {per_window}")
         out.append(f"{'file':18} {self.file_bytes:>12,} bytes, {self.bits_per_byte:.4f} bits a byte")
         if self.estimate_bits is not None:
             out.append(f"{'estimate':18} {self.estimate_bits / 8:>12,.1f} bytes of text windows")

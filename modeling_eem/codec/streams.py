@@ -76,7 +76,7 @@ def encode_stream(
     full = capacity(model, header.carry) if model is not None else 0
     windows = WindowEncoder(model, header.carry).encode(read_items(reader, table, full))
     with SpooledTemporaryFile(max_size=_HELD_IN_MEMORY) as held:
-        output = _Output(held, Header())
+        output = _Output(held, Header(), Report(code_saved=0 if model is not None and model.has_code else None))
         named = False
         for window in windows:
             if window.tokens is not None and not named:
@@ -92,11 +92,11 @@ def encode_stream(
 class _Output:
     """Records, one after the other, and what the trailer and the report say of them."""
 
-    def __init__(self, writer: BinaryIO, header: Header) -> None:
+    def __init__(self, writer: BinaryIO, header: Header, report: Report) -> None:
         self._writer = writer
         self._header = header
         self._index = Index()
-        self._report = Report(code_saved=0)
+        self._report = report
 
     def write(self, window: Window) -> None:
         record = pack_record(self._header.check, self._index.windows, window.kind, window.count, window.payload)
@@ -123,7 +123,7 @@ class _Output:
     def finish(self) -> Report:
         trailer = self._index.trailer(self._header)
         self._writer.write(trailer)
-        self._report.trailer_bytes = len(trailer)
+        self._report.add_trailer(len(trailer), trailer[-1])
         return self._report
 
 

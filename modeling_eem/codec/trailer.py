@@ -112,7 +112,7 @@ class Index:
             for group, record_offset in enumerate(self._record_offsets):
                 lengths = self.lengths[group * GROUP : (group + 1) * GROUP]
                 entry = Entry(plain_start, len(header.to_bytes()) + record_offset, len(out))
-                out += pack_block(header, group, entry, lengths)
+                out += pack_block(header, entry, lengths)
                 if group:
                     table += entry.to_bytes()
                 plain_start += sum(lengths)
@@ -121,7 +121,7 @@ class Index:
         return bytes(out) + footer.to_bytes(header)
 
 
-def pack_block(header: Header, group: int, entry: Entry, lengths: Sequence[int]) -> bytes:
+def pack_block(header: Header, entry: Entry, lengths: Sequence[int]) -> bytes:
     """The index block of a group: the plain lengths of its windows, and its check sum."""
     base = sorted(lengths)[(len(lengths) - 1) // 2]
     values = [2 * (length - base) - 1 if length > base else 2 * (base - length) for length in lengths]
@@ -133,16 +133,16 @@ def pack_block(header: Header, group: int, entry: Entry, lengths: Sequence[int])
     padding = -size % 8
     packed = ((bits ^ 1 << size) << padding).to_bytes((size + padding) // 8, "big")
     body = pack_varint(base) + bytes([order]) + packed
-    return body + struct.pack("<I", _block_check(header, group, entry, body))
+    return body + struct.pack("<I", _block_check(header, entry, body))
 
 
-def unpack_block(header: Header, group: int, entry: Entry, count: int, data: bytes) -> list[int]:
+def unpack_block(header: Header, entry: Entry, count: int, data: bytes) -> list[int]:
     """Plain lengths of the `count` windows of a group, from its block at the start of `data`.
 
     Raises:
         DamagedFile: where block or entry are not those of this group of this file.
     """
-    damaged = DamagedFile(f"the index of windows {group * GROUP} to {group * GROUP + count - 1} is damaged.")
+    damaged = DamagedFile(f"the index of the windows from plain byte {entry.plain_start} on is damaged.")
     base, at = read_varint(data, 0, 3)
     if base < 0 or at >= len(data) or data[at] > _MAX_ORDER:
         raise damaged
@@ -160,7 +160,7 @@ def unpack_block(header: Header, group: int, entry: Entry, count: int, data: byt
     end = at + -(-bit // 8)
     if len(data) < end + 4:
         raise damaged
-    if struct.unpack_from("<I", data, end)[0] != _block_check(header, group, entry, data[:end]):
+    if struct.unpack_from("<I", data, end)[0] != _block_check(header, entry, data[:end]):
         raise damaged
     return lengths
 
@@ -169,8 +169,8 @@ def _code_length(value: int, order: int) -> int:
     return 2 * (value + (1 << order)).bit_length() - 1 - order
 
 
-def _block_check(header: Header, group: int, entry: Entry, body: bytes) -> int:
-    return zlib.crc32(body, zlib.crc32(entry.to_bytes(), header.check)) ^ (group & 0xFFFFFFFF)
+def _block_check(header: Header, entry: Entry, body: bytes) -> int:
+    return zlib.crc32(body, zlib.crc32(entry.to_bytes(), header.check))
 
 
 __all__ = ["ENTRY_BYTES", "GROUP", "MAX_BLOCK", "MAX_FOOTER", "Entry", "Footer", "Index", "pack_block", "unpack_block"]

@@ -8,7 +8,6 @@ Q codes a number may have. Names in `tensors`, `{l}` a layer and `{s}` a Linear 
     {l}.mixing_norm.gain [D] int32, .offset [D] int64; {l}.mlp_norm the same
     {l}.mixing.weight [H, K, N (N + 1) / 2] int8 (rows of the lower triangle), .bias [H, N] int32, .scale [H, N]
     {l}.{s}.weight [O, I] int8, .bias [O] int32, .scale [O]; {l}.activation.table [4096] int8
-    softmax.powers [256] int32
     code.table [Q] int32 or, of a format with a scale, code.scales [Q] int32; code.prior, code.scale_prior
     memory.weight [D, P] int32, memory.bias [D] int64, memory.scale [D]
 
@@ -24,10 +23,11 @@ import numpy as np
 from .arithmetic import (
     ACTIVATION_ENTRIES,
     ACTIVATION_LIMIT,
-    COUNT_BITS,
+    CODE_LIMIT,
+    EPSILON_LIMIT,
     FLOAT32_EXACT,
     GAIN_LIMIT,
-    LOGIT_BITS,
+    MEMORY_BIAS_LIMIT,
     MEMORY_WEIGHT_LIMIT,
     MOST_FEATURES,
     MOST_TOKENS,
@@ -91,7 +91,6 @@ def tensor_shapes(sizes: Sizes) -> dict[str, tuple[tuple[int, ...], str]]:
         "head.weight": ((vocab, d), "int8"),
         "head.scale": ((vocab,), "float32"),
         "head.factor": ((1,), "float64"),
-        "softmax.powers": ((1 << LOGIT_BITS,), "int32"),
     }
     if not sizes.is_tied:
         shapes["embedding.weight"] = ((vocab, sizes.embedding_size), "int8")
@@ -124,6 +123,8 @@ def check_tensors(sizes: Sizes, tensors: Tensors) -> None:
         raise ValueError(f"a hidden_size of {sizes.hidden_size} is past {MOST_FEATURES}, what the LayerNorm can sum.")
     if not 2 <= sizes.vocab_size <= MOST_TOKENS:
         raise ValueError(f"a vocabulary of {sizes.vocab_size} is past {MOST_TOKENS}, what a total of counts can hold.")
+    if not 1 <= sizes.norm_epsilon <= EPSILON_LIMIT:
+        raise ValueError(f"norm_epsilon must be within 1 and {EPSILON_LIMIT}: it is added to a LayerNorm's spread.")
     if not 0 <= sizes.bos_token_id < sizes.vocab_size or sizes.context < 2:
         raise ValueError("the model needs a BOS token inside the vocabulary and a context of at least 2.")
     for name, (shape, dtype) in tensor_shapes(sizes).items():
@@ -138,7 +139,13 @@ def check_tensors(sizes: Sizes, tensors: Tensors) -> None:
             _check_sums(name.removesuffix(".bias"), tensors, sizes)
 
 
-_LIMITS = {".gain": GAIN_LIMIT, ".offset": OFFSET_LIMIT, ".table": (1 << 20) - 1, ".powers": 1 << COUNT_BITS}
+_LIMITS = {
+    ".gain": GAIN_LIMIT,
+    ".offset": OFFSET_LIMIT,
+    "activation.table": ACTIVATION_LIMIT,
+    "code.table": CODE_LIMIT,
+    "memory.bias": MEMORY_BIAS_LIMIT,
+}
 
 
 def _check_values(name: str, tensor: np.ndarray) -> None:

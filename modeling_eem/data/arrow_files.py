@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from modeling_eem.data.fingerprint import read_fingerprint
-from modeling_eem.data.rows import IGNORED_LABEL, Row
+from modeling_eem.data.rows import IGNORE_INDEX, Row
 from modeling_eem.files import write_atomically
 
 TRAIN, HELD_OUT = "train", "held_out"
@@ -55,9 +55,10 @@ class RowColumns:
     def batch(self, rows: Sequence[Row]) -> pa.RecordBatch:
         """Rows as one Arrow batch, its columns in the order of `schema`."""
         lengths_B = np.array([len(row["input_ids"]) for row in rows])
-        real_BN = np.arange(self.max_length) < lengths_B[:, None]
+        width = 0 if self.padding == "none" else self.max_length
+        real_BN = np.arange(width) < lengths_B[:, None]
         real_BN = real_BN[:, ::-1] if self.padding == "left" else real_BN
-        widths_B = lengths_B if self.padding == "none" else np.full_like(lengths_B, self.max_length)
+        widths_B = lengths_B if self.padding == "none" else np.full_like(lengths_B, width)
         offsets = pa.array(np.append(0, widths_B.cumsum()), pa.int32())
 
         def column(name: str, dtype: str) -> pa.Array:
@@ -89,7 +90,7 @@ class RowColumns:
     @property
     def _fills(self) -> dict[str, int | None]:
         fills = {"input_ids": self.pad_token_id, "attention_mask": 0, "document_ids": -1, "position_ids": 0}
-        return fills | {"labels": IGNORED_LABEL}
+        return fills | {"labels": IGNORE_INDEX}
 
 
 def write_rows(path: Path, rows: Iterable[Row], columns: RowColumns) -> Counter[str]:
@@ -136,6 +137,8 @@ def finish_dataset(folder: Path, splits: Sequence[str], schema: pa.Schema, ident
     """
     from datasets import DatasetInfo, Features  # slow to import, and needed only here
 
+    from modeling_eem.data.contents import record_contents
+
     info = DatasetInfo(features=Features.from_arrow_schema(schema))
     for split in splits:
         names = [file.name for file in (folder / split).glob("data-*.arrow")]
@@ -153,6 +156,7 @@ def finish_dataset(folder: Path, splits: Sequence[str], schema: pa.Schema, ident
         write_atomically(folder / split / "state.json", json.dumps(state, indent=2) + "\n")
         for leftover in (folder / split).glob(".*.part"):  # of writers that were killed
             leftover.unlink(missing_ok=True)
+    record_contents(folder, splits)
     write_atomically(folder / DATASET_FILE, json.dumps({"splits": list(splits)}) + "\n")
 
 
@@ -174,12 +178,20 @@ def count_shards(folder: Path, shards: Iterable[int]) -> dict[str, Counter[str]]
     """What finished shards add up to, by split: `COUNTED`, from datatrove's statistics."""
     counts: dict[str, Counter[str]] = {TRAIN: Counter(), HELD_OUT: Counter()}
     for shard in shards:
-        for step in json.loads((folder / LOGS_FOLDER / "stats" / f"{shard:05d}.json").read_text()):
-            _, split = step["name"].split(": ")
-            for name in COUNTED:
-                value = step["stats"].get(name, 0)  # a bare number where a statistic was updated once
-                counts[split][name] += value["total"] if isinstance(value, dict) else value
+        path = folder / LOGS_FOLDER / "stats" / f"{shard:05d}.json"
+        try:
+            _add_counts(counts, json.loads(path.read_text()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is damaged or missing: remove {folder} and start again.") from error
     return counts
+
+
+def _add_counts(counts: dict[str, Counter[str]], steps: list[dict[str, Any]]) -> None:
+    for step in steps:
+        _, split = step["name"].split(": ")
+        for name in COUNTED:
+            value = step["stats"].get(name, 0)  # a bare number where a statistic was updated once
+            counts[split][name] += value["total"] if isinstance(value, dict) else value
 
 
 def finish(folder: Path, seconds: float | None = None, mb_per_second: float | None = None) -> dict[str, Any]:

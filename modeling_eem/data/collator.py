@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from modeling_eem.data.rows import IGNORED_LABEL
+from modeling_eem.data.rows import IGNORE_INDEX
 
 
 @dataclass
@@ -120,8 +120,8 @@ class CausalCollator:
             )
         self._check_ids(ids_T, "input_ids", number)
         # Nothing predicts a row's first token: left-padded, the output before it stands on padding.
-        labels_T = columns.setdefault("labels", F.pad(ids_T[1:], (1, 0), value=IGNORED_LABEL))
-        self._check_ids(labels_T[labels_T != IGNORED_LABEL], "labels", number)
+        labels_T = columns.setdefault("labels", F.pad(ids_T[1:], (1, 0), value=IGNORE_INDEX))
+        self._check_ids(labels_T[labels_T != IGNORE_INDEX], "labels", number)
         if "position_ids" not in columns:
             columns["attention_mask"] = torch.ones_like(ids_T)
         return columns
@@ -160,7 +160,7 @@ class CausalCollator:
     def _pad(self, name: str, rows: list[torch.Tensor], width: int) -> torch.Tensor:
         """One column of all rows, `[b, width]`; floats if any row holds floats."""
         dtype = functools.reduce(torch.promote_types, (values_T.dtype for values_T in rows))
-        fills = {"input_ids": self.pad_token_id, "attention_mask": 0, "labels": IGNORED_LABEL, "position_ids": 0}
+        fills = {"input_ids": self.pad_token_id, "attention_mask": 0, "labels": IGNORE_INDEX, "position_ids": 0}
         fill = fills.get(name, float("nan") if dtype.is_floating_point else -1)
         padded_BT = torch.full((len(rows), width), fill, dtype=dtype)
         for padded_T, values_T in zip(padded_BT, rows, strict=True):

@@ -4,29 +4,35 @@
 |---|---|
 | `.txt` | about a mebibyte, cut behind a line's end where there is one; the pieces join to the whole file |
 | `.jsonl` | the `text_column` of a line |
+| `.json` | the `text_column` of a record: of a list, or of records one after another, lines or not |
 | `.parquet` | the `text_column` of a row |
 
-`.txt.gz` and `.jsonl.gz` are read as what they hold. Text is UTF-8 and stays as it is: no newline is translated, no
-byte-order mark dropped, nothing normalised.
+Endings count in upper and lower case. With `.gz` or `.zst` behind them, files of text and JSON are read as what they
+hold. A folder is all such files in it (Spark and dask write a `corpus.parquet` of many parts), hidden ones left out.
+Text is UTF-8 and stays as it is: no newline is translated, no byte-order mark dropped, nothing normalised.
 """
 
 import codecs
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+import zstandard
 
+from modeling_eem.data.unpacking import BrokenJsonError, ZstandardFile, json_values
 from modeling_eem.files import asset
 
-_ENDINGS = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
+_KINDS = ("txt", "jsonl", "json", "parquet")
+_PACKED = (".gz", ".zst")  # endings of compressed text and JSON
 _TEXT_BLOCK = 1 << 20  # bytes
 _PARQUET_BATCH = 64  # rows
 
@@ -67,19 +73,34 @@ def read_documents(paths: Iterable[str | Path], text_column: str = "text") -> It
     """Read documents file by file; memory is bounded by the longest document, not by the files.
 
     Raises:
-        ValueError: at once for no file, a missing one or a name of another kind; while reading for a file that is
-            broken or not UTF-8 (with the byte's offset in the uncompressed file), a missing column, or a value that
-            is not text.
+        ValueError: at once for no file, a missing one, a name of another kind or a folder without text; while reading
+            for a file that is broken or not UTF-8 (with the byte's offset in the uncompressed file), a missing column,
+            or a value that is not text.
     """
-    files = [Path(asset(str(path))) for path in paths]
+    files = [file for path in paths for file in document_files(Path(asset(str(path))))]
     if not files:
         raise ValueError("no file to read: name at least one .txt, .jsonl or .parquet file.")
-    for path in files:
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file.")
-        file_kind(str(path))
     texts = ((text, path) for path in files for text in read_span(Span(str(path)), text_column))
     return (Document(_or_raise(text), path, index) for index, (text, path) in enumerate(texts))
+
+
+def document_files(path: Path) -> list[Path]:
+    """A file by itself, or the files of a folder; ValueError for what is neither, or holds no text."""
+    if path.is_file():
+        file_kind(str(path))
+        return [path]
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such file.")
+    if not (found := text_files(path, (str(file) for file in path.rglob("*") if file.is_file()))):
+        raise ValueError(f"{path}: the folder holds no {list_of_endings()} file.")
+    return [Path(file) for file in found]
+
+
+def text_files(folder: str | Path, paths: Iterable[str]) -> list[str]:
+    """The files of a folder that hold text, sorted; those are left out that begin with "." or "_" or lie in such."""
+    depth = len(Path(folder).parts)
+    shown = [path for path in paths if not any(part.startswith((".", "_")) for part in Path(path).parts[depth:])]
+    return sorted(path for path in shown if _kind(path) is not None)
 
 
 def read_span(span: Span, text_column: str = "text") -> Iterator[str | ValueError]:
@@ -92,10 +113,27 @@ def read_span(span: Span, text_column: str = "text") -> Iterator[str | ValueErro
 
 
 def file_kind(path: str) -> str:
-    """ "txt", "jsonl" or "parquet", by the name's ending; ValueError for another one."""
-    if not path.endswith(_ENDINGS):
-        raise ValueError(f"{path}: unknown kind of file: its name must end in {', '.join(_ENDINGS)}.")
-    return Path(path.removesuffix(".gz")).suffix[1:]
+    """ "txt", "jsonl", "json" or "parquet", by the name's ending; ValueError for another one."""
+    if (kind := _kind(path)) is None:
+        raise ValueError(f"{path}: unknown kind of file: its name must end in {list_of_endings()}.")
+    return kind
+
+
+def is_packed(path: str) -> bool:
+    """Whether the file is compressed, so that it cannot be entered in the middle."""
+    return path.lower().endswith(_PACKED)
+
+
+def list_of_endings() -> str:
+    """The endings, for messages."""
+    return ", ".join([*(f".{kind}" for kind in _KINDS), *(f".jsonl{packed}" for packed in _PACKED)])
+
+
+def _kind(path: str) -> str | None:
+    name = path.lower()
+    inside = name.removesuffix(".gz").removesuffix(".zst") if is_packed(name) else name
+    kind = inside.rpartition(".")[2]
+    return kind if kind in _KINDS and (inside == name or kind != "parquet") else None
 
 
 def check_encodable(text: str, name: str) -> None:
@@ -111,16 +149,19 @@ def check_encodable(text: str, name: str) -> None:
 
 @contextmanager
 def open_binary(path: str) -> Iterator[BinaryIO]:
-    """A local file or a URL, uncompressed as it is read; ValueError for a damaged `.gz`."""
+    """A local file or a URL, uncompressed as it is read; ValueError for a damaged `.gz` or `.zst`."""
     with ExitStack() as stack:
         local = "://" not in path
         file = stack.enter_context(Path(path).open("rb") if local else _open_url(path))  # noqa: SIM115 (the stack does)
-        if path.endswith(".gz"):
+        if path.lower().endswith(".gz"):
             file = stack.enter_context(gzip.GzipFile(fileobj=file))
+        elif path.lower().endswith(".zst"):
+            file = stack.enter_context(io.BufferedReader(ZstandardFile(file), _TEXT_BLOCK))
         try:
             yield cast(BinaryIO, file)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path}: not a whole gzip file.") from error
+        except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+            kind = "zstandard" if path.lower().endswith(".zst") else "gzip"
+            raise ValueError(f"{path}: not a whole {kind} file.") from error
 
 
 @contextmanager
@@ -139,7 +180,8 @@ def read_records(file: BinaryIO, kind: str, start: int = 0, stop: int | None = N
 
     Each begins where the one before it ended: read from a record's offset, the rest of a file gives the same records.
     """
-    file.seek(start)
+    if start:
+        file.seek(start)
     offset = start
     while (stop is None or offset < stop) and (record := _next_record(file, kind)):
         yield offset, record
@@ -180,6 +222,10 @@ def _line_text(line: bytes, name: str, path: str, offset: int, text_column: str)
         return _not_utf8(path, offset + error.start)
     except (ValueError, RecursionError) as error:  # not JSON; or more brackets or digits than Python reads
         return ValueError(f"{name} is not JSON: {error}.")
+    return _record_text(record, name, text_column)
+
+
+def _record_text(record: Any, name: str, text_column: str) -> str | ValueError:
     if not isinstance(record, dict) or text_column not in record:
         return ValueError(f"{name} has no column {text_column!r}.")
     text = record[text_column]
@@ -190,6 +236,17 @@ def _line_text(line: bytes, name: str, path: str, offset: int, text_column: str)
     except ValueError as error:
         return error
     return text
+
+
+def _read_json(span: Span, text_column: str) -> Iterator[str | ValueError]:
+    with open_binary(span.path) as file:
+        try:
+            for number, record in enumerate(json_values(file), start=1):
+                yield _record_text(record, f"{span.path}: record {number}", text_column)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{span.path}: not UTF-8: convert the file to UTF-8.") from error
+        except BrokenJsonError as error:
+            raise ValueError(f"{span.path}: {error}") from error
 
 
 def _not_utf8(path: str, offset: int) -> ValueError:
@@ -250,4 +307,4 @@ def _or_raise(text: str | ValueError) -> str:
     return text
 
 
-_READERS = {"txt": _read_txt, "jsonl": _read_jsonl, "parquet": _read_parquet}
+_READERS = {"txt": _read_txt, "jsonl": _read_jsonl, "json": _read_json, "parquet": _read_parquet}

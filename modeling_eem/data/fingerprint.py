@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -19,12 +21,35 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def read_fingerprint(folder: str | Path) -> dict[str, Any]:
-    """What `eem-data prepare` wrote about the rows in a folder; ValueError where it wrote nothing."""
+    """What `eem data prepare` wrote about a folder's rows; ValueError where it wrote nothing, or it is damaged."""
     path = Path(folder) / FINGERPRINT_FILE
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no {FINGERPRINT_FILE}: make it with `eem data prepare`.")
+    return read_record(path, {"tokenizer": str, "vocab_size": int, "rows": str, "max_length": int})
+
+
+def read_record(path: Path, types: Mapping[str, type | UnionType]) -> dict[str, Any]:
+    """A JSON object that one of our commands wrote, its values checked.
+
+    Args:
+        types: key → the type of its value, of the keys that must be there.
+
+    Raises:
+        ValueError: a file that is missing or damaged; it names the file, and the key where one is wrong.
+    """
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} holds no readable {FINGERPRINT_FILE}: make it with `eem-data prepare`.") from error
+        record = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such file.") from error
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not JSON, or not UTF-8
+        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}): make it again.") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} is damaged: it holds no JSON object; make it again.")
+    for key, kind in types.items():
+        value = record.get(key)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"{path} is damaged at {key!r}, which is {value!r}: make it again.")
+    return record
 
 
 def check_fingerprint(folder: str | Path, tokenizer_or_config: PreTrainedTokenizerBase | PreTrainedConfig) -> None:

@@ -1,4 +1,4 @@
-"""The datatrove pipeline of `eem-data prepare`: its reader, its row writer, and the executors; a shard is a task.
+"""The datatrove pipeline of `eem data prepare`: its reader, its row writer, and the executors; a shard is a task.
 
 datatrove's own readers take whole files, and log a line that they cannot decode and go on without it; so reading a
 shard is this project's, as a `BaseDiskReader`. Executors, completion markers, statistics and logs are datatrove's.
@@ -10,7 +10,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stderr
 from functools import lru_cache
 from itertools import chain
@@ -25,7 +25,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.readers.base import BaseDiskReader
 from datatrove.utils.logging import logger
 from datatrove.utils.stats import PipelineStats
-from tokenizers import Tokenizer
+from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from modeling_eem.data.arrow_files import (
@@ -40,6 +40,7 @@ from modeling_eem.data.arrow_files import (
     write_rows,
 )
 from modeling_eem.data.documents import Span, read_span
+from modeling_eem.data.encoding import PIECE_LENGTH, AlteredTextError, TextEncoder
 from modeling_eem.data.fingerprint import tokenizer_fingerprint
 from modeling_eem.data.row_options import Launch
 from modeling_eem.data.rows import ROW_MODES, RowFormat
@@ -119,10 +120,10 @@ class RowWriter(PipelineStep):
         """Write the task's rows; counts go to datatrove's statistics."""
         # Tasks are what runs in parallel: a tokenizer with threads of its own would take the other tasks' cores.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        backend, row_format = _load_tokenizer(
+        encoder, row_format = _load_tokenizer(
             self.folder / TOKENIZER_FOLDER, self.made["tokenizer"], self.made["max_length"], self.made["add_eos"]
         )
-        documents = self._encode(data, backend)
+        documents = self._encode(data, encoder)
         if (first := next(documents, None)) is None:
             return
         rows = ROW_MODES[self.made["rows"]](chain([first], documents), row_format)
@@ -130,12 +131,35 @@ class RowWriter(PipelineStep):
         for name, count in write_rows(path, rows, columns_of(self.made)).items():
             self.stat_update(name, value=count)
 
-    def _encode(self, documents: Iterable[Document], backend: Tokenizer) -> Iterator[tuple[int, list[int]]]:
+    def _encode(self, documents: Iterable[Document], encoder: TextEncoder) -> Iterator[tuple[int, NDArray]]:
+        at_most = self.made["max_length"] - 1 if self.made["rows"] == "pad" else None
         for together in _group(documents):
-            texts = [document.text for document in together]
-            self.stat_update("text_bytes", value=sum(len(text.encode()) for text in texts))
-            encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
-            yield from ((int(document.id), encoding.ids) for document, encoding in zip(together, encodings))
+            for document, ids in zip(together, self._ids(together, encoder, at_most)):
+                if ids is not None:
+                    yield int(document.id), ids
+
+    def _ids(
+        self, documents: Sequence[Document], encoder: TextEncoder, at_most: int | None
+    ) -> Iterator[NDArray | None]:
+        """The ids of each document; None for one that the tokenizer alters, where such are skipped."""
+        texts = [document.text for document in documents]
+        self.stat_update("text_bytes", value=sum(len(text.encode()) for text in texts))
+        try:
+            if len(texts) > 1:
+                yield from encoder.encode_batch(texts)
+                return
+        except AlteredTextError:
+            pass  # told below, with the document's number
+        for document in documents:
+            try:
+                yield encoder.encode(document.text, at_most)
+            except AlteredTextError as error:
+                if self.made["errors"] != "skip":
+                    raise ValueError(f"document {document.id}: {error}") from error
+                logger.warning(f"document {document.id} is left out: {error}")
+                self.stat_update("skipped")
+                self.stat_update("documents", value=-1)  # the reader has counted it
+                yield None
 
 
 class Finisher(PipelineStep):
@@ -207,26 +231,25 @@ def _slurm_options(launch: Launch) -> dict[str, Any]:
 
 
 @lru_cache
-def _load_tokenizer(folder: Path, sha256: str, max_length: int, add_eos: bool) -> tuple[Tokenizer, RowFormat]:
-    """A tokenizer that reads no special token from text, adds none and cuts nothing; loaded once a process."""
+def _load_tokenizer(folder: Path, sha256: str, max_length: int, add_eos: bool) -> tuple[TextEncoder, RowFormat]:
+    """What turns texts into ids, loaded once a process."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer_fingerprint(tokenizer) != sha256:
         raise ValueError(f"{folder} is not the tokenizer that these rows were begun with: remove them and start anew.")
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.encode_special_tokens = True
-    backend.no_padding()
-    backend.no_truncation()
-    return backend, RowFormat.from_tokenizer(tokenizer, max_length, add_eos)
+    return TextEncoder(tokenizer), RowFormat.from_tokenizer(tokenizer, max_length, add_eos)
 
 
 def _group(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Documents by about a million characters."""
+    """Documents by about a million characters; one that is cut into pieces stands alone."""
     together: list[Document] = []
     characters = 0
     for document in documents:
+        if together and (characters >= _ENCODED_TOGETHER or len(document.text) > PIECE_LENGTH):
+            yield together
+            together, characters = [], 0
         together.append(document)
         characters += len(document.text)
-        if characters >= _ENCODED_TOGETHER:
+        if characters > PIECE_LENGTH and len(together) == 1:
             yield together
             together, characters = [], 0
     if together:

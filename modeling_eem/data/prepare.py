@@ -35,11 +35,12 @@ from modeling_eem.data.arrow_files import (
     finish,
     finished_shards,
 )
-from modeling_eem.data.fingerprint import FINGERPRINT_FILE, read_fingerprint, tokenizer_fingerprint
+from modeling_eem.data.contents import open_rows
+from modeling_eem.data.fingerprint import FINGERPRINT_FILE, read_fingerprint, read_record, tokenizer_fingerprint
 from modeling_eem.data.row_options import Launch, RowOptions
 from modeling_eem.data.rows import RowFormat
 from modeling_eem.data.shards import Shard
-from modeling_eem.files import write_atomically
+from modeling_eem.files import LOCK_FILE, locked, write_atomically
 
 _POLL_SECONDS = 0.25
 _MAX_DOCUMENTS = 2**31  # `document_ids` are int32
@@ -83,18 +84,22 @@ def prepare_rows(
 
     Raises:
         ValueError: for a tokenizer that does not fit, an output that was made with something else, a corpus that
-            cannot be read, fills no row or is all held out, shards that failed on a cluster, or a full disk.
+            cannot be read, fills no row or is all held out, shards that failed on a cluster, a full disk, or an output
+            that another process is writing.
     """
     output, launch = Path(output).resolve(), launch or Launch()
     if launch.executor == "slurm" and len(str(output).split()) > 1:
         raise ValueError(f"{output}: datatrove's Slurm scripts take no path with a space: choose another --output.")
     made = _fingerprint(shards, tokenizer, options)
-    _claim(output, made)
-    if (output / DATASET_FILE).exists():
-        return json.loads((output / RESULTS_FILE).read_text())
+    _refuse_foreign(output)
     try:
-        _set_up(output, shards, tokenizer)
-        return _run(output, made, shards, launch, report)
+        with locked(output):
+            _claim(output, made)
+            if (output / DATASET_FILE).exists():
+                open_rows(output)  # refuses what was damaged since
+                return read_record(output / RESULTS_FILE, {"splits": dict, "rows": int})
+            _set_up(output, shards, tokenizer)
+            return _run(output, made, shards, launch, report)
     except UnusableCorpusError:
         shutil.rmtree(output)  # nothing that another try could use
         raise
@@ -201,8 +206,16 @@ def _shard_lines(shards: Sequence[Shard]) -> str:
     return "".join(json.dumps(asdict(shard)) + "\n" for shard in shards)
 
 
+def _refuse_foreign(output: Path) -> None:
+    """ValueError for a file, or a folder with something in it that prepare did not write."""
+    if not output.exists() or (output / FINGERPRINT_FILE).exists():
+        return
+    if not output.is_dir() or any(path.name != LOCK_FILE for path in output.iterdir()):
+        raise ValueError(f"{output} exists, and eem data prepare did not make it: choose another --output.")
+
+
 def _claim(output: Path, made: dict[str, Any]) -> None:
-    """Write the fingerprint, or make sure that the folder's own is the same; ValueError for anything else there."""
+    """Write the fingerprint, or make sure that the folder's own is the same; ValueError for another one."""
     if (output / FINGERPRINT_FILE).exists():
         before = read_fingerprint(output)
         # What did not stop at an error has nothing to skip: a start that skips may go on from there.
@@ -211,8 +224,6 @@ def _claim(output: Path, made: dict[str, Any]) -> None:
             raise ValueError(
                 f"{output} was started with other values of {', '.join(other)}: choose another --output, or remove it."
             )
-    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"{output} exists, and eem-data prepare did not make it: choose another --output.")
     if not (output / DATASET_FILE).exists():
         write_atomically(output / FINGERPRINT_FILE, json.dumps(made, indent=2) + "\n")
 

@@ -1,6 +1,7 @@
 """What rows follow from, and where the work of making them is done."""
 
 import importlib.util
+import math
 import shutil
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
@@ -8,6 +9,7 @@ from typing import Literal, TypeAlias, get_args
 RowMode: TypeAlias = Literal["windows", "pad", "stream", "pack"]
 Padding: TypeAlias = Literal["none", "left", "right"]
 Errors: TypeAlias = Literal["stop", "skip"]
+_LONGEST = 1 << 24  # tokens of a row: a batch of padded ones must fit in memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,9 @@ class RowOptions:
         ):
             if value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
-        if self.held_out < 0 or (self.held_out >= 1 and self.held_out != int(self.held_out)):
+        if not 2 <= self.max_length <= _LONGEST:
+            raise ValueError(f"max_length must lie between 2 and {_LONGEST:,}, not {self.max_length}.")
+        if not 0 <= self.held_out < math.inf or (self.held_out >= 1 and self.held_out != int(self.held_out)):
             raise ValueError(f"held_out must be a share below 1 or a number of documents, not {self.held_out}.")
         if self.shard_bytes < 1:
             raise ValueError(f"shard_bytes must be at least 1, not {self.shard_bytes}.")

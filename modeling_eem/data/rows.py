@@ -21,15 +21,16 @@ from typing import NotRequired, TypeAlias, TypedDict
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from modeling_eem.data.tokenizer import token_byte_lengths
 
 TOKEN_ENTROPIES = "token_entropies"  # the column of a row's entropies, nats, one a token
-IGNORED_LABEL = -100
+IGNORE_INDEX = -100  # as in models/loss_eem.py, whose import would cost rows two seconds
 _OPEN_ROWS = 64  # that `pack` fills at the same time
 
-Documents: TypeAlias = Iterable[tuple[int, Sequence[int]]]
+Documents: TypeAlias = Iterable[tuple[int, Sequence[int] | NDArray]]
 
 
 class Row(TypedDict):
@@ -81,19 +82,23 @@ class RowFormat:
         eos_token_id = tokenizer.eos_token_id if add_eos else None
         return cls(max_length, tokenizer.bos_token_id, token_byte_lengths(tokenizer), eos_token_id)
 
-    def check(self, documents: Documents) -> Iterator[tuple[int, list[int], np.ndarray]]:
+    def check(self, documents: Documents) -> Iterator[tuple[int, NDArray, NDArray]]:
         """The documents that hold tokens, EOS added where the format has one; and the bytes of each token before it.
 
         Raises:
             ValueError: for an id outside the vocabulary, a special token in a document, or no token at all.
         """
         empty = True
-        byte_lengths_V = self.byte_lengths.numpy()  # on rows this short, half of torch's time is its dispatch
+        byte_lengths_V = self.byte_lengths.numpy().astype(
+            np.int32
+        )  # on rows this short, half of torch's time is its dispatch
         for index, ids in documents:
             if len(ids) == 0:
                 continue
             empty = False
             ids_T = np.asarray(ids)
+            if ids_T.dtype.kind not in "iu" or ids_T.ndim != 1:
+                raise ValueError(f"document {index} holds no ids: a document is (number, list of ids).")
             if int(ids_T.min()) < 0 or int(ids_T.max()) >= len(byte_lengths_V):
                 raise ValueError(
                     f"document {index} holds ids from {int(ids_T.min())} to {int(ids_T.max())}, outside the "
@@ -105,8 +110,7 @@ class RowFormat:
                     f"document {index} holds a special token: encode it with add_special_tokens=False and "
                     "split_special_tokens=True."
                 )
-            end = [] if self.eos_token_id is None else [self.eos_token_id]
-            yield index, [*ids, *end], byte_lengths_T
+            yield index, ids_T if self.eos_token_id is None else np.append(ids_T, self.eos_token_id), byte_lengths_T
         if empty:
             raise ValueError("the corpus holds no tokens: give at least one document that is not empty.")
 
@@ -114,17 +118,17 @@ class RowFormat:
 def windows(documents: Documents, row_format: RowFormat) -> Iterator[Row]:
     """Cut every document into rows of BOS and at most n - 1 tokens; each text token is in exactly one row."""
     step = row_format.max_length - 1
-    for index, ids, byte_lengths_T in row_format.check(documents):
-        for start in range(0, len(ids), step):
+    for index, ids_T, byte_lengths_T in row_format.check(documents):
+        for start in range(0, len(ids_T), step):
             part = slice(start, start + step)
-            yield _row(row_format, index, ids[part], byte_lengths_T[part])
+            yield _row(row_format, index, ids_T[part], byte_lengths_T[part])
 
 
 def pad(documents: Documents, row_format: RowFormat) -> Iterator[Row]:
     """One row a document: BOS and its first n - 1 tokens. EOS stands only where the document really ends."""
     part = slice(row_format.max_length - 1)
-    for index, ids, byte_lengths_T in row_format.check(documents):
-        yield _row(row_format, index, ids[part], byte_lengths_T[part])
+    for index, ids_T, byte_lengths_T in row_format.check(documents):
+        yield _row(row_format, index, ids_T[part], byte_lengths_T[part])
 
 
 def stream(documents: Documents, row_format: RowFormat) -> Iterator[Row]:
@@ -135,18 +139,18 @@ def stream(documents: Documents, row_format: RowFormat) -> Iterator[Row]:
     """
     max_length, bos = row_format.max_length, row_format.bos_token_id
     row = Row(input_ids=[], document_ids=[], num_bytes=0)
-    for index, ids, byte_lengths_T in row_format.check(documents):
+    for index, ids_T, byte_lengths_T in row_format.check(documents):
         start = 0
         row["input_ids"].append(bos)
-        while start < len(ids):
+        while start < len(ids_T):
             part = slice(start, start + max_length - len(row["input_ids"]))  # empty if BOS fills the row
-            row["input_ids"] += ids[part]
+            row["input_ids"] += ids_T[part].tolist()
             row["document_ids"] += [index] * (len(row["input_ids"]) - len(row["document_ids"]))
             row["num_bytes"] += int(byte_lengths_T[part].sum())
             start = part.stop
             if len(row["input_ids"]) == max_length:
                 yield row
-                row = Row(input_ids=[bos] if start < len(ids) else [], document_ids=[], num_bytes=0)
+                row = Row(input_ids=[bos] if start < len(ids_T) else [], document_ids=[], num_bytes=0)
     if row["input_ids"]:
         yield row
 
@@ -173,7 +177,7 @@ def pack(documents: Documents, row_format: RowFormat) -> Iterator[Row]:
         row["document_ids"] += window["document_ids"]
         row["num_bytes"] += window["num_bytes"]
         row["position_ids"] += positions[: len(ids)]
-        row["labels"] += [IGNORED_LABEL, *ids[1:]]
+        row["labels"] += [IGNORE_INDEX, *ids[1:]]
         lengths[place] += len(ids)
         if lengths[place] == row_format.max_length or len(open_rows) > _OPEN_ROWS:
             fullest = lengths.index(max(lengths))
@@ -182,11 +186,11 @@ def pack(documents: Documents, row_format: RowFormat) -> Iterator[Row]:
     yield from open_rows
 
 
-def _row(row_format: RowFormat, index: int, ids: list[int], byte_lengths_T: np.ndarray) -> Row:
+def _row(row_format: RowFormat, index: int, ids_T: NDArray, byte_lengths_T: NDArray) -> Row:
     """A part of one document behind BOS."""
     return Row(
-        input_ids=[row_format.bos_token_id, *ids],
-        document_ids=[index] * (1 + len(ids)),
+        input_ids=[row_format.bos_token_id, *ids_T.tolist()],
+        document_ids=[index] * (1 + len(ids_T)),
         num_bytes=int(byte_lengths_T.sum()),
     )
 

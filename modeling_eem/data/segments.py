@@ -5,7 +5,9 @@ Shapes: B rows, N values of a column in all rows one after another.
 
 import hashlib
 import random
+import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +19,12 @@ from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
 from torch import Tensor
 
 from modeling_eem.data.arrow_files import DATASET_FILE, TOKENIZER_FOLDER, TRAIN
-from modeling_eem.data.fingerprint import FINGERPRINT_FILE
+from modeling_eem.data.contents import CONTENTS_FILE, open_rows
+from modeling_eem.data.fingerprint import FINGERPRINT_FILE, read_record
 from modeling_eem.data.rows import TOKEN_ENTROPIES
 
 _ROWS_A_BATCH = 1000
+_PLAIN_NAME = re.compile(r"\w+([.-]\w+)*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,14 +95,12 @@ class RowFolder:
         """Open what `datasets.load_from_disk` reads; nothing is loaded into memory.
 
         Raises:
-            ValueError: for another kind of folder, no `input_ids`, or rows that have `token_entropies` already.
+            ValueError: for another kind of folder, a damaged one, a split whose name is a path, no `input_ids`, or
+                rows that have `token_entropies` already.
         """
-        try:
-            loaded = load_from_disk(str(path))
-        except (FileNotFoundError, ValueError, IndexError) as error:  # IndexError: one without a row
-            raise ValueError(
-                f"{path} is no finished data set with rows: name text files, or a folder of `eem-data prepare`."
-            ) from error
+        if (path / DATASET_FILE).exists():
+            _check_split_names(path)
+        loaded = open_rows(path) if (path / CONTENTS_FILE).exists() else _load(path)
         splits = dict(loaded) if isinstance(loaded, DatasetDict) else {TRAIN: loaded}
         splits = {name: rows for name, rows in splits.items() if len(rows)}
         for name, rows in splits.items():
@@ -140,21 +142,57 @@ class RowFolder:
                 segments = Segments.of(self.table(split, range(start, min(start + _ROWS_A_BATCH, len(rows)))))
                 num_tokens += len(segments.places_N)
                 for ids_T, row in zip(segments.ids, segments.rows):
-                    check(ids_T, start + row)
+                    with naming(f"{self.path}, split {split}"):
+                        check(ids_T, start + row)
                     digest.update(ids_T.numpy().tobytes())
         return Scan(self.num_rows, num_tokens, digest.hexdigest())
 
-    def draw(self) -> Iterator[list[Tensor]]:
-        """The segments of one row after another, drawn at random without end; always the same ones."""
-        draws, rows = random.Random(0), concatenate_datasets(list(self.splits.values())).with_format("arrow")
+    def _name(self, index: int) -> str:
+        """What errors call a row of all splits one after another."""
+        for split, rows in self.splits.items():
+            if index < len(rows):
+                return f"{index} of {split}"
+            index -= len(rows)
+        raise IndexError(index)
+
+    def draw(self) -> Iterator[list[tuple[str, Tensor]]]:
+        """The segments of one row after another, drawn at random without end, with a name; always the same."""
+        draws = random.Random(0)
+        rows = concatenate_datasets(list(self.splits.values())).with_format("arrow")
         while True:
             index = draws.randrange(len(rows))
-            yield Segments.of(rows[index : index + 1]).ids
+            yield [(self._name(index), ids_T) for ids_T in Segments.of(rows[index : index + 1]).ids]
+
+
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Say in a ValueError where its row is."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def is_row_folder(path: Path) -> bool:
     """Whether a folder is, or is to become, a data set, and not a folder of text files."""
     return any((path / name).exists() for name in (DATASET_FILE, FINGERPRINT_FILE, "state.json"))
+
+
+def _check_split_names(path: Path) -> None:
+    """A split's name becomes a folder, of the rows and of what is made of them."""
+    for name in read_record(path / DATASET_FILE, {"splits": list})["splits"]:
+        if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name):
+            raise ValueError(f"{path}: the split {name!r} has no plain name: call it by letters, digits and -._")
+
+
+def _load(path: Path) -> Dataset | DatasetDict:
+    try:
+        return load_from_disk(str(path))
+    except Exception as error:  # what datasets and pyarrow raise on damaged files is of no common kind
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ValueError(
+            f"{path} is no finished data set with rows ({said}): name text files, or a folder of `eem data prepare`."
+        ) from error
 
 
 def _flat(table: pa.Table, name: str) -> np.ndarray:

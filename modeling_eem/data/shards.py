@@ -1,7 +1,7 @@
 """A corpus → the shards that it is prepared in: parts of files, of about one size, that know their documents' numbers.
 
 The shards follow from the input and `shard_bytes` alone, never from the machine, so any number of workers makes the
-same rows. A `.gz` cannot be entered in the middle: it is one shard.
+same rows. A `.json`, `.gz` or `.zst` cannot be entered in the middle: it is one shard.
 """
 
 import itertools
@@ -11,7 +11,17 @@ from dataclasses import dataclass
 import fsspec
 from huggingface_hub import snapshot_download
 
-from modeling_eem.data.documents import Span, file_kind, open_binary, open_parquet, read_records
+from modeling_eem.data.documents import (
+    Span,
+    file_kind,
+    is_packed,
+    list_of_endings,
+    open_binary,
+    open_parquet,
+    read_records,
+    read_span,
+    text_files,
+)
 from modeling_eem.files import asset
 
 HUB_CORPORA = {
@@ -62,8 +72,7 @@ def plan_shards(files: Sequence[str], text_column: str, shard_bytes: int) -> lis
     shards: list[Shard] = []
     documents = 0
     for path in files:
-        cut = _parquet_shards if file_kind(path) == "parquet" else _record_shards
-        for span, num_documents, num_bytes in cut(path, text_column, shard_bytes):
+        for span, num_documents, num_bytes in _CUTTERS[file_kind(path)](path, text_column, shard_bytes):
             shards.append(Shard(span, documents, num_documents, num_bytes))
             documents += num_documents
     if documents == 0:
@@ -85,9 +94,8 @@ def _files(name: str, streaming: bool) -> list[str]:
         return [name]
     if not is_folder:
         raise ValueError(f"{name}: not found; it is no file, no folder, nor one of {', '.join(HUB_CORPORA)}.")
-    found = sorted(file for file in fs.find(path) if _is_text_file(file))
-    if not found:
-        raise ValueError(f"{name}: the folder holds no .txt, .jsonl or .parquet file.")
+    if not (found := text_files(path, fs.find(path))):
+        raise ValueError(f"{name}: the folder holds no {list_of_endings()} file.")
     return [fs.unstrip_protocol(file) if "://" in name else file for file in found]
 
 
@@ -107,13 +115,6 @@ def _download(url: str) -> str:
     return f"{folder}/{inside}" if inside else folder
 
 
-def _is_text_file(path: str) -> bool:
-    try:
-        return bool(file_kind(path))
-    except ValueError:
-        return False
-
-
 def _record_shards(path: str, text_column: str, shard_bytes: int) -> Iterator[tuple[Span, int, int]]:
     kind = file_kind(path)
     start, first_line, lines, documents, end = 0, 1, 0, 0, 0
@@ -123,11 +124,20 @@ def _record_shards(path: str, text_column: str, shard_bytes: int) -> Iterator[tu
             lines += 1
             documents += kind == "txt" or not record.isspace()
             # A block of text that ends inside a line may end inside a character.
-            if end - start >= shard_bytes and record.endswith(b"\n") and not path.endswith(".gz"):
+            if end - start >= shard_bytes and record.endswith(b"\n") and not is_packed(path):
                 yield Span(path, start, end, first_line), documents, end - start
                 start, first_line, lines, documents = end, first_line + lines, 0, 0
     if documents:
         yield Span(path, start, end, first_line), documents, end - start
+
+
+def _json_shards(path: str, text_column: str, shard_bytes: int) -> Iterator[tuple[Span, int, int]]:
+    """The file as one shard: where a record begins is known only from its start."""
+    documents = sum(1 for _ in read_span(Span(path), text_column))
+    with open_binary(path) as file:
+        num_bytes = sum(len(block) for block in iter(lambda: file.read(1 << 20), b""))
+    if documents:
+        yield Span(path), documents, num_bytes
 
 
 def _parquet_shards(path: str, text_column: str, shard_bytes: int) -> Iterator[tuple[Span, int, int]]:
@@ -139,3 +149,6 @@ def _parquet_shards(path: str, text_column: str, shard_bytes: int) -> Iterator[t
     cuts = [rows * i // pieces for i in range(pieces + 1)] if rows else []
     for start, stop in itertools.pairwise(cuts):
         yield Span(path, start, stop), stop - start, num_bytes * (stop - start) // rows
+
+
+_CUTTERS = {"txt": _record_shards, "jsonl": _record_shards, "json": _json_shards, "parquet": _parquet_shards}

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -10,8 +11,27 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling_eem.entropy.result import NATS, TokenEntropies
-from modeling_eem.entropy.texts import Rows, check_tokenizer, rows_of_ids, rows_of_texts
+from modeling_eem.entropy.texts import Rows, real_tokens, rows_of_ids, rows_of_texts
+from modeling_eem.loading import ModelKind, check_tokenizer, context_length
 from modeling_eem.models.modeling_eem import EEMForCausalLM
+
+
+@dataclass(frozen=True)
+class Option:
+    """An argument of an estimator beside its models, as a command line offers it.
+
+    Attributes:
+        type: "int" or "str".
+        help: what it does, for users.
+        choices: the values that it takes, if not all of its type.
+        default: what it is where it is not given; None where that depends on the model.
+    """
+
+    name: str
+    type: str
+    help: str
+    choices: tuple[str, ...] = ()
+    default: int | str | None = None
 
 
 class EntropyEstimator(ABC):
@@ -26,6 +46,10 @@ class EntropyEstimator(ABC):
     """
 
     method: ClassVar[str]
+    model_kind: ClassVar[ModelKind] = "causal"
+    num_models: ClassVar[int] = 1
+    reads_own_tokens: ClassVar[bool] = True  # the model's tokens are those of the rows
+    options: ClassVar[tuple[Option, ...]] = ()
     unit: str = NATS
 
     def __init__(self, model: PreTrainedModel, batch_tokens: int = 4096):
@@ -47,39 +71,80 @@ class EntropyEstimator(ABC):
         Raises:
             ValueError: neither or both of texts and ids, texts without a tokenizer, a tokenizer that is not the
                 model's, an empty text, a row without a token to score, ids outside the vocabulary, a row that does not
-                begin with the model's BOS, a row longer than the method or the model can take.
+                begin with the model's BOS, a row longer than the method or the model can take, a value that is no
+                number.
         """
-        rows = self._rows(texts, tokenizer, input_ids, attention_mask)
-        return self._result(rows, self._score_rows(rows))
+        if (texts is None) == (input_ids is None):
+            raise ValueError("give texts with a tokenizer, or input_ids: one of the two.")
+        if tokenizer is not None:
+            self.check_tokenizer(tokenizer)
+        if texts is not None:
+            rows, layout = self.rows_of_texts(texts, tokenizer), None
+        else:
+            ids, mask_BT = real_tokens(input_ids, attention_mask)
+            rows, layout = self.rows_of_ids(ids, tokenizer), (input_ids.cpu(), mask_BT)
+        for number, ids_T in enumerate(rows.ids):
+            self.check_row(ids_T, number)
+        return self._result(rows, self.measure(rows), layout)
+
+    def measure(self, rows: Rows, names: Sequence[int | str] | None = None) -> list[Tensor]:
+        """`score` of rows that `check_row` has passed, float64 on the CPU.
+
+        Args:
+            names: what an error calls each row; by default its place.
+
+        Raises:
+            ValueError: for a value that is no number, which a model with damaged weights gives, or one in float16
+                whose outputs overflow: NaN stands for "not scored" and may not hide it.
+        """
+        with evaluating(self.model):
+            values = self.score([ids_T.to(self.model.device) for ids_T in rows.ids])
+        values = [values_T.to("cpu", torch.float64) for values_T in values]
+        for name, values_T in zip(range(len(rows)) if names is None else names, values):
+            self.check_values(values_T, name)
+        return values
 
     @abstractmethod
     def score(self, rows: list[Tensor]) -> list[Tensor]:
-        """One value a token for checked rows of ids `[t]`, in `unit`; NaN at what is not scored."""
+        """One value a token for checked rows of ids `[t]`, in `unit`; NaN at what is not scored.
+
+        An estimator of several values a token returns `[t, columns]`, the first in `unit`.
+        """
 
     @property
     def context(self) -> int | None:
         """The model's context in tokens of the rows; None for a model without a limit."""
-        return getattr(self.model.config, "max_position_embeddings", None)  # Bloom and state-space models name none
+        return context_length(self.model.config)
 
     @property
     def max_length(self) -> int | None:
         """Most tokens of a row, BOS included; None for a method that slides, or a model without a limit."""
         return self.context
 
+    def rows_of_texts(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None) -> Rows:
+        """Texts as rows of the model's tokens."""
+        if tokenizer is None:
+            raise ValueError("texts need the model's tokenizer: pass tokenizer=.")
+        return rows_of_texts(texts, tokenizer)
+
+    def rows_of_ids(self, ids: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase | None = None) -> Rows:
+        """Rows of ids `[t]`, with their bytes where a tokenizer tells them."""
+        return Rows(list(ids)) if tokenizer is None else rows_of_ids(ids, tokenizer)
+
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise a ValueError for a tokenizer that did not make the rows."""
         check_tokenizer(self.model.config, tokenizer)
 
-    def check_row(self, ids_T: Tensor, number: int) -> None:
+    def check_row(self, ids_T: Tensor, number: int | str) -> None:
         """Raise a ValueError for a row that cannot be measured."""
-        config = self.model.config
+        vocab_size = self.model.config.vocab_size
         if len(ids_T) < 2:
             raise ValueError(f"row {number} holds no token to score after its first: leave it out.")
         lowest, highest = ids_T.min().item(), ids_T.max().item()
-        if lowest < 0 or highest >= config.vocab_size:
+        if lowest < 0 or highest >= vocab_size:
             raise ValueError(
-                f"row {number} holds id {lowest if lowest < 0 else highest}, outside the vocabulary of "
-                f"{config.vocab_size}: is this the model's tokenizer?"
+                f"row {number} holds id {lowest if lowest < 0 else highest}, outside the vocabulary of {vocab_size}: "
+                "is this the model's tokenizer?"
             )
         if self.max_length is not None and len(ids_T) > self.max_length:
             raise ValueError(
@@ -87,41 +152,19 @@ class EntropyEstimator(ABC):
                 "or use a method that slides (sliding, causal with a stride)."
             )
 
-    def _rows(
-        self,
-        texts: Sequence[str] | None,
-        tokenizer: PreTrainedTokenizerBase | None,
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None,
-    ) -> Rows:
-        if (texts is None) == (input_ids is None):
-            raise ValueError("give texts with a tokenizer, or input_ids: one of the two.")
-        if tokenizer is not None:
-            self.check_tokenizer(tokenizer)
-        if input_ids is not None:
-            return rows_of_ids(input_ids, attention_mask, tokenizer)
-        if tokenizer is None:
-            raise ValueError("texts need the model's tokenizer: pass tokenizer=.")
-        return rows_of_texts(texts, tokenizer)
+    def check_values(self, values_T: Tensor, number: int | str) -> None:
+        """Raise a ValueError for a row with a value that is no number, but at its first token."""
+        is_bad_T = ~values_T.reshape(len(values_T), -1)[1:, 0].isfinite()
+        if is_bad_T.any():
+            place = 1 + int(is_bad_T.int().argmax())
+            value = values_T.reshape(len(values_T), -1)[place, 0].item()
+            raise ValueError(
+                f"row {number}, token {place}: the model gives {value}, which is no entropy: its weights are damaged, "
+                f"or {str(self.model.dtype).removeprefix('torch.')} is too narrow for it (try float32)."
+            )
 
-    def _score_rows(self, rows: Rows) -> list[Tensor]:
-        """`score` of rows that are first checked."""
-        real = rows.real()
-        for number, ids_T in enumerate(real):
-            self.check_row(ids_T, number)
-        with evaluating(self.model):
-            return self.score([ids_T.to(self.model.device) for ids_T in real])
-
-    def _result(self, rows: Rows, values: list[Tensor]) -> TokenEntropies:
-        return TokenEntropies(
-            rows.ids,
-            rows.place(values),
-            rows.attention_mask,
-            method=self.method,
-            unit=self.unit,
-            texts=rows.texts,
-            offsets=rows.offsets,
-        )
+    def _result(self, rows: Rows, values: list[Tensor], layout: tuple[Tensor, Tensor] | None) -> TokenEntropies:
+        return TokenEntropies.of_rows(rows, values, method=self.method, unit=self.unit, layout=layout)
 
 
 class EEMEstimator(EntropyEstimator):
@@ -142,12 +185,12 @@ class EEMEstimator(EntropyEstimator):
             )
         super().__init__(model, batch_tokens)
 
-    def check_row(self, ids_T: Tensor, number: int) -> None:
+    def check_row(self, ids_T: Tensor, number: int | str) -> None:
         super().check_row(ids_T, number)
         check_bos(self.model, ids_T, number)
 
 
-def check_bos(model: PreTrainedModel, ids_T: Tensor, number: int) -> None:
+def check_bos(model: PreTrainedModel, ids_T: Tensor, number: int | str) -> None:
     """A window begins with BOS, so that its first text token is predicted like the others."""
     bos = model.config.bos_token_id
     if bos is not None and ids_T[0] != bos:

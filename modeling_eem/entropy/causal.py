@@ -1,18 +1,36 @@
 """The causal estimator: a causal language model's own cross-entropy of each token."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from modeling_eem.entropy.base import EntropyEstimator, evaluating, length_batches, pad_right
-from modeling_eem.entropy.nats import token_nats
+from modeling_eem.entropy.base import EntropyEstimator, Option, evaluating, length_batches, pad_right
+from modeling_eem.entropy.nats import predictions, token_nats
 from modeling_eem.entropy.result import TokenEntropies
-from modeling_eem.entropy.sliding import check_stride, spans
+from modeling_eem.entropy.sliding import STRIDE_HELP, check_stride, spans
 from modeling_eem.entropy.texts import Rows
+from modeling_eem.loading import check_causal
 from modeling_eem.models.loss_eem import has_plain_head
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Tokens `first … last` of row `row`, scored behind its first token and tokens `start … first - 1`."""
+
+    row: int
+    start: int
+    first: int
+    last: int
+
+    def ids(self, row_T: Tensor) -> Tensor:
+        return torch.cat([row_T[:1], row_T[self.start : self.last + 1]])
+
+    def __len__(self) -> int:
+        return self.last - self.start + 2
 
 
 class CausalEntropy(EntropyEstimator):
@@ -25,9 +43,14 @@ class CausalEntropy(EntropyEstimator):
         stride: for texts longer than the context: how many tokens keep a start. Each further block of `stride` tokens
             is scored behind the row's first token and as much text as fits. By default such texts are refused.
         word_starts: `[vocabulary]`, True for tokens that begin a word; the result then holds `boundary_nats`.
+        with_predictions: the result then holds `predictive_nats` and `ranks`.
+
+    Raises:
+        ValueError: for a model that sees later tokens, or a stride that the context does not allow.
     """
 
     method: ClassVar[str] = "causal"
+    options: ClassVar[tuple[Option, ...]] = (Option("stride", "int", STRIDE_HELP),)
 
     def __init__(
         self,
@@ -35,6 +58,7 @@ class CausalEntropy(EntropyEstimator):
         stride: int | None = None,
         batch_tokens: int = 4096,
         word_starts: Tensor | None = None,
+        with_predictions: bool = False,
     ):
         if model.config.model_type in ("eem", "eem_autoencoder"):
             raise ValueError(
@@ -46,8 +70,10 @@ class CausalEntropy(EntropyEstimator):
             if self.context is None:
                 raise ValueError(f"a {model.config.model_type!r} model reads texts of any length: leave stride out.")
             check_stride(stride, self.context)
+        check_causal(model)
         self.stride = stride
         self.word_starts = word_starts
+        self.with_predictions = with_predictions
         with evaluating(model):
             self.has_plain_head = has_plain_head(model)
 
@@ -56,44 +82,59 @@ class CausalEntropy(EntropyEstimator):
         return self.context if self.stride is None else None
 
     def score(self, rows: list[Tensor]) -> list[Tensor]:
-        """The values, `[t]`; with `word_starts` `[t, 2]`, a token's boundary beside it."""
+        """The values, `[t]`; with `word_starts` or `with_predictions` `[t, 4]`, columns as `_outputs` makes them."""
+        is_plain = self.word_starts is None and not self.with_predictions
         context = self.context or max(map(len, rows))
         windows = [
-            (number, *span)
-            for number, row in enumerate(rows)
-            for span in spans(len(row), context, context - 1 if self.stride is None else self.stride)
+            _Window(number, *span)
+            for number, row_T in enumerate(rows)
+            for span in spans(len(row_T), context, context - 1 if self.stride is None else self.stride)
         ]
-        values = [torch.full((len(row), 2), float("nan"), dtype=torch.float64) for row in rows]
-        lengths = [last - start + 2 for _, start, _, last in windows]
-        for batch in length_batches(lengths, self.batch_tokens):
+        values = [torch.full((len(row_T), 1 if is_plain else 4), float("nan"), dtype=torch.float64) for row_T in rows]
+        for batch in length_batches([len(window) for window in windows], self.batch_tokens):
             of_batch = [windows[index] for index in batch]
-            ids_BT, _ = pad_right(
-                [torch.cat([rows[row][:1], rows[row][start : last + 1]]) for row, start, _, last in of_batch]
-            )
-            nats_BT, boundary_BT = self._forward(ids_BT)
-            for (row, start, first, last), nats_T, boundary_T in zip(of_batch, nats_BT, boundary_BT):
-                # Token j stands at place j - start + 1 of its window, and the output before it tells its nats.
-                values[row][first : last + 1, 0] = nats_T[first - start : last - start + 1]
-                values[row][first : last + 1, 1] = boundary_T[first - start + 1 : last - start + 2]
-                if first == 1:
-                    values[row][0, 1] = boundary_T[0]
-        return values if self.word_starts is not None else [values_TX[:, 0] for values_TX in values]
+            for window, outputs_NX in zip(of_batch, self._forward(rows, of_batch)):
+                # The output before a token tells its nats, the output at it whether a word begins behind it.
+                values_TX = values[window.row]
+                values_TX[window.first : window.last + 1] = outputs_NX[:-1]
+                if not is_plain:
+                    values_TX[window.first : window.last + 1, 3] = outputs_NX[1:, 3]
+                    if window.first == 1:
+                        values_TX[0, 3] = outputs_NX[0, 3]
+        return [values_TX[:, 0] for values_TX in values] if is_plain else values
 
-    def _forward(self, ids_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """At each place the nats of the next token, and those of any word's beginning; `[B, T]` each, on the CPU."""
+    def _forward(self, rows: Sequence[Tensor], windows: Sequence[_Window]) -> Sequence[Tensor]:
+        """For each window the outputs before its scored tokens and at the last, `[n + 1, columns]`, on the CPU."""
+        ids_BT, _ = pad_right([window.ids(rows[window.row]) for window in windows])
+        places_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
+        first_B1, last_B1 = (
+            torch.tensor(places, device=ids_BT.device)[:, None]
+            for places in zip(*((window.first - window.start, len(window) - 1) for window in windows))
+        )
+        is_read_BT = (places_T >= first_B1) & (places_T <= last_B1)
         if self.has_plain_head:
             outputs_BTX = self.model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
             head = self.model.get_output_embeddings()
         else:
             outputs_BTX, head = self.model(input_ids=ids_BT, use_cache=False).logits, nn.Identity()
         targets_BT = ids_BT.roll(-1, dims=1)  # what the last output is given is read by nobody
-        word_starts = None if self.word_starts is None else self.word_starts.to(ids_BT.device)
-        nats_N, boundary_N = token_nats(outputs_BTX.flatten(0, 1), head, targets_BT.flatten(), word_starts)
-        boundary_N = nats_N if boundary_N is None else boundary_N
-        return nats_N.view_as(ids_BT).cpu(), boundary_N.view_as(ids_BT).cpu()
+        outputs_NX = self._columns(outputs_BTX[is_read_BT], head, targets_BT[is_read_BT]).cpu()
+        return outputs_NX.split((last_B1 - first_B1 + 1).squeeze(1).tolist())
 
-    def _result(self, rows: Rows, values: list[Tensor]) -> TokenEntropies:
-        if self.word_starts is None:
-            return super()._result(rows, values)
-        result = super()._result(rows, [values_TX[:, 0] for values_TX in values])
-        return replace(result, boundary_nats=rows.place([values_TX[:, 1] for values_TX in values]))
+    def _columns(self, hidden_ND: Tensor, head: nn.Module, targets_N: Tensor) -> Tensor:
+        """Nats of the next token; with more asked for also predictive entropy, rank and nats of a word's beginning."""
+        if self.word_starts is None and not self.with_predictions:
+            return token_nats(hidden_ND, head, targets_N)[:, None]
+        word_starts = None if self.word_starts is None else self.word_starts.to(targets_N.device)
+        told = predictions(hidden_ND, head, targets_N, word_starts)
+        boundary_N = told.nats if told.boundary_nats is None else told.boundary_nats
+        return torch.stack([told.nats, told.entropies, told.ranks.double(), boundary_N], dim=-1)
+
+    def _result(self, rows: Rows, values: list[Tensor], layout: tuple[Tensor, Tensor] | None) -> TokenEntropies:
+        if self.word_starts is None and not self.with_predictions:
+            return super()._result(rows, values, layout)
+        result = super()._result(rows, [values_TX[:, 0] for values_TX in values], layout)
+        predictive_BT, ranks_BT, boundary_BT = result.placed(torch.cat(values)[:, 1:]).unbind(-1)
+        if self.with_predictions:
+            result = replace(result, predictive_nats=predictive_BT, ranks=ranks_BT)
+        return result if self.word_starts is None else replace(result, boundary_nats=boundary_BT)

@@ -8,26 +8,29 @@ What is unusual:
 * `dataset_dict.json` is written last: a folder that is not complete does not load.
 """
 
+import hashlib
 import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from datasets import Features, List, Value
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from modeling_eem.data.arrow_files import RESULTS_FILE, TOKENIZER_FOLDER, arrow_stream, finish_dataset, shard_file
-from modeling_eem.data.fingerprint import FINGERPRINT_FILE
+from modeling_eem.data.fingerprint import FINGERPRINT_FILE, read_record
+from modeling_eem.data.folder_lock import LOCK_FILE, locked
 from modeling_eem.data.rows import TOKEN_ENTROPIES
-from modeling_eem.data.segments import RowFolder, Scan, Segments
-from modeling_eem.entropy.base import EntropyEstimator, pad_right
-from modeling_eem.entropy.loading import weights_sha256
+from modeling_eem.data.segments import RowFolder, Scan, Segments, naming
+from modeling_eem.entropy.base import EntropyEstimator
 from modeling_eem.files import write_atomically
 
 ENTROPIES_FILE = "entropies.json"
@@ -62,22 +65,57 @@ def measure_speed(estimator: EntropyEstimator, rows: RowFolder, seconds: float =
     """
     drawn, speed, used, count = rows.draw(), 0.0, 0.0, 1
     while count <= 2 or (used < seconds and count <= rows.num_rows):
-        segments = [ids_T for _ in range(count) for ids_T in next(drawn)]
+        segments = [segment for _ in range(count) for segment in next(drawn)]
         began = time.perf_counter()
         for _ in _estimate(estimator, segments):
             pass
         took = time.perf_counter() - began
-        speed, used, count = sum(map(len, segments)) / took, used + took, 2 * count
+        speed, used, count = sum(len(ids_T) for _, ids_T in segments) / took, used + took, 2 * count
     return speed
 
 
+_BEGUN = {
+    "method": str,
+    "unit": str,
+    "options": dict,
+    "model_sha256": list,
+    "rows": int,
+    "tokens": int,
+    "rows_sha256": str,
+    "rows_a_part": int,
+}
+
+
 def read_begun(output: Path) -> dict[str, Any] | None:
-    """What a folder was begun with; None for one that is not there, ValueError for one of something else."""
-    if (output / ENTROPIES_FILE).exists():
-        return json.loads((output / ENTROPIES_FILE).read_text())
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"{output} exists, and eem-entropy did not make it: choose another --output.")
+    """What a folder was begun with; None for one that is not there.
+
+    Raises:
+        ValueError: for a folder of something else, or one whose record is damaged.
+    """
+    path = output / ENTROPIES_FILE
+    if path.exists():
+        begun = read_record(path, _BEGUN)
+        if begun["rows_a_part"] < 1:
+            raise ValueError(f"{path} is damaged at 'rows_a_part', which is {begun['rows_a_part']}: make it again.")
+        return begun
+    if output.exists() and (not output.is_dir() or any(file.name != LOCK_FILE for file in output.iterdir())):
+        raise ValueError(f"{output} exists, and eem entropy did not make it: choose another --output.")
     return None
+
+
+@contextmanager
+def claimed(output: Path) -> Iterator[dict[str, Any] | None]:
+    """Hold the output against other processes; what it was begun with, see `read_begun`.
+
+    A folder in which nothing was begun is removed again.
+    """
+    read_begun(output)
+    try:
+        with locked(output):
+            yield read_begun(output)
+    finally:
+        with suppress(OSError):  # it is not empty
+            output.rmdir()
 
 
 def check_begun(output: Path, begun: dict[str, Any] | None, identity: dict[str, Any]) -> None:
@@ -101,6 +139,18 @@ def run_identity(
         "tokens": scan.num_tokens,
         "rows_sha256": scan.sha256,
     }
+
+
+def weights_sha256(model: PreTrainedModel) -> str:
+    """A SHA-256 of a model's config and weights, whatever folder they are in."""
+    config = model.config.to_diff_dict()
+    for origin in ("_name_or_path", "transformers_version"):
+        config.pop(origin, None)
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def part_rows(rows: RowFolder, identity: dict[str, Any], tokens_per_second: float, processes: int) -> int:
@@ -168,8 +218,7 @@ class EntropyRun:
         splits: dict[str, dict[str, float]] = {}
         for part in self.parts():
             counts = splits.setdefault(part.split, {"rows": 0, "tokens": 0, "scored": 0, "sum": 0.0})
-            with pa.memory_map(str(part.file)) as source:
-                table = pa.ipc.open_stream(source).read_all()
+            table = _read_part(part.file)
             values_N = table[TOKEN_ENTROPIES].combine_chunks().flatten().to_numpy(zero_copy_only=False)
             counts["rows"] += len(table)
             counts["tokens"] += len(Segments.of(table).places_N)
@@ -187,11 +236,13 @@ class EntropyRun:
         segments = Segments.of(table)
         values: list[Tensor] = []
         reported = 0
-        for some in _estimate(self.estimator, segments.ids):
-            values += some
-            finished = segments.rows[len(values)] if len(values) < len(segments.ids) else part.num_rows
-            report(finished - reported)
-            reported = finished
+        numbered = [(part.start + row, ids_T) for row, ids_T in zip(segments.rows, segments.ids)]
+        with naming(f"{self.rows.path}, split {part.split}"):
+            for some in _estimate(self.estimator, numbered):
+                values += some
+                finished = segments.rows[len(values)] if len(values) < len(segments.ids) else part.num_rows
+                report(finished - reported)
+                reported = finished
         whole = table.append_column(TOKEN_ENTROPIES, segments.column(values)).cast(self._schema(part.split))
         with arrow_stream(part.file, whole.schema) as writer:
             writer.write_table(whole)
@@ -199,6 +250,14 @@ class EntropyRun:
     def _schema(self, split: str) -> pa.Schema:
         features = self.rows.splits[split].features
         return Features({**features, TOKEN_ENTROPIES: List(Value("float32"))}).arrow_schema
+
+
+def _read_part(file: Path) -> pa.Table:
+    try:
+        with pa.memory_map(str(file)) as source:
+            return pa.ipc.open_stream(source).read_all()
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{file} is damaged: remove it, and the same command makes it again.") from error
 
 
 def _still_awaited(parts: list[Part], report: Callable[[int], None]) -> list[Part]:
@@ -211,13 +270,15 @@ def _still_awaited(parts: list[Part], report: Callable[[int], None]) -> list[Par
     return awaited
 
 
-def _estimate(estimator: EntropyEstimator, segments: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """The values of segments `[t]`, some at a time, in their order."""
-    some: list[Tensor] = []
-    for number, ids_T in enumerate(segments):
-        some.append(ids_T)
-        is_last = number + 1 == len(segments)
-        if is_last or sum(map(len, some)) + len(segments[number + 1]) > _BATCHES_A_CALL * estimator.batch_tokens:
-            ids_BT, mask_BT = pad_right(some)
-            yield estimator(input_ids=ids_BT, attention_mask=mask_BT).rows()
-            some = []
+def _estimate(estimator: EntropyEstimator, segments: Sequence[tuple[int | str, Tensor]]) -> Iterator[list[Tensor]]:
+    """The values of segments `[t]` of rows with names, some at a time, in their order."""
+    some: list[tuple[int | str, Tensor]] = []
+    tokens = 0
+    for place, (row, ids_T) in enumerate(segments):
+        some.append((row, ids_T))
+        tokens += len(ids_T)
+        is_last = place + 1 == len(segments)
+        if is_last or tokens + len(segments[place + 1][1]) > _BATCHES_A_CALL * estimator.batch_tokens:
+            names, ids = zip(*some)
+            yield estimator.measure(estimator.rows_of_ids(ids), names)
+            some, tokens = [], 0

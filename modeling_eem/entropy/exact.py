@@ -65,6 +65,7 @@ class TwoModelEntropy(EEMEstimator):
     """
 
     method: ClassVar[str] = "two_models"
+    num_models: ClassVar[int] = 2
 
     def __init__(self, longer: EEMForCausalLM, shorter: EEMForCausalLM, batch_tokens: int = 4096):
         super().__init__(longer, batch_tokens)

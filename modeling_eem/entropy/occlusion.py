@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modeling_eem.entropy.base import EEMEstimator, length_batches, pad_right
+from modeling_eem.entropy.base import EEMEstimator, Option, length_batches, pad_right
 from modeling_eem.entropy.nats import token_nats
 from modeling_eem.entropy.result import NATS
 from modeling_eem.models.loss_eem import CHUNK_SIZE
@@ -46,6 +46,9 @@ class OcclusionEntropy(EEMEstimator):
     """
 
     method: ClassVar[str] = "occlusion"
+    options: ClassVar[tuple[Option, ...]] = (
+        Option("metric", "str", "What distance of the logits.", tuple(METRICS), "l1"),
+    )
 
     def __init__(self, model: EEMForCausalLM, metric: str = "l1", batch_tokens: int = 4096):
         super().__init__(model, batch_tokens)
@@ -73,7 +76,7 @@ class OcclusionEntropy(EEMEstimator):
     def _measure(self, clean_ND: Tensor, occluded_ND: Tensor, targets_N: Tensor) -> Tensor:
         head = self.model.lm_head
         if self.metric == "loss":
-            clean_N, occluded_N = (token_nats(hidden_ND, head, targets_N)[0] for hidden_ND in (clean_ND, occluded_ND))
+            clean_N, occluded_N = (token_nats(hidden_ND, head, targets_N) for hidden_ND in (clean_ND, occluded_ND))
             return occluded_N - clean_N
         distance = _DISTANCES[self.metric]
         return torch.cat(

@@ -31,14 +31,17 @@ def prefix_nats(
         encodes_prefixes: what `is_prefix_consistent` says of the model's encoder.
     """
     encoder = model.model.encoder
-    ids_RT, _ = pad_right(windows)
+    flat_N = torch.cat(list(windows))
+    starts_R = torch.tensor([0, *map(len, windows)]).cumsum(0).to(flat_N.device)
     codes = _codes_of_prefixes(encoder, windows, prefixes, batch_tokens) if encodes_prefixes else None
     nats = torch.zeros(len(prefixes), dtype=torch.float64)
     scored = [place for place, (_, length) in enumerate(prefixes) if length > 1]
     for batch in length_batches([prefixes[place][1] for place in scored], batch_tokens):
         places = [scored[index] for index in batch]
-        rows_G, lengths_G = torch.tensor([prefixes[place] for place in places], device=ids_RT.device).T
-        prefix_GT = ids_RT[rows_G, : int(lengths_G.max())]
+        rows_G, lengths_G = torch.tensor([prefixes[place] for place in places], device=flat_N.device).T
+        places_T = torch.arange(int(lengths_G.max()), device=flat_N.device)
+        # Right of a prefix stands whatever follows it there, which neither the encoder nor the decoder sees.
+        prefix_GT = flat_N[(starts_R[rows_G, None] + places_T).clamp(max=len(flat_N) - 1)]
         codes_GP = _encode(encoder, prefix_GT, lengths_G) if codes is None else codes[places]
         nats[places] = _summed_nats(model, prefix_GT, lengths_G, codes_GP).cpu()
     return nats
@@ -51,7 +54,7 @@ def _summed_nats(model: EEMForCausalLM, prefix_GT: Tensor, lengths_G: Tensor, co
     places_T = torch.arange(inputs_GT.shape[1], device=inputs_GT.device)
     is_scored_GT = places_T < lengths_G[:, None] - 1
     nats_GT = torch.zeros(targets_GT.shape, dtype=torch.float64, device=targets_GT.device)
-    nats_GT[is_scored_GT], _ = token_nats(hidden_GTD[is_scored_GT], model.lm_head, targets_GT[is_scored_GT])
+    nats_GT[is_scored_GT] = token_nats(hidden_GTD[is_scored_GT], model.lm_head, targets_GT[is_scored_GT])
     return nats_GT.sum(-1)
 
 

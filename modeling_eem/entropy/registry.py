@@ -1,11 +1,19 @@
-"""Estimators by name."""
+"""Estimators by name, and from the folders of their models.
+
+An estimator says of itself what it takes: its models' kind and number, and its options. The command line reads them
+from `assets/entropy_options.json`, which `write_option_table` writes: its help must not wait for torch.
+"""
 
 import difflib
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling_eem.entropy.base import EntropyEstimator
 from modeling_eem.entropy.causal import CausalEntropy
@@ -16,6 +24,10 @@ from modeling_eem.entropy.regression import RegressionEntropy
 from modeling_eem.entropy.result import TokenEntropies
 from modeling_eem.entropy.sliding import SlidingEntropy
 from modeling_eem.entropy.teacher import TeacherEntropy
+from modeling_eem.files import write_atomically
+from modeling_eem.loading import load_model, load_tokenizer
+
+OPTIONS_FILE = Path(__file__).parents[1] / "assets" / "entropy_options.json"
 
 ESTIMATORS: dict[str, type[EntropyEstimator]] = {
     estimator.method: estimator
@@ -62,3 +74,70 @@ def estimate(
     """
     estimator = estimator_class(name)(*models, **options)
     return estimator(texts, tokenizer, input_ids=input_ids, attention_mask=attention_mask)
+
+
+def load_models(
+    method: str, names: Sequence[str], dtype: str = "float32", device: torch.device | str = "cpu"
+) -> list[PreTrainedModel]:
+    """The models of a method, from folders or the Hub, in evaluation mode; see `loading.load_model`.
+
+    Args:
+        names: one; of `two_models` the model of the longer and that of the shorter prefix; of `teacher` the teacher's.
+
+    Raises:
+        ValueError: for the wrong number of models.
+    """
+    kind = estimator_class(method)
+    if len(names) != kind.num_models:
+        plural = "s"[: kind.num_models - 1]
+        raise ValueError(f"the method {method} takes {kind.num_models} model{plural}, not {len(names)}.")
+    return [load_model(name, kind.model_kind, dtype).to(device) for name in names]
+
+
+def build_estimator(
+    method: str,
+    models: Sequence[PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    batch_tokens: int = 4096,
+    **options: Any,
+) -> EntropyEstimator:
+    """`ESTIMATORS[method]` of models from `load_models`.
+
+    Args:
+        tokenizer: the student's, for `teacher`; the teacher's own is beside its weights.
+        options: the estimator's own.
+
+    Raises:
+        ValueError: for an option that the method does not have, or a teacher without a student's tokenizer.
+    """
+    check_options(method, options)
+    kind = estimator_class(method)
+    if kind.reads_own_tokens:
+        return kind(*models, batch_tokens=batch_tokens, **options)
+    if tokenizer is None:
+        raise ValueError("the method teacher needs the tokenizer that the rows were made with: pass --tokenizer.")
+    own = load_tokenizer(models[0].name_or_path)
+    return TeacherEntropy(models[0], own, tokenizer, batch_tokens=batch_tokens, **options)
+
+
+def check_options(method: str, options: dict[str, Any]) -> None:
+    """Raise a ValueError for an unknown method, or an option that it does not have."""
+    known = [option.name for option in estimator_class(method).options]
+    if foreign := [name for name in options if name not in known]:
+        raise ValueError(f"{', '.join(foreign)}: not an option of the method {method}; leave it out.")
+
+
+def option_table() -> dict[str, Any]:
+    """All methods, and each option once, with its default in each method that has it."""
+    options: dict[str, dict[str, Any]] = {}
+    for method, kind in ESTIMATORS.items():
+        for option in kind.options:
+            told = {**asdict(option), "choices": list(option.choices)}
+            default = told.pop("default")
+            options.setdefault(option.name, {**told, "methods": {}})["methods"][method] = default
+    return {"methods": list(ESTIMATORS), "options": list(options.values())}
+
+
+def write_option_table() -> None:
+    """Write `option_table` where the command line reads it."""
+    write_atomically(OPTIONS_FILE, json.dumps(option_table(), indent=2) + "\n")

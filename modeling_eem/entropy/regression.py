@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from modeling_eem.entropy.base import EntropyEstimator, check_bos, length_batches, pad_right
+from modeling_eem.entropy.base import EntropyEstimator, Option, check_bos, length_batches, pad_right
+from modeling_eem.loading import ModelKind, check_causal
 
 ALIGNMENTS = ("prefix", "token")
 
@@ -26,10 +27,15 @@ class RegressionEntropy(EntropyEstimator):
             (`regression_alignment`, which `TokenWeightedTrainer` writes there).
 
     Raises:
-        ValueError: for another kind of model, an alignment that contradicts the config, or none in either place.
+        ValueError: for another kind of model, one that sees later tokens, an alignment that contradicts the config, or
+            none in either place.
     """
 
     method: ClassVar[str] = "regression"
+    model_kind: ClassVar[ModelKind] = "token_classifier"
+    options: ClassVar[tuple[Option, ...]] = (
+        Option("alignment", "str", "What the model was trained with; by default what its config says.", ALIGNMENTS),
+    )
 
     def __init__(self, model: PreTrainedModel, alignment: str | None = None, batch_tokens: int = 4096):
         super().__init__(model, batch_tokens)
@@ -38,9 +44,10 @@ class RegressionEntropy(EntropyEstimator):
                 f"RegressionEntropy needs a model for token classification with num_labels=1, not "
                 f"{type(model).__name__} with num_labels={model.config.num_labels}: train one on token_entropies."
             )
+        check_causal(model)
         self.alignment = _alignment(model.config.to_dict().get("regression_alignment"), alignment)
 
-    def check_row(self, ids_T: Tensor, number: int) -> None:
+    def check_row(self, ids_T: Tensor, number: int | str) -> None:
         super().check_row(ids_T, number)
         check_bos(self.model, ids_T, number)
 

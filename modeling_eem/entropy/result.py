@@ -3,6 +3,7 @@
 import builtins
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from modeling_eem.data.rows import TOKEN_ENTROPIES
 from modeling_eem.entropy.normalization import min_max_normalize
+from modeling_eem.entropy.texts import Rows
 from modeling_eem.entropy.words import (
     ASCII_WHITESPACE,
     WHITESPACE_WORDS,
@@ -51,6 +53,8 @@ class TokenEntropies:
             span nothing.
         boundary_nats: `[B, T]`, `-log P(the next token begins a word)` at each token, from estimators that were asked
             for it; the word probabilities of Pimentel & Meister 2024 need it.
+        predictive_nats: `[B, T]`, `-Σ_v p(v | x_<j) log p(v | x_<j)`, what the model expected of `values`.
+        ranks: `[B, T]`, 1 where the token was the likeliest.
     """
 
     ids: Tensor
@@ -61,6 +65,32 @@ class TokenEntropies:
     texts: tuple[bytes, ...] | None = None
     offsets: Tensor | None = None
     boundary_nats: Tensor | None = None
+    predictive_nats: Tensor | None = None
+    ranks: Tensor | None = None
+
+    @classmethod
+    def of_rows(
+        cls,
+        rows: Rows,
+        values: Sequence[Tensor],
+        method: str,
+        unit: str = NATS,
+        layout: tuple[Tensor, Tensor] | None = None,
+    ) -> "TokenEntropies":
+        """Values `[t]` of rows, put where their tokens are.
+
+        Args:
+            layout: the ids `[B, T]` that the rows came from and their mask; by default rows are padded on the right,
+                with zeros.
+        """
+        if layout is None:
+            lengths_B = torch.tensor([len(ids_T) for ids_T in rows.ids])
+            mask_BT = torch.arange(int(lengths_B.max())) < lengths_B[:, None]
+            layout = _place(torch.cat(rows.ids), mask_BT, 0), mask_BT
+        ids_BT, mask_BT = layout
+        offsets = None if rows.offsets is None else _place(torch.cat(rows.offsets), mask_BT, 0)
+        values_BT = _place(torch.cat(list(values)).double(), mask_BT, math.nan)
+        return cls(ids_BT, values_BT, mask_BT, method, unit, texts=rows.texts, offsets=offsets)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -68,6 +98,10 @@ class TokenEntropies:
     def rows(self) -> list[Tensor]:
         """The values of each row's real tokens, `[t]` each."""
         return [values_T[mask_T] for values_T, mask_T in zip(self.values, self.attention_mask)]
+
+    def placed(self, of_tokens_NX: Tensor) -> Tensor:
+        """Numbers of all real tokens `[N, …]`, row by row, put where the tokens are, `[B, T, …]`; NaN elsewhere."""
+        return _place(of_tokens_NX, self.attention_mask, math.nan)
 
     def totals(self) -> Tensor:
         """The sum of each row's scored values, `[B]`; in nats, the row's code length without its code."""
@@ -102,8 +136,8 @@ class TokenEntropies:
         """One line a real token: `row`, `index` in it (BOS: 0), `id` and the value.
 
         Where texts are known also the `token`, bytes that are no UTF-8 written as `\\x…`, its `start_byte` and
-        `end_byte`; where it was asked for, `boundary_nats`. The values' column is `value_column`; `bits` adds
-        `entropy_bits`.
+        `end_byte`; those that were asked for of `boundary_nats`, `predictive_nats` and `ranks`. The values' column is
+        `value_column`; `bits` adds `entropy_bits`.
         """
         frames = []
         for row in range(len(self)):
@@ -113,8 +147,8 @@ class TokenEntropies:
                 columns["token"] = [_readable(self.texts[row][start:end]) for start, end in spans]
                 columns["start_byte"], columns["end_byte"] = spans.T
             columns[self.value_column] = self._real(self.values, row)
-            if self.boundary_nats is not None:
-                columns["boundary_nats"] = self._real(self.boundary_nats, row)
+            more = {"boundary_nats": self.boundary_nats, "predictive_nats": self.predictive_nats, "ranks": self.ranks}
+            columns |= {name: self._real(of_BT, row) for name, of_BT in more.items() if of_BT is not None}
             frames.append(_lines(row, columns))
         return self._joined(frames, bits)
 
@@ -165,23 +199,34 @@ class TokenEntropies:
         return self._joined(frames, bits)
 
     def to_html(
-        self, row: int = 0, bits: bool = False, title: str = "", scale: tuple[float, float] | None = None
+        self, row: int | None = None, bits: bool = False, title: str = "", scale: tuple[float, float] | None = None
     ) -> str:
-        """A row's text as a heat map: one HTML page that needs nothing else, see `report.entropy_heatmap_html`.
+        """The texts as a heat map: one HTML page that needs nothing else, see `report.entropy_heatmap_html`.
 
         Args:
-            row: which one.
+            row: only this one; by default all, one below the other, with one scale.
             bits: shows bits instead of nats.
             title: by default the method.
             scale: values of the faintest and the strongest colour, so that maps compare.
         """
-        text, shown, tokens = self._text(row), 0, []
-        for end in self._real(self.offsets, row)[:, 1].tolist():
-            tokens.append(text[shown:end])  # from where the last one ended: also what belongs to no token is shown
-            shown = max(shown, end)
-        values = self._real(self.bits() if bits else self.values, row).tolist()
+        values_BT = self.bits() if bits else self.values
+        tokens: list[builtins.bytes] = []
+        values: list[float] = []
+        for number in range(len(self)) if row is None else (row,):
+            if tokens:
+                tokens[-1] += b"\n\n"  # between two texts; a token's value is not changed by it
+            tokens += self._shown_tokens(number)
+            values += self._real(values_BT, number).tolist()
         unit = "bits" if bits else self.unit
         return entropy_heatmap_html(tokens, values, unit=unit, title=title or self.method, scale=scale)
+
+    def _shown_tokens(self, row: int) -> list[builtins.bytes]:
+        """The row's text, cut behind each token: also what belongs to no token is shown."""
+        text, shown, tokens = self._text(row), 0, []
+        for end in self._real(self.offsets, row)[:, 1].tolist():
+            tokens.append(text[shown:end])
+            shown = max(shown, end)
+        return tokens
 
     def to_dataset(self) -> "Dataset":
         """Rows that a Trainer takes: `input_ids`, and `token_entropies` in `unit` (NaN at BOS); without padding."""
@@ -240,6 +285,13 @@ class TokenEntropies:
             self.require_nats("bits")
             frame["entropy_bits"] = frame[self.value_column] / math.log(2)
         return frame
+
+
+def _place(of_tokens_NX: Tensor, mask_BT: Tensor, fill: float) -> Tensor:
+    """Something of all real tokens `[N, …]`, put where the mask is True, `[B, T, …]`; `fill` elsewhere."""
+    placed = torch.full((*mask_BT.shape, *of_tokens_NX.shape[1:]), fill, dtype=of_tokens_NX.dtype)
+    placed[mask_BT] = of_tokens_NX
+    return placed
 
 
 def _lines(row: int, columns: dict[str, Any]) -> pd.DataFrame:

@@ -10,8 +10,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from modeling_eem.entropy.base import Option
 from modeling_eem.entropy.exact import PrefixEstimator
 from modeling_eem.models.modeling_eem import EEMForCausalLM
+
+STRIDE_HELP = "Of texts longer than the context: how many tokens keep a start."
 
 
 class SlidingEntropy(PrefixEstimator):
@@ -23,6 +26,7 @@ class SlidingEntropy(PrefixEstimator):
     """
 
     method: ClassVar[str] = "sliding"
+    options: ClassVar[tuple[Option, ...]] = (Option("stride", "int", STRIDE_HELP, default=1),)
 
     def __init__(self, model: EEMForCausalLM, stride: int = 1, batch_tokens: int = 4096):
         super().__init__(model, batch_tokens)

@@ -13,9 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from modeling_eem.entropy.base import EntropyEstimator, evaluating
+from modeling_eem.entropy.base import EntropyEstimator, Option
 from modeling_eem.entropy.causal import CausalEntropy
-from modeling_eem.entropy.texts import Rows, check_tokenizer, rows_of_texts
+from modeling_eem.entropy.sliding import STRIDE_HELP
+from modeling_eem.entropy.texts import Rows, rows_of_texts
+from modeling_eem.loading import check_tokenizer
 
 SPREADS = ("bytes", "character_mean")
 
@@ -45,6 +47,11 @@ class TeacherEntropy(EntropyEstimator):
     """
 
     method: ClassVar[str] = "teacher"
+    reads_own_tokens: ClassVar[bool] = False
+    options: ClassVar[tuple[Option, ...]] = (
+        Option("spread", "str", "How a teacher token's nats are told of the student's tokens.", SPREADS, "bytes"),
+        Option("stride", "int", STRIDE_HELP),
+    )
 
     def __init__(
         self,
@@ -64,17 +71,15 @@ class TeacherEntropy(EntropyEstimator):
         self.tokenizer = tokenizer
         self.spread = spread
 
-    def _rows(
-        self,
-        texts: Sequence[str] | None,
-        tokenizer: PreTrainedTokenizerBase | None,
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None,
-    ) -> Rows:
-        return super()._rows(texts, tokenizer or self.tokenizer, input_ids, attention_mask)
+    def rows_of_texts(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None) -> Rows:
+        return super().rows_of_texts(texts, tokenizer or self.tokenizer)
 
-    def _score_rows(self, rows: Rows) -> list[Tensor]:
-        documents = [document for row in range(len(rows.ids)) for document in self._documents(rows, row)]
+    def rows_of_ids(self, ids: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase | None = None) -> Rows:
+        return super().rows_of_ids(ids, tokenizer or self.tokenizer)
+
+    def measure(self, rows: Rows, names: Sequence[int | str] | None = None) -> list[Tensor]:
+        names = range(len(rows)) if names is None else names
+        documents = [document for row in range(len(rows)) for document in self._documents(rows, row, names[row])]
         byte_values = [torch.full((len(text),), float("nan"), dtype=torch.float64) for text in rows.texts]
         for document, values_N in zip(documents, self._read(documents)):
             byte_values[document.row][document.start : document.start + len(values_N)] = values_N
@@ -85,16 +90,15 @@ class TeacherEntropy(EntropyEstimator):
         if not documents:
             return []
         read = rows_of_texts([document.text for document in documents], self.teacher_tokenizer)
-        rows = read.real()
-        for document, ids_T in zip(documents, rows):
+        names = [document.name for document in documents]
+        for name, ids_T in zip(names, read.ids):
             if len(ids_T) > 1:
-                self.causal.check_row(ids_T, document.row)
-        with evaluating(self.model):
-            values = self.score([ids_T.to(self.model.device) for ids_T in rows])
+                self.causal.check_row(ids_T, name)
+        values = super().measure(read, names)
         to_bytes = spread_over_bytes if self.spread == "bytes" else copy_to_bytes
         return [
-            to_bytes(values_T, offsets_TX[mask_T], len(text))
-            for values_T, offsets_TX, mask_T, text in zip(values, read.offsets, read.attention_mask, read.texts)
+            to_bytes(values_T, offsets_TX, len(text))
+            for values_T, offsets_TX, text in zip(values, read.offsets, read.texts)
         ]
 
     def score(self, rows: list[Tensor]) -> list[Tensor]:
@@ -105,6 +109,9 @@ class TeacherEntropy(EntropyEstimator):
             values[number] = values_T
         return values
 
+    def check_row(self, ids_T: Tensor, number: int | str) -> None:
+        """What a teacher reads is text, in tokens of its own, which are checked when they are known."""
+
     @property
     def context(self) -> None:
         """The teacher's is counted in tokens of its own."""
@@ -114,14 +121,14 @@ class TeacherEntropy(EntropyEstimator):
         if tokenizer is not self.tokenizer and tokenizer.get_vocab() != self.tokenizer.get_vocab():
             raise ValueError("the tokenizer is not the student's that the estimator was made with: leave it out.")
 
-    def _documents(self, rows: Rows, row: int) -> Iterator["_Document"]:
+    def _documents(self, rows: Rows, row: int, name: int | str) -> Iterator["_Document"]:
         """The texts between a row's special tokens, without the parts of characters at either end."""
         text, spans_TX = rows.texts[row], rows.offsets[row]
         is_special_T = torch.isin(rows.ids[row], torch.tensor(self.tokenizer.all_special_ids))
-        is_break_T = rows.attention_mask[row] & is_special_T & (spans_TX[:, 0] == spans_TX[:, 1])
+        is_break_T = is_special_T & (spans_TX[:, 0] == spans_TX[:, 1])
         breaks = sorted({0, len(text), *spans_TX[is_break_T, 0].tolist()})
         if not text:
-            raise ValueError(f"row {row} holds no text: leave it out.")
+            raise ValueError(f"row {name} holds no text: leave it out.")
         for start, end in zip(breaks, breaks[1:]):
             while start < end and _is_continuation(text[start]):
                 start += 1
@@ -129,13 +136,13 @@ class TeacherEntropy(EntropyEstimator):
                 characters, _ = codecs.utf_8_decode(text[start:end], "strict", False)
             except UnicodeDecodeError as error:
                 raise ValueError(
-                    f"row {row} is no UTF-8 text at byte {start + error.start}: a teacher can only read text."
+                    f"row {name} is no UTF-8 text at byte {start + error.start}: a teacher can only read text."
                 ) from error
             if characters:
-                yield _Document(row, start, characters)
+                yield _Document(row, name, start, characters)
 
     def _to_tokens(self, rows: Rows, row: int, values_N: Tensor) -> Tensor:
-        spans_TX = rows.offsets[row, rows.attention_mask[row]]
+        spans_TX = rows.offsets[row]
         has_bytes_T = spans_TX[:, 1] > spans_TX[:, 0]
         token_P, byte_P = _pairs(_without_gaps(spans_TX[has_bytes_T], len(values_N)))
         if self.spread == "bytes":
@@ -156,9 +163,10 @@ class TeacherEntropy(EntropyEstimator):
 
 @dataclass(frozen=True)
 class _Document:
-    """A text of row `row`, from byte `start` of it."""
+    """A text of row `row`, called `name`, from byte `start` of it."""
 
     row: int
+    name: int | str
     start: int
     text: str
 

@@ -1,21 +1,21 @@
 """What a trained model is worth: its bits, beside general-purpose compressors."""
 
 from modeling_eem.evaluation.code_length import (
+    code_bits_of,
     held_out,
     held_out_code_length,
     row_codes,
     row_nats,
-    stored_code_bits,
     window_code_lengths,
 )
 from modeling_eem.evaluation.compressors import compressed_bits
 
 __all__ = [
+    "code_bits_of",
     "compressed_bits",
     "held_out",
     "held_out_code_length",
     "row_codes",
     "row_nats",
-    "stored_code_bits",
     "window_code_lengths",
 ]

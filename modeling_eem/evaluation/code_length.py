@@ -1,7 +1,6 @@
 """Held-out code length: the honest bits of rows, by any causal model, entropy estimation model or autoencoder."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -11,7 +10,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from modeling_eem.bits import CodeLength, window_length_bits
 from modeling_eem.data.collator import CausalCollator
-from modeling_eem.data.rows import IGNORED_LABEL, Row
+from modeling_eem.data.rows import IGNORE_INDEX, Row
+from modeling_eem.entropy.base import evaluating
 from modeling_eem.models.configuration_eem import EncoderDecoderConfig
 from modeling_eem.models.modeling_eem_autoencoder import EEMAutoencoder
 from modeling_eem.training import Run
@@ -19,11 +19,6 @@ from modeling_eem.training.token_metrics import code_bits_a_row
 
 # Told how many rows were read, after each batch of them.
 Advance = Callable[[int], None]
-
-
-def stored_code_bits(model: PreTrainedModel) -> float:
-    """`code_bits_of` a model's config."""
-    return code_bits_of(model.config)
 
 
 def code_bits_of(config: PreTrainedConfig) -> float:
@@ -55,19 +50,32 @@ def window_code_lengths(
     shorter than the context, its length. BOS is given.
 
     Raises:
-        ValueError: as `stored_code_bits`, and for rows that the collator refuses.
+        ValueError: as `code_bits_of`, and for rows that the collator refuses.
     """
-    code_bits = stored_code_bits(model)
-    return [
-        CodeLength(
-            nll_nats=nats,
-            code_bits=code_bits,
-            side_bits=window_length_bits(len(row["input_ids"]), collator.max_length),
-            num_bytes=row["num_bytes"],
-            num_tokens=len(row["input_ids"]) - 1,
-        )
-        for row, nats in zip(rows, row_nats(model, rows, collator, batch_size, advance=advance))
-    ]
+    code_bits = code_bits_of(model.config)
+    nats = row_nats(model, rows, collator, batch_size, advance=advance)
+    return [window_of(row, value, code_bits, collator.max_length) for row, value in zip(rows, nats)]
+
+
+def window_of(row: Row, nll_nats: float, code_bits: float, max_length: int) -> CodeLength:
+    """The code length of a row of at most `max_length` tokens (n, BOS included), from its nats and its code's bits."""
+    num_tokens = len(row["input_ids"])
+    return CodeLength(
+        nll_nats=nll_nats,
+        code_bits=code_bits,
+        side_bits=window_length_bits(num_tokens, max_length),
+        num_bytes=row["num_bytes"],
+        num_tokens=num_tokens - 1,
+    )
+
+
+def by_document(rows: Sequence[Row], windows: Sequence[CodeLength]) -> dict[int, CodeLength]:
+    """The code length of each document that a row begins in, all its rows together."""
+    sums: dict[int, CodeLength] = {}
+    for row, window in zip(rows, windows):
+        document = row["document_ids"][0]
+        sums[document] = sums.get(document, CodeLength()) + window
+    return sums
 
 
 def held_out_code_length(
@@ -100,7 +108,7 @@ def row_nats(
         codes_NP: a code a row, decoded as they are but for `config.code_dtype`; by default the rows are encoded.
     """
     nats = [0.0] * len(rows)
-    with _evaluating(model):
+    with evaluating(model):
         for indices, batch in _batches(model, rows, collator, batch_size):
             code = {} if codes_NP is None else {"code": codes_NP[indices].to(model.device)}
             for index, value in zip(indices, _batch_nats(model, batch, code)):
@@ -114,22 +122,11 @@ def row_nats(
 def row_codes(model: PreTrainedModel, rows: Sequence[Row], collator: CausalCollator, batch_size: int = 16) -> Tensor:
     """The code of each row, `[N, P]`, rounded to `config.code_dtype` if there is one."""
     codes = [torch.empty(0)] * len(rows)
-    with _evaluating(model):
+    with evaluating(model):
         for indices, batch in _batches(model, rows, collator, batch_size):
             for index, code_P in zip(indices, model.encode(batch["input_ids"], batch["attention_mask"])):
                 codes[index] = code_P
     return torch.stack(codes)
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """The model in evaluation mode, then in the mode it was in."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def _batches(
@@ -158,9 +155,6 @@ def _batch_nats(model: PreTrainedModel, batch: dict[str, Tensor], code: dict[str
         logits_BTV, labels_BT = logits_BTV[:, :-1], labels_BT[:, 1:]
     # Row by row: the logits of a batch are large, and cross-entropy copies them.
     return [
-        F.cross_entropy(logits_TV.float(), labels_T, ignore_index=IGNORED_LABEL, reduction="none")
-        .double()
-        .sum()
-        .item()
+        F.cross_entropy(logits_TV.float(), labels_T, ignore_index=IGNORE_INDEX, reduction="none").double().sum().item()
         for logits_TV, labels_T in zip(logits_BTV, labels_BT)
     ]

@@ -1,6 +1,5 @@
 """Estimates of the same rows, compared: folders of `eem-entropy` in; regressions, curves and words out."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from datasets import Dataset, concatenate_datasets, load_from_disk
-from transformers import AutoTokenizer
+from datasets import Dataset, concatenate_datasets
 
-from modeling_eem.data.arrow_files import TOKENIZER_FOLDER
+from modeling_eem.data.arrow_files import DATASET_FILE, TOKENIZER_FOLDER
+from modeling_eem.data.contents import open_rows
+from modeling_eem.data.fingerprint import read_record
 from modeling_eem.data.rows import TOKEN_ENTROPIES
 from modeling_eem.data.segments import Segments
-from modeling_eem.entropy.base import pad_right
 from modeling_eem.entropy.corpus_run import ENTROPIES_FILE
 from modeling_eem.entropy.result import TokenEntropies
 from modeling_eem.entropy.statistics import (
@@ -27,6 +26,7 @@ from modeling_eem.entropy.statistics import (
     split_words,
 )
 from modeling_eem.entropy.texts import rows_of_ids
+from modeling_eem.loading import load_tokenizer
 from modeling_eem.report import Table
 
 POINTS = 100_000
@@ -56,11 +56,10 @@ class EntropyFolder:
     @classmethod
     def open(cls, path: Path, name: str) -> "EntropyFolder":
         """Raises a ValueError for a folder that eem-entropy did not make, or did not finish."""
-        try:
-            made = json.loads((path / ENTROPIES_FILE).read_text())
-            splits = load_from_disk(str(path))
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise ValueError(f"{path} holds no finished entropies: make it with `eem-entropy`.") from error
+        if not all((path / name).is_file() for name in (ENTROPIES_FILE, DATASET_FILE)):
+            raise ValueError(f"{path} holds no finished entropies: make it with `eem entropy`.")
+        made = read_record(path / ENTROPIES_FILE, {"method": str, "unit": str, "rows_sha256": str})
+        splits = open_rows(path)
         rows = concatenate_datasets(list(splits.values()))
         return cls(path, name, made["method"], made["unit"], rows, made["rows_sha256"])
 
@@ -90,15 +89,11 @@ class EntropyFolder:
         return split_words(self._entropies())
 
     def _entropies(self) -> Iterator[TokenEntropies]:
-        tokenizer = AutoTokenizer.from_pretrained(self.path / TOKENIZER_FOLDER)
+        tokenizer = load_tokenizer(self.path / TOKENIZER_FOLDER)
         for table in self._tables(range(0, len(self.rows), -(-len(self.rows) // WORD_ROWS)), 1):
             segments = Segments.of(table)
-            rows = rows_of_ids(*pad_right(segments.ids), tokenizer)
-            values = rows.place([torch.from_numpy(row) for row in segments.values(table, TOKEN_ENTROPIES)])
-            texts, offsets = rows.texts, rows.offsets
-            yield TokenEntropies(
-                rows.ids, values, rows.attention_mask, self.method, self.unit, texts=texts, offsets=offsets
-            )
+            values = [torch.from_numpy(row) for row in segments.values(table, TOKEN_ENTROPIES)]
+            yield TokenEntropies.of_rows(rows_of_ids(segments.ids, tokenizer), values, self.method, self.unit)
 
     def _tables(self, starts: range, count: int) -> Iterator[pa.Table]:
         rows = self.rows.with_format("arrow")

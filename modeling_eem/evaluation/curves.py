@@ -5,7 +5,6 @@ with codes and without compare. Source: Badger & Neligeorge 2025, training curve
 logarithm of the tokens, entropy estimation models' nearly linearly).
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from scipy.stats import linregress
 from transformers.trainer import TRAINER_STATE_NAME
 
 from modeling_eem.bits import code_offset_nats
+from modeling_eem.data.fingerprint import read_record
 from modeling_eem.report import Table
 
 _RESULTS, _LOSS = "results.json", "eval_cross_entropy"
@@ -114,14 +114,19 @@ def read_run_curve(folder: Path) -> RunCurve:
         ValueError: a folder without those files, a run without cross-entropies, or with fewer than three of them.
     """
     source = _finished_folder(folder)
-    results, state = (json.loads((source / name).read_text()) for name in (_RESULTS, TRAINER_STATE_NAME))
+    results = read_record(source / _RESULTS, {"rows_per_step": int, "max_length": int})
+    state = read_record(source / TRAINER_STATE_NAME, {"log_history": list})
     tokens_a_step = results["rows_per_step"] * results["max_length"]
     offset = code_offset_nats(1, _code_bits(folder, results), results["max_length"])
-    points = {
-        entry["step"] * tokens_a_step: entry[_LOSS] + offset
-        for entry in state["log_history"]
-        if _LOSS in entry and entry["step"] > 0
-    }
+    points = {}
+    for entry in state["log_history"]:
+        try:
+            step, loss = entry["step"], entry.get(_LOSS)
+            if loss is not None and step > 0:
+                # Real tokens, where the run counted them; runs of version 0.1 have rows of n tokens at the most.
+                points[entry.get("num_input_tokens_seen", step * tokens_a_step)] = loss + offset
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{source / TRAINER_STATE_NAME} is damaged at 'log_history': {entry!r}.") from error
     if len(points) < _LEAST_POINTS:
         raise ValueError(
             f"{folder} was measured {len(points)} times on held-out text: a curve needs {_LEAST_POINTS}, so train it "
@@ -132,7 +137,8 @@ def read_run_curve(folder: Path) -> RunCurve:
 
 def _finished_folder(folder: Path) -> Path:
     """The run's own folder, or its last checkpoint's while the run is not finished."""
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    numbered = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
+    checkpoints = sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]))
     for candidate in (folder, *reversed(checkpoints)):
         if all((candidate / name).is_file() for name in (_RESULTS, TRAINER_STATE_NAME)):
             return candidate
@@ -140,9 +146,10 @@ def _finished_folder(folder: Path) -> Path:
 
 
 def _code_bits(folder: Path, results: dict[str, Any]) -> float:
-    if results["code_bits_per_row"] is None:
+    bits = results.get("code_bits_per_row")
+    if not isinstance(bits, int | float):
         raise ValueError(f"{folder}: the code has no storage format, so its bits cannot be counted: set code_dtype.")
-    return results["code_bits_per_row"]
+    return bits
 
 
 def curves_table(curves: Sequence[RunCurve]) -> Table:

@@ -36,6 +36,8 @@ from modeling_eem.evaluation.harness_scores import (
     ratio_standard_error,
 )
 
+_ONE_PROCESS = "DISABLE_MULTIPROC"  # lm-eval's
+
 
 @dataclass(frozen=True)
 class ModelFolder:
@@ -167,19 +169,6 @@ def score_models(
     return scores
 
 
-@contextmanager
-def _one_process() -> Iterator[None]:
-    """lm-eval's bootstraps in this process: else each forks it, models and threads included."""
-    before = os.environ.get("DISABLE_MULTIPROC")
-    os.environ["DISABLE_MULTIPROC"] = "1"
-    try:
-        yield
-    finally:
-        del os.environ["DISABLE_MULTIPROC"]
-        if before is not None:
-            os.environ["DISABLE_MULTIPROC"] = before
-
-
 class _RandomOfProcess:
     """Draws what one process would draw for the rows that are this one's: every `world_size`-th, from `rank` on.
 
@@ -195,6 +184,20 @@ class _RandomOfProcess:
         return [self.random.sample(population, k) for _ in range(self.world_size)][self.rank]
 
 
+@contextmanager
+def _in_one_process() -> Iterator[None]:
+    """No lm-eval bootstrap in processes of its own, each of which would fork this one, models and threads included."""
+    before = os.environ.get(_ONE_PROCESS)
+    os.environ[_ONE_PROCESS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_ONE_PROCESS]
+        else:
+            os.environ[_ONE_PROCESS] = before
+
+
 def score_task(model: CausalHarnessModel, task: Task, options: HarnessOptions) -> TaskScores | None:
     """One task; None on every process but the first."""
     model.start()
@@ -203,7 +206,7 @@ def score_task(model: CausalHarnessModel, task: Task, options: HarnessOptions) -
             task.sampler, "rnd", _RandomOfProcess(seed, model.rank, model.world_size)
         )
     # lm-eval tells of each bootstrap, and scikit-learn of each draw without a positive row: neither is news.
-    with redirect_stdout(StringIO()), warnings.catch_warnings(), _one_process():
+    with redirect_stdout(StringIO()), warnings.catch_warnings(), _in_one_process():
         warnings.simplefilter("ignore", UndefinedMetricWarning)
         results = simple_evaluate(
             model=model,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from modeling_eem.evaluation.harness_scores import ModelScores, Score, mean_score
 from modeling_eem.evaluation.harness_tasks import COLUMNS
-from modeling_eem.report import Cell, Table
+from modeling_eem.report import Cell, Table, readable
 
 
 def benchmark_table(models: Sequence[ModelScores], is_offline: bool) -> Table:
@@ -94,7 +94,8 @@ def task_table(models: Sequence[ModelScores]) -> Table:
 
 
 def _text(score: Score) -> str:
-    return f"{score.value:.4f}" + (f" ± {score.standard_error:.4f}" if score.standard_error is not None else "")
+    error = "" if score.standard_error is None else f" ± {readable(score.standard_error, '.4f')}"
+    return readable(score.value, ".4f") + error
 
 
 def _table_notes(models: Sequence[ModelScores], is_offline: bool) -> list[str]:

@@ -14,10 +14,10 @@ from bitsandbytes.functional import int8_vectorwise_quant
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from modeling_eem.bits import CodeLength, window_length_bits
+from modeling_eem.bits import CodeLength
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.data.rows import Row
-from modeling_eem.evaluation.code_length import Advance, row_codes, row_nats
+from modeling_eem.evaluation.code_length import Advance, by_document, row_codes, row_nats, window_of
 from modeling_eem.models.bottleneck_eem import Bottleneck
 from modeling_eem.models.quantization_eem import CODE_FORMATS, CodeFormat, pack_bits, unpack_bits
 
@@ -136,19 +136,16 @@ def measure_formats(
     The last, with `up` under LLM.int8() too, is left out for a model without `up`.
     """
     bottleneck = find_bottleneck(model)
-    lengths = [len(row["input_ids"]) for row in rows]
-    side_bits = sum(window_length_bits(length, collator.max_length) for length in lengths)
     costs = []
 
     def add(name: str, num_bits: int, codes_NP: Tensor) -> None:
+        bits_a_code = num_bits / len(rows)
         nats = row_nats(model, rows, collator, batch_size, codes_NP, advance)
-        text = {"num_bytes": sum(row["num_bytes"] for row in rows), "num_tokens": sum(lengths) - len(rows)}
-        length = CodeLength(nll_nats=sum(nats), code_bits=num_bits, side_bits=side_bits, **text)
-        by_document: dict[int, tuple[float, int]] = {}
-        for row, value in zip(rows, nats):
-            before, tokens = by_document.get(row["document_ids"][0], (0.0, 0))
-            by_document[row["document_ids"][0]] = before + value, tokens + len(row["input_ids"]) - 1
-        costs.append(FormatCost(name, num_bits / len(rows), length, by_document))
+        windows = [window_of(row, value, bits_a_code, collator.max_length) for row, value in zip(rows, nats)]
+        documents = {
+            number: (length.nll_nats, length.num_tokens) for number, length in by_document(rows, windows).items()
+        }
+        costs.append(FormatCost(name, bits_a_code, sum(windows, CodeLength()), documents))
 
     with unrounded_codes(model):
         codes_NP = row_codes(model, rows, collator, batch_size)

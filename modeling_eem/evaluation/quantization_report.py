@@ -17,7 +17,7 @@ from modeling_eem.evaluation.quantization import (
     FormatCost,
     LayerEffect,
 )
-from modeling_eem.report import Table
+from modeling_eem.report import Table, plain_name
 from modeling_eem.report.quantization_plots import code_histograms, format_costs, layer_sweep
 
 Formats = Mapping[str, Sequence[FormatCost]]
@@ -123,7 +123,7 @@ def draw(folder: Path, formats: Formats, sweeps: Sweeps, histograms: Mapping[str
     layer_sweep(folder / "layers.png", panels, "One layer rounded at a time")
     figures = {"what each format costs": "formats.png", "what each layer costs": "layers.png"}
     for model, histogram in histograms.items():
-        file = f"histogram-{model.replace('/', '-')}.png"
+        file = f"histogram-{plain_name(model)}.png"
         code_histograms(folder / file, histogram.edges, histogram.counts, f"Numbers of the code, {model}")
         figures[f"the code's numbers, {model}"] = file
     return figures

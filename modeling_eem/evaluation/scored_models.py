@@ -43,9 +43,12 @@ class Checkpoint:
         return auto_class.from_pretrained(self.folder, config=self.config, dtype="float32").eval()
 
     @property
-    def context(self) -> int:
-        """n, the most tokens that the model takes, BOS included."""
-        return self.config.max_position_embeddings
+    def context(self) -> int | None:
+        """n, the most tokens that the model takes, BOS included; None for a config without a limit (Mamba, Bloom)."""
+        if not hasattr(self.config, "max_position_embeddings"):
+            return None
+        limit = self.config.max_position_embeddings
+        return limit if limit and limit > 0 else None  # some configs have no limit as None or -1
 
     @property
     def code_size(self) -> int:
@@ -108,15 +111,20 @@ def common_context(checkpoints: Sequence[Checkpoint], context: int | None = None
     """Tokens in a row for all the models: `context`, or the n that they share.
 
     Raises:
-        ValueError: models of different n and no `context`, or one that a model cannot take.
+        ValueError: models of different n, or one without a limit, and no `context`; or one that a model cannot take.
     """
     contexts = {checkpoint.name: checkpoint.context for checkpoint in checkpoints}
     if context is None:
-        if len(set(contexts.values())) > 1:
+        limits = {length for length in contexts.values() if length is not None}
+        if not limits or len(limits) < len(set(contexts.values())):
+            endless = ", ".join(name for name, length in contexts.items() if length is None)
+            raise ValueError(f"{endless} takes rows of any length: choose how many tokens with --context.")
+        if len(limits) > 1:
             listed = ", ".join(f"{name} {length:,}" for name, length in contexts.items())
             raise ValueError(f"the models have different contexts ({listed}): choose the rows' with --context.")
-        return next(iter(contexts.values()))
+        return limits.pop()
     for name, length in contexts.items():
-        if not 2 <= context <= length:
-            raise ValueError(f"{name} takes rows of 2 to {length:,} tokens, not {context:,}: change --context.")
+        if context < 2 or (length is not None and context > length):
+            takes = "2 tokens or more" if length is None else f"2 to {length:,} tokens"
+            raise ValueError(f"{name} takes rows of {takes}, not {context:,}: change --context.")
     return context

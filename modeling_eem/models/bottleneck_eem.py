@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from .configuration_eem import EncoderDecoderConfig
 from .configuration_masked_mixer import MaskedMixerConfig
 from .hub_eem import RemoteCodeMixin
+from .layout_masked_mixer import check_ids, check_shape, is_readable, token_ranks
 from .modeling_masked_mixer import MaskedMixerModel, embedding_std, init_linear
 from .quantization_eem import CODE_FORMATS
 
@@ -63,9 +64,19 @@ def run_backbone(
     return backbone(inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids, **kwargs)
 
 
-def token_ranks(attention_mask_BT: Tensor) -> Tensor:
-    """Position of each token among the real ones of its row, 0 on padding before the first."""
-    return (attention_mask_BT.long().cumsum(-1) - 1).clamp(min=0)
+def refuse_arguments(kwargs: dict) -> None:
+    """Takes arguments of other models out of `kwargs`; callers such as peft pass them as None.
+
+    Raises:
+        ValueError: `position_ids` or `inputs_embeds` that are not None.
+    """
+    if kwargs.pop("position_ids", None) is not None:
+        raise ValueError(
+            "this model takes no position_ids: they are for packed rows, and a row has one code for all its text. "
+            "Pass documents as rows of their own with an attention_mask."
+        )
+    if kwargs.pop("inputs_embeds", None) is not None:
+        raise ValueError("this model takes no inputs_embeds: its encoder and its decoder read different ones.")
 
 
 class Bottleneck(nn.Module):
@@ -143,22 +154,33 @@ class TextEncoder(nn.Module):
         ).last_hidden_state
 
 
-def check_text(input_ids: Tensor, attention_mask: Tensor | None, vocab_size: int, max_length: int) -> None:
-    """Values, checked where text enters a model.
+def check_text(
+    input_ids: Tensor, attention_mask: Tensor | None, vocab_size: int, max_length: int, with_values: bool = True
+) -> None:
+    """Shapes, and values where they can be looked at; where text enters a model.
 
     Raises:
-        ValueError: ids outside the vocabulary, a row longer than the context, an empty or all-padding row.
+        ValueError: ids outside the vocabulary, a row longer than the context, an empty or all-padding row, a mask of
+            another shape.
     """
-    if input_ids.ndim != 2 or input_ids.shape[1] == 0:
-        raise ValueError(f"input_ids must be [batch, tokens] with at least one token, got {list(input_ids.shape)}.")
+    check_ids(input_ids)
     check_length(input_ids.shape[1], max_length)
+    check_shape("attention_mask", attention_mask, *input_ids.shape)
+    if not (with_values and is_readable(input_ids)):
+        return
     lowest, highest = input_ids.min().item(), input_ids.max().item()
     if lowest < 0 or highest >= vocab_size:
         wrong = lowest if lowest < 0 else highest
         raise ValueError(
             f"input_ids holds {wrong}, outside the vocabulary of {vocab_size}: is this the model's tokenizer?"
         )
-    if attention_mask is not None and (empty := (attention_mask.sum(-1) == 0).nonzero()).numel():
+    if attention_mask is not None:
+        check_rows(attention_mask)
+
+
+def check_rows(attention_mask: Tensor) -> None:
+    """Raises ValueError for a row of nothing but padding."""
+    if is_readable(attention_mask) and (empty := (attention_mask.sum(-1) == 0).nonzero()).numel():
         raise ValueError(f"attention_mask: row {empty[0].item()} is all padding; leave it out of the batch.")
 
 
@@ -179,6 +201,11 @@ class EncoderDecoderPreTrainedModel(RemoteCodeMixin, PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+
+    def _check_text(self, input_ids: Tensor, attention_mask: Tensor | None, in_forward: bool = False) -> None:
+        """`check_text` by the config; in training on a device the values are the collator's, a look would wait."""
+        with_values = not in_forward or input_ids.is_cpu or not self.training
+        check_text(input_ids, attention_mask, self.config.vocab_size, self.config.max_position_embeddings, with_values)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -204,6 +231,9 @@ __all__ = [
     "EncoderDecoderPreTrainedModel",
     "TextEncoder",
     "build_backbone",
+    "check_length",
+    "check_rows",
     "check_text",
+    "refuse_arguments",
     "run_backbone",
 ]

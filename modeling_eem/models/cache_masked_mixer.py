@@ -1,5 +1,7 @@
 """A cache of mixing inputs that grows in place."""
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
@@ -18,6 +20,8 @@ class MixingLayer(DynamicLayer):
 
     `ahead` is what `next_token_mixing` keeps from one token to the next; it goes when the tokens it read do. In beam
     search that is at every token, and looking ahead would be in vain: `is_steady` is then False.
+
+    Positions are not kept: they follow from the mask. `is_ranked` is False where a caller's own were others.
     """
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -26,6 +30,7 @@ class MixingLayer(DynamicLayer):
         self.view: Tensor | None = None
         self.ahead: LookAhead | None = None
         self.is_steady = False
+        self.is_ranked = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """Append `[B, 1, Q, D]`, and give all that is held."""
@@ -50,12 +55,36 @@ class MixingLayer(DynamicLayer):
 
 
 def grow_in_place(cache: Cache) -> None:
-    """Give a cache that holds nothing yet `MixingLayer`s where it has, or would make, layers that concatenate."""
+    """Give a cache that holds nothing yet `MixingLayer`s where it has, or would make, layers that concatenate.
+
+    Raises:
+        ValueError: a cache of another kind (static, quantized, sliding).
+    """
     if cache.layer_class_to_replicate is DynamicLayer:
         cache.layer_class_to_replicate = MixingLayer
     for index, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer and not layer.is_initialized:
             cache.layers[index] = MixingLayer()
+    if any(type(layer) not in (DynamicLayer, MixingLayer) for layer in cache.layers):
+        refuse_cache(cache)
 
 
-__all__ = ["MixingLayer", "grow_in_place"]
+def refuse_cache(cache: Cache) -> NoReturn:
+    raise ValueError(
+        f"this model's cache grows with the text and cannot be a {type(cache).__name__}: leave cache_implementation "
+        "out, or set it to 'dynamic'."
+    )
+
+
+def is_ranked(cache: Cache) -> bool:
+    """Whether the tokens held stand where the attention mask puts them, on rows 0, 1, 2 … of W."""
+    return all(layer.is_ranked for layer in cache.layers if isinstance(layer, MixingLayer) and layer.is_initialized)
+
+
+def set_ranked(cache: Cache, value: bool) -> None:
+    for layer in cache.layers:
+        if isinstance(layer, MixingLayer):
+            layer.is_ranked = value
+
+
+__all__ = ["MixingLayer", "grow_in_place", "is_ranked", "refuse_cache", "set_ranked"]

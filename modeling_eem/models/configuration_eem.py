@@ -203,6 +203,8 @@ class EEMConfig(EncoderDecoderConfig):
             embedding, which is that much narrower; `"combination"`: projected and added to every token embedding.
         random_prefix_probability: how often a training row is cut at a random length; a record for estimators of what
             the model has met, applied by the data collator.
+        code_dropout: probability with which a training row's memory is occluded, so that the decoder also learns to
+            do without it.
 
     See `EncoderDecoderConfig` for the rest. Raises ValueError where fields contradict each other.
     """
@@ -212,6 +214,7 @@ class EEMConfig(EncoderDecoderConfig):
 
     memory_introduction: str = "token"
     random_prefix_probability: float | int = 0.0
+    code_dropout: float | int = 0.0
 
     @property
     def num_memory_positions(self) -> int:
@@ -232,10 +235,9 @@ class EEMConfig(EncoderDecoderConfig):
                 f"memory_introduction must be 'token', 'embedding' or 'combination', got {self.memory_introduction!r}."
             )
         super()._check()
-        if not 0 <= self.random_prefix_probability <= 1:
-            raise ValueError(
-                f"random_prefix_probability must be within 0 and 1, got {self.random_prefix_probability}."
-            )
+        for name in ("random_prefix_probability", "code_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be within 0 and 1, got {getattr(self, name)}.")
         if not getattr(self.decoder_config, "is_causal", True):
             raise ValueError("decoder_config.is_causal must be True: the decoder would see what it predicts.")
         if getattr(self.decoder_config, "position_alignment", "left") == "right":

@@ -8,6 +8,29 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .configuration_masked_mixer import MaskedMixerConfig
+
+
+def check_shape(name: str, x: Tensor | None, *shape: int) -> None:
+    """Raises ValueError for another shape: it would be broadcast in silence."""
+    if x is not None and tuple(x.shape) != shape:
+        raise ValueError(f"{name} must be {list(shape)}, got {list(x.shape)}.")
+
+
+def check_ids(input_ids: Tensor) -> None:
+    if input_ids.ndim != 2 or input_ids.numel() == 0:
+        raise ValueError(f"input_ids must be [batch, tokens] with at least one token, got {list(input_ids.shape)}.")
+
+
+def is_readable(x: Tensor) -> bool:
+    """Whether values can be looked at: not while a graph is compiled, and not of meta tensors, which have none."""
+    return not (torch.compiler.is_compiling() or x.is_meta)
+
+
+def token_ranks(attention_mask_BT: Tensor) -> Tensor:
+    """Position of each token among the real ones of its row, 0 on padding before the first."""
+    return (attention_mask_BT.long().cumsum(-1) - 1).clamp(min=0)
+
 
 @dataclass
 class AlignedLayout:
@@ -87,9 +110,8 @@ class GatheredLayout:
             is_real_BT = torch.ones(1, length, dtype=torch.bool, device=device)
         else:
             is_real_BT = attention_mask_BT.bool()
-        columns_BT = (is_real_BT.cumsum(-1) - 1).clamp(min=0)
+        columns_BT = token_ranks(is_real_BT)
         if position_ids_BQ is not None:
-            position_ids_BQ = position_ids_BQ[:, -new_length:]
             batch_size = max(position_ids_BQ.shape[0], columns_BT.shape[0])
             columns_BT = torch.cat(
                 [
@@ -110,4 +132,95 @@ class GatheredLayout:
 
 Layout = AlignedLayout | ContinuedLayout | GatheredLayout
 
-__all__ = ["AlignedLayout", "ContinuedLayout", "GatheredLayout", "Layout"]
+
+def choose_layout(
+    config: MaskedMixerConfig,
+    inputs_embeds: Tensor,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None,
+    past_length: int,
+) -> Layout:
+    """Which row of the mixing matrices each token stands on.
+
+    Raises:
+        ValueError: more tokens than `max_position_embeddings`, a mask or positions of another shape, positions that
+            are not there or that restart with right alignment.
+    """
+    batch_size, new_length, _ = inputs_embeds.shape
+    if past_length + new_length > config.max_position_embeddings:
+        raise ValueError(
+            f"{past_length + new_length} tokens are more than max_position_embeddings="
+            f"{config.max_position_embeddings}, the size of the mixing matrices: shorten or split the text."
+        )
+    check_shape("attention_mask (of cached and new tokens)", attention_mask, batch_size, past_length + new_length)
+    if position_ids is None and past_length == 0:
+        return AlignedLayout.from_mask(attention_mask, config.position_alignment)
+    if position_ids is not None:
+        position_ids = _checked_positions(config, position_ids, attention_mask, batch_size, new_length)
+    is_simple = config.position_alignment == "left" and config.is_causal
+    if is_simple and _is_consecutive(attention_mask, position_ids, past_length, new_length):
+        return ContinuedLayout(new_length) if past_length else AlignedLayout()
+    return GatheredLayout.from_positions(
+        position_ids, attention_mask, past_length, new_length, config.is_causal, inputs_embeds.device
+    )
+
+
+def _checked_positions(
+    config: MaskedMixerConfig, position_ids: Tensor, attention_mask: Tensor | None, batch_size: int, new_length: int
+) -> Tensor:
+    """Positions of the new tokens, 0 on padding."""
+    if position_ids.ndim != 2 or len(position_ids) not in (1, batch_size) or position_ids.shape[1] < new_length:
+        raise ValueError(f"position_ids must be [1 or {batch_size}, {new_length}], got {list(position_ids.shape)}.")
+    position_ids = position_ids[:, -new_length:]
+    if not is_readable(position_ids):
+        return position_ids
+    if config.position_alignment == "right" and (position_ids.diff(dim=-1) < 0).any():
+        raise ValueError(
+            "position_ids that restart (packed rows) need position_alignment='left': with 'right' only the last "
+            "document would end on the last row. Pass the documents as separate rows."
+        )
+    if attention_mask is not None:
+        position_ids = position_ids.masked_fill(attention_mask[:, -new_length:] == 0, 0)
+    n = config.max_position_embeddings
+    if ((position_ids < 0) | (position_ids >= n)).any():
+        raise ValueError(f"position_ids must be within 0 and {n - 1}, the rows of the mixing matrices.")
+    return position_ids
+
+
+def has_ranks(position_ids: Tensor | None, attention_mask: Tensor | None, past_length: int, new_length: int) -> bool:
+    """Whether all new tokens stand where the mask alone would put them."""
+    if position_ids is None or not is_readable(position_ids):
+        return True
+    position_ids = position_ids[:, -new_length:]
+    if attention_mask is None:
+        ranks_Q = torch.arange(past_length, past_length + new_length, device=position_ids.device)
+        return bool((position_ids == ranks_Q).all())
+    is_padding_BQ = attention_mask[:, -new_length:] == 0
+    return bool(((position_ids == token_ranks(attention_mask)[:, -new_length:]) | is_padding_BQ).all())
+
+
+def _is_consecutive(
+    attention_mask: Tensor | None, position_ids: Tensor | None, past_length: int, new_length: int
+) -> bool:
+    """Whether all rows hold the same positions, one after the other, without padding: as in most generation."""
+    if torch.compiler.is_compiling() or not all(
+        is_readable(x) for x in (attention_mask, position_ids) if x is not None
+    ):
+        return False
+    if attention_mask is not None and not attention_mask.all():
+        return False
+    return has_ranks(position_ids, None, past_length, new_length)
+
+
+__all__ = [
+    "AlignedLayout",
+    "ContinuedLayout",
+    "GatheredLayout",
+    "Layout",
+    "check_ids",
+    "check_shape",
+    "choose_layout",
+    "has_ranks",
+    "is_readable",
+    "token_ranks",
+]

@@ -11,9 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_utils import slice_logits_to_keep
 
-from .linear_masked_mixer import PLAIN_LINEARS, rows_product
+from .layout_masked_mixer import check_shape
+from .mixing_masked_mixer import linear, product
 
+# The label of a token that is not scored, everywhere.
 IGNORE_INDEX = -100
 # Tokens whose logits exist at one time: enough for full matrix speed, few enough for their memory not to count.
 CHUNK_SIZE = 512
@@ -55,7 +58,7 @@ class _LinearTokenLoss(torch.autograd.Function):
                 is_scored = labels != IGNORE_INDEX
                 targets = labels.masked_fill(~is_scored, 0)[:, None]
                 logits = exponentials = grad_logits = None  # the last chunk's make room for these
-                logits = rows_product(hidden_low, weight_low_VD).float()
+                logits = product(hidden_low, weight_low_VD).float()
                 logits = logits.sub_(logits.amax(-1, keepdim=True))
                 target_logits = logits.gather(1, targets)
                 exponentials = logits.exp() if with_entropy else logits.exp_()
@@ -79,21 +82,23 @@ class _LinearTokenLoss(torch.autograd.Function):
                     slopes = slopes[:, None].to(z.dtype)
                     grad_logits = exponentials.mul_(slopes / z).scatter_add_(1, targets, -slopes).to(dtype)
                     if needs_hidden:
-                        grad_hidden[chunk] = rows_product(grad_logits, weight_low_VD.T)
+                        grad_hidden[chunk] = product(grad_logits, weight_low_VD.T)
                     if needs_weight and dtype == torch.float32:
                         grad_weight.addmm_(grad_logits.T, hidden_low)
                     elif needs_weight:
                         grad_weight += (grad_logits.T @ hidden_low).float()
-        ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight_VD.dtype))
+        grad_weight = None if grad_weight is None else grad_weight.to(weight_VD.dtype)
+        ctx.save_for_backward(grad_hidden, grad_weight, (labels_N == IGNORE_INDEX).all())
         ctx.mark_non_differentiable(losses_N, *(() if entropies_N is None else (entropies_N,)))
         return total, losses_N, entropies_N
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, grad_weight = (
-            None if grad is None else grad * grad_total.to(grad.dtype) for grad in ctx.saved_tensors
-        )
+        *grads, is_empty = ctx.saved_tensors
+        # A mean over no token has the slope 1 / 0, and zero times that is NaN.
+        slope = grad_total.masked_fill(is_empty, 0.0)
+        grad_hidden, grad_weight = (None if grad is None else grad * slope.to(grad.dtype) for grad in grads)
         return grad_hidden, grad_weight, None, None, None, None
 
 
@@ -139,6 +144,36 @@ def next_token_targets(labels_BT: Tensor, shift_labels_BT: Tensor | None = None)
     return F.pad(labels_BT[:, 1:], (0, 1), value=IGNORE_INDEX) if shift_labels_BT is None else shift_labels_BT
 
 
+def mean_over(total: Tensor, num_items: Tensor | int) -> Tensor:
+    """`total / num_items`; over no item 0, with a zero gradient, as where nothing is scored in a step."""
+    return total / (num_items.clamp(min=1) if isinstance(num_items, Tensor) else max(num_items, 1))
+
+
+def logits_and_loss(
+    hidden_BTD: Tensor,
+    lm_head: nn.Module,
+    targets_BT: Tensor | None,
+    output_logits: bool,
+    logits_to_keep: int | Tensor = 0,
+    loss_weights_BT: Tensor | None = None,
+    num_items_in_batch: Tensor | int | None = None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The end of a language model's forward: logits if wanted, loss and nats of each target if there are targets.
+
+    Returns:
+        `logits [B, kept, V]`, and `loss []` and `losses [B, T]` as `causal_lm_loss` gives them; None for what there
+        is not.
+    """
+    logits = linear(lm_head, slice_logits_to_keep(hidden_BTD, logits_to_keep)) if output_logits else None
+    if targets_BT is None:
+        return logits, None, None
+    kept_all = isinstance(logits_to_keep, int) and logits_to_keep == 0
+    loss, losses_BT = causal_lm_loss(
+        hidden_BTD, lm_head, targets_BT, loss_weights_BT, num_items_in_batch, logits if kept_all else None
+    )
+    return logits, loss, losses_BT
+
+
 def causal_lm_loss(
     hidden_BTD: Tensor,
     lm_head: nn.Module,
@@ -150,7 +185,8 @@ def causal_lm_loss(
     """A model's training loss, and the nats of each target.
 
     `loss = sum_j w_j CE_j / n`, where n is `num_items_in_batch` if given (the labelled tokens of the whole optimizer
-    step, which the Trainer counts), else the labelled tokens here. A token of weight zero stays in n.
+    step, which the Trainer counts), else the labelled tokens here. A token of weight zero stays in n. With n = 0 the
+    loss is 0 and so is its gradient.
 
     Args:
         hidden_BTD: the head's inputs.
@@ -161,10 +197,17 @@ def causal_lm_loss(
 
     Returns:
         `loss []` and `losses [B, T]`, NaN where nothing was scored.
+
+    Raises:
+        ValueError: targets or weights of another shape.
     """
+    check_shape("labels", targets_BT, *hidden_BTD.shape[:2])
+    check_shape("loss_weights", loss_weights_BT, *hidden_BTD.shape[:2])
     targets_N = targets_BT.flatten()
     weights_N = None if loss_weights_BT is None else loss_weights_BT.flatten()
-    if logits_BTV is None and type(lm_head) in PLAIN_LINEARS and lm_head.bias is None:
+    # Of meta tensors autocast knows nothing, and their logits cost nothing.
+    is_chunked = logits_BTV is None and type(lm_head) is nn.Linear and lm_head.bias is None and not hidden_BTD.is_meta
+    if is_chunked:
         total, losses_N = linear_cross_entropy(hidden_BTD.flatten(0, 1), lm_head.weight, targets_N, weights_N)
     else:
         logits_BTV = lm_head(hidden_BTD) if logits_BTV is None else logits_BTV
@@ -174,7 +217,7 @@ def causal_lm_loss(
     is_scored_BT = targets_BT != IGNORE_INDEX
     num_items = is_scored_BT.sum() if num_items_in_batch is None else num_items_in_batch
     losses_BT = losses_N.detach().view_as(targets_BT).masked_fill(~is_scored_BT, float("nan"))
-    return total / num_items, losses_BT
+    return mean_over(total, num_items), losses_BT
 
 
 @torch.no_grad()
@@ -185,7 +228,7 @@ def has_plain_head(model: PreTrainedModel) -> bool:
     are. Only a plain head may run in chunks.
     """
     head = model.get_output_embeddings()
-    if type(head) not in PLAIN_LINEARS or head.bias is not None:
+    if type(head) is not nn.Linear or head.bias is not None:
         return False
     read, written = [], []
 
@@ -211,25 +254,38 @@ def has_plain_head(model: PreTrainedModel) -> bool:
     )
 
 
-def token_classification_loss(logits_BTC: Tensor, labels_BT: Tensor) -> Tensor:
+def token_classification_loss(
+    logits_BTC: Tensor, labels_BT: Tensor, num_items_in_batch: Tensor | int | None = None
+) -> Tensor:
     """Mean over scored tokens of the squared error (one number a token) or the cross-entropy (classes).
 
-    With C = 1 the labels are real numbers, unscored where NaN or -100; with C > 1 classes, unscored where -100.
+    With C = 1 the labels are real numbers, unscored where NaN or -100; with C > 1 classes, unscored where -100. The
+    sum is divided by `num_items_in_batch` if given (the Trainer's count of the whole optimizer step).
+
+    Raises:
+        ValueError: labels of another shape.
     """
+    check_shape("labels", labels_BT, *logits_BTC.shape[:2])
     if logits_BTC.shape[-1] > 1:
-        return F.cross_entropy(logits_BTC.flatten(0, 1).float(), labels_BT.flatten(), ignore_index=IGNORE_INDEX)
-    labels_BT = labels_BT.float()
-    is_scored_BT = ~(labels_BT.isnan() | (labels_BT == IGNORE_INDEX))
-    # Filled before the square, because NaN times zero is NaN in the gradient too.
-    errors_BT = (logits_BTC.squeeze(-1).float() - labels_BT).masked_fill(~is_scored_BT, 0.0)
-    return errors_BT.square().sum() / is_scored_BT.sum()
+        is_scored_BT = labels_BT != IGNORE_INDEX
+        logits_NC = logits_BTC.flatten(0, 1).float()
+        total = F.cross_entropy(logits_NC, labels_BT.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+    else:
+        labels_BT = labels_BT.float()
+        is_scored_BT = ~(labels_BT.isnan() | (labels_BT == IGNORE_INDEX))
+        # Filled before the square, because NaN times zero is NaN in the gradient too.
+        errors_BT = (logits_BTC.squeeze(-1).float() - labels_BT).masked_fill(~is_scored_BT, 0.0)
+        total = errors_BT.square().sum()
+    return mean_over(total, is_scored_BT.sum() if num_items_in_batch is None else num_items_in_batch)
 
 
 __all__ = [
+    "IGNORE_INDEX",
     "causal_lm_loss",
     "has_plain_head",
     "linear_cross_entropy",
     "linear_token_loss",
+    "logits_and_loss",
     "next_token_targets",
     "token_classification_loss",
 ]

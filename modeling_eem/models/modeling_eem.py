@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GenerationConfig, GenerationMixin
-from transformers.cache_utils import Cache, DynamicCache
+from transformers import GenerationConfig
+from transformers.cache_utils import Cache, DynamicCache, StaticLayer
 from transformers.generation import CandidateGenerator
 from transformers.generation.utils import GenerateOutput
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
 
@@ -27,14 +26,15 @@ from .bottleneck_eem import (
     TextEncoder,
     build_backbone,
     check_length,
-    check_text,
     is_masked_mixer,
+    refuse_arguments,
     run_backbone,
-    token_ranks,
 )
+from .cache_masked_mixer import refuse_cache
 from .configuration_eem import EEMConfig
-from .linear_masked_mixer import FastLinear
-from .loss_eem import causal_lm_loss, next_token_targets
+from .generation_masked_mixer import ContextGenerationMixin
+from .layout_masked_mixer import check_ids, check_shape, token_ranks
+from .loss_eem import logits_and_loss, next_token_targets
 
 logger = logging.get_logger(__name__)
 
@@ -64,6 +64,8 @@ class EEMCache(DynamicCache):
     """
 
     def __init__(self, config: EEMConfig, decoder_cache: Cache | None = None):
+        if decoder_cache is not None and any(isinstance(layer, StaticLayer) for layer in decoder_cache.layers):
+            refuse_cache(decoder_cache)
         super().__init__(config=config.decoder_config)
         self.num_memory_positions = config.num_memory_positions
         self.decoder_cache = DynamicCache(config=config.decoder_config) if decoder_cache is None else decoder_cache
@@ -124,7 +126,7 @@ class EEMModel(EEMPreTrainedModel):
         Raises:
             ValueError: ids outside the vocabulary, a row longer than the context, an empty or all-padding row.
         """
-        check_text(input_ids, attention_mask, self.config.vocab_size, self.config.max_position_embeddings)
+        self._check_text(input_ids, attention_mask)
         return self.encoder.bottleneck.quantize(self.encoder(input_ids, attention_mask))
 
     def memory(self, code: Tensor) -> Tensor:
@@ -140,7 +142,7 @@ class EEMModel(EEMPreTrainedModel):
         encoder_input_ids: torch.LongTensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         code: torch.FloatTensor | None = None,
-        occlude_memory: bool = False,
+        occlude_memory: bool | Tensor = False,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -152,13 +154,14 @@ class EEMModel(EEMPreTrainedModel):
             encoder_input_ids, encoder_attention_mask: what the encoder reads instead of `input_ids`.
             code: `[B, P]` from `encode`, instead of encoding; it gets no noise.
             occlude_memory: decode without the memory: the introduced vector is zero and, where there is attention,
-                masked.
+                masked. A boolean tensor `[B]` says so row by row.
 
         Raises:
-            ValueError: a row longer than the context; `position_ids` (packed rows) or `inputs_embeds`, which have no
-                meaning for a model with one code a row and two embedding tables; a filled cache of unknown code.
+            ValueError: what `encode` refuses, of `input_ids` too; a mask or a code of another shape; `position_ids`
+                (packed rows) or `inputs_embeds`, which have no meaning for a model with one code a row and two
+                embedding tables; a filled cache of unknown code, or a static one.
         """
-        _refuse(kwargs)
+        refuse_arguments(kwargs)
         config = self.config
         use_cache = config.use_cache if use_cache is None else use_cache
         if self.is_activation_checkpointing and self.training:
@@ -168,16 +171,25 @@ class EEMModel(EEMPreTrainedModel):
         elif not isinstance(past_key_values, EEMCache):
             past_key_values = EEMCache(config, past_key_values)
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
-        check_length(past_length + input_ids.shape[1], config.max_position_embeddings)
+        if past_length:
+            check_ids(input_ids)
+            check_length(past_length + input_ids.shape[1], config.max_position_embeddings)
+            shape = (len(input_ids), past_length + input_ids.shape[1])
+            check_shape("attention_mask (of cached and new tokens)", attention_mask, *shape)
+        else:
+            self._check_text(input_ids, attention_mask, in_forward=True)
 
         if code is not None:
+            check_shape("code", code, len(input_ids), config.code_size)
             code = self.encoder.bottleneck.quantize(code)
         elif past_length:
             code = past_key_values.code
-        elif not occlude_memory:
+        elif isinstance(occlude_memory, Tensor) or not occlude_memory:
             if encoder_input_ids is None:
                 encoder_input_ids, encoder_attention_mask = input_ids, attention_mask
-            check_length(encoder_input_ids.shape[1], config.max_position_embeddings)
+            else:
+                self._check_text(encoder_input_ids, encoder_attention_mask, in_forward=True)
+                check_shape("encoder_input_ids", encoder_input_ids, len(input_ids), encoder_input_ids.shape[1])
             code = self.encoder.bottleneck.quantize(self.encoder(encoder_input_ids, encoder_attention_mask))
         if past_key_values is not None:
             past_key_values.code = code
@@ -208,17 +220,19 @@ class EEMModel(EEMPreTrainedModel):
             code=code,
         )
 
-    def _introduce(self, embeds_BTD: Tensor, code: Tensor | None, occluded: bool, past_length: int) -> Tensor:
+    def _introduce(self, embeds_BTD: Tensor, code: Tensor | None, occluded: bool | Tensor, past_length: int) -> Tensor:
         """The decoder's inputs, with zeros for an occluded memory; after the first ones the cache holds it."""
         if self.config.num_memory_positions and past_length:
             return embeds_BTD  # the memory stands in the cache
-        if occluded:
+        if not isinstance(occluded, Tensor) and occluded:
             width = self.config.hidden_size if self.memory_proj is not None else self.config.code_size
             memory = embeds_BTD.new_zeros(len(embeds_BTD), width)
         elif code is None:
             raise ValueError("this cache was filled without a code: pass the code it belongs to as code=.")
         else:
             memory = self.memory(code.to(embeds_BTD.dtype))
+            if isinstance(occluded, Tensor):
+                memory = memory.masked_fill(occluded[:, None], 0.0)
         return self.introduce(memory, embeds_BTD)
 
     def introduce(self, memory: Tensor, embeds_BTD: Tensor) -> Tensor:
@@ -230,11 +244,11 @@ class EEMModel(EEMPreTrainedModel):
         return embeds_BTD + memory[:, None]
 
     def _positions(
-        self, input_ids: Tensor, attention_mask: Tensor | None, occluded: bool, past_length: int
+        self, input_ids: Tensor, attention_mask: Tensor | None, occluded: bool | Tensor, past_length: int
     ) -> tuple[Tensor | None, Tensor | None]:
         """Mask and positions for the decoder: the memory at 0 and unpadded, text by its rank among real tokens."""
         slots = self.config.num_memory_positions
-        is_masked = occluded and slots and not is_masked_mixer(self.config.decoder_config)
+        is_masked = slots and occluded is not False and not is_masked_mixer(self.config.decoder_config)
         if attention_mask is None and is_masked:
             attention_mask = input_ids.new_ones(len(input_ids), past_length + input_ids.shape[1])
         if attention_mask is None:
@@ -242,22 +256,16 @@ class EEMModel(EEMPreTrainedModel):
         ranks_BT = token_ranks(attention_mask)[:, past_length:]
         if not slots:
             return attention_mask, ranks_BT
-        decoder_mask = F.pad(attention_mask, (slots, 0), value=0 if is_masked else 1)
+        decoder_mask = F.pad(attention_mask, (slots, 0), value=1)
+        if is_masked:
+            hidden_B1 = torch.as_tensor(occluded, device=decoder_mask.device).reshape(-1, 1)
+            decoder_mask = torch.cat(
+                [decoder_mask[:, :slots].masked_fill(hidden_B1, 0), decoder_mask[:, slots:]], dim=1
+            )
         return decoder_mask, ranks_BT + slots if past_length else F.pad(ranks_BT + slots, (slots, 0))
 
 
-def _refuse(kwargs: dict) -> None:
-    """Arguments other models take; callers such as peft pass them as None."""
-    if kwargs.pop("position_ids", None) is not None:
-        raise ValueError(
-            "an EEM takes no position_ids: they are for packed rows, and a row has one code for all its text. Pass "
-            "documents as rows of their own with an attention_mask."
-        )
-    if kwargs.pop("inputs_embeds", None) is not None:
-        raise ValueError("an EEM takes no inputs_embeds: encoder and decoder have an embedding table each.")
-
-
-class EEMForCausalLM(EEMPreTrainedModel, GenerationMixin):
+class EEMForCausalLM(EEMPreTrainedModel, ContextGenerationMixin):
     """Entropy estimation model with a bias-free language-model head."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -266,7 +274,7 @@ class EEMForCausalLM(EEMPreTrainedModel, GenerationMixin):
     def __init__(self, config: EEMConfig):
         super().__init__(config)
         self.model = EEMModel(config)
-        self.lm_head = FastLinear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     def encode(self, input_ids: torch.LongTensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -279,12 +287,11 @@ class EEMForCausalLM(EEMPreTrainedModel, GenerationMixin):
         input_ids: torch.LongTensor,
         attention_mask: Tensor | None = None,
         labels: torch.LongTensor | None = None,
-        shift_labels: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
         encoder_input_ids: torch.LongTensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         code: torch.FloatTensor | None = None,
-        occlude_memory: bool = False,
+        occlude_memory: bool | Tensor = False,
         loss_weights: torch.FloatTensor | None = None,
         output_logits: bool | None = None,
         output_token_losses: bool = False,
@@ -299,7 +306,6 @@ class EEMForCausalLM(EEMPreTrainedModel, GenerationMixin):
         training and for entropies, and warned about once where neither labels, code nor a cache are given.
 
         Args:
-            shift_labels: `[B, T]` labels that stand at the outputs already (context parallelism).
             labels: `[B, T]`, shifted here; -100 is not scored. The loss is in nats a labelled token, in float32, and
                 does not hold the code's bits.
             loss_weights: `[B, T]`, the weight of each token's loss; the denominator stays the labelled tokens.
@@ -307,17 +313,24 @@ class EEMForCausalLM(EEMPreTrainedModel, GenerationMixin):
                 loss run in chunks and the logits never exist whole.
             output_token_losses: whether to return `token_losses`; needs labels.
             num_items_in_batch: labelled tokens of the whole optimizer step, the loss's denominator.
+            shift_labels: `[B, T]` labels that stand at the outputs already (context parallelism); no parameter by
+                name, which the Trainer would take for a second column of labels.
+
+        In training, rows are occluded with probability `config.code_dropout`.
         """
+        shift_labels = kwargs.pop("shift_labels", None)
         if output_token_losses and labels is None:
             raise ValueError("output_token_losses=True needs labels: they are what is scored.")
         if labels is not None and use_cache is None and self.training:
             use_cache = False
         knows_nothing = labels is None and code is None and past_key_values is None and encoder_input_ids is None
-        if knows_nothing and not occlude_memory and not torch.compiler.is_compiling():
+        if knows_nothing and occlude_memory is False and not torch.compiler.is_compiling():
             logger.warning_once(
                 "EEMForCausalLM was called without labels, code, encoder_input_ids or a cache: its encoder reads "
                 "input_ids, the very tokens the logits predict. Scores from these logits are not a language model's."
             )
+        if self.training and self.config.code_dropout and occlude_memory is False:
+            occlude_memory = torch.rand(len(input_ids), device=input_ids.device) < self.config.code_dropout
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -329,23 +342,17 @@ class EEMForCausalLM(EEMPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        hidden_states = outputs.last_hidden_state
-        if output_logits is None:
-            output_logits = labels is None or not self.training
-        logits = self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep)) if output_logits else None
-        loss = token_losses = None
-        if labels is not None:
-            kept_all = isinstance(logits_to_keep, int) and logits_to_keep == 0
-            loss, target_losses = causal_lm_loss(
-                hidden_states,
-                self.lm_head,
-                next_token_targets(labels, shift_labels),
-                loss_weights_BT=None if loss_weights is None else F.pad(loss_weights[:, 1:], (0, 1)),
-                num_items_in_batch=num_items_in_batch,
-                logits_BTV=logits if kept_all else None,
-            )
-            if output_token_losses:
-                token_losses = F.pad(target_losses[:, :-1], (1, 0), value=float("nan"))
+        check_shape("loss_weights", loss_weights, *input_ids.shape)
+        logits, loss, target_losses = logits_and_loss(
+            outputs.last_hidden_state,
+            self.lm_head,
+            None if labels is None else next_token_targets(labels, shift_labels),
+            output_logits=labels is None or not self.training if output_logits is None else output_logits,
+            logits_to_keep=logits_to_keep,
+            loss_weights_BT=None if loss_weights is None else F.pad(loss_weights[:, 1:], (0, 1)),
+            num_items_in_batch=num_items_in_batch,
+        )
+        token_losses = F.pad(target_losses[:, :-1], (1, 0), value=float("nan")) if output_token_losses else None
         return EEMCausalLMOutputWithPast(
             loss=loss,
             logits=logits,

@@ -15,13 +15,13 @@ from .bottleneck_eem import (
     TextEncoder,
     build_backbone,
     check_length,
-    check_text,
+    check_rows,
+    refuse_arguments,
     run_backbone,
-    token_ranks,
 )
 from .configuration_eem import EEMAutoencoderConfig
-from .linear_masked_mixer import FastLinear
-from .loss_eem import causal_lm_loss
+from .layout_masked_mixer import check_shape, token_ranks
+from .loss_eem import IGNORE_INDEX, logits_and_loss
 
 
 @dataclass
@@ -77,7 +77,7 @@ class EEMAutoencoder(EncoderDecoderPreTrainedModel):
         self.encoder = TextEncoder(config)
         self.expansion = expansion(config.encoder_config.hidden_size, config.hidden_size)
         self.decoder = build_backbone("decoder_config", config.decoder_config)
-        self.lm_head = FastLinear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -92,7 +92,7 @@ class EEMAutoencoder(EncoderDecoderPreTrainedModel):
         Raises:
             ValueError: ids outside the vocabulary, a row longer than the context, an empty or all-padding row.
         """
-        check_text(input_ids, attention_mask, self.config.vocab_size, self.config.max_position_embeddings)
+        self._check_text(input_ids, attention_mask)
         return self.encoder.bottleneck.quantize(self.encoder(input_ids, attention_mask))
 
     @torch.no_grad()
@@ -121,13 +121,17 @@ class EEMAutoencoder(EncoderDecoderPreTrainedModel):
             num_items_in_batch: labelled tokens of the whole optimizer step, the loss's denominator.
 
         Raises:
-            ValueError: neither or both of `input_ids` and `code`; a row longer than the context.
+            ValueError: neither or both of `input_ids` and `code`; what `encode` refuses; a mask, labels or a code of
+                another shape; `position_ids` or `inputs_embeds`.
         """
+        refuse_arguments(kwargs)
+        kwargs.pop("use_cache", None)  # all tokens are regenerated in one pass: there is nothing to keep
         if (input_ids is None) == (code is None):
             raise ValueError("Pass either input_ids, to encode and regenerate, or code, to regenerate.")
         if code is None:
-            check_length(input_ids.shape[1], self.config.max_position_embeddings)
+            self._check_text(input_ids, attention_mask, in_forward=True)
             code = self.encoder(input_ids, attention_mask)
+        check_shape("code", code, len(code), self.config.code_size)
         code = self.encoder.bottleneck.quantize(code)
 
         length = self.config.max_position_embeddings
@@ -137,8 +141,11 @@ class EEMAutoencoder(EncoderDecoderPreTrainedModel):
             position_ids = torch.arange(length, device=code.device)[None]
         else:
             check_length(length, self.config.max_position_embeddings)
+            check_shape("attention_mask", attention_mask, len(code), length)
+            if input_ids is None:
+                check_rows(attention_mask)
             position_ids = token_ranks(attention_mask)
-        vector = self.encoder.bottleneck.expand(code.to(self.lm_head.weight.dtype))
+        vector = self.encoder.bottleneck.expand(code.to(self.encoder.embed_tokens.weight.dtype))
         outputs = run_backbone(
             self.decoder,
             self.expansion(vector, position_ids),
@@ -150,16 +157,17 @@ class EEMAutoencoder(EncoderDecoderPreTrainedModel):
             ),
             **kwargs,
         )
-        hidden_states = outputs.last_hidden_state
-        if output_logits is None:
-            output_logits = labels is None or not self.training
-        logits = self.lm_head(hidden_states) if output_logits else None
-        loss = None
-        if labels is not None:
-            targets = labels if attention_mask is None else labels.masked_fill(attention_mask == 0, -100)
-            loss, _ = causal_lm_loss(
-                hidden_states, self.lm_head, targets, num_items_in_batch=num_items_in_batch, logits_BTV=logits
-            )
+        targets = labels
+        if labels is not None and attention_mask is not None:
+            check_shape("labels", labels, *attention_mask.shape)
+            targets = labels.masked_fill(attention_mask == 0, IGNORE_INDEX)
+        logits, loss, _ = logits_and_loss(
+            outputs.last_hidden_state,
+            self.lm_head,
+            targets,
+            output_logits=labels is None or not self.training if output_logits is None else output_logits,
+            num_items_in_batch=num_items_in_batch,
+        )
         return EEMAutoencoderOutput(
             loss=loss,
             logits=logits,

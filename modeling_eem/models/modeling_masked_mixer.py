@@ -9,29 +9,30 @@ import math
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, TokenClassifierOutput
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .cache_masked_mixer import MixingLayer, grow_in_place
+from .cache_masked_mixer import MixingLayer, grow_in_place, is_ranked, set_ranked
 from .configuration_masked_mixer import MaskedMixerConfig
+from .generation_masked_mixer import ContextGenerationMixin
 from .hub_eem import RemoteCodeMixin
-from .layout_masked_mixer import AlignedLayout, ContinuedLayout, GatheredLayout, Layout
-from .linear_masked_mixer import LEAST_WEIGHTS, FastLinear
-from .loss_eem import causal_lm_loss, next_token_targets, token_classification_loss
+from .layout_masked_mixer import AlignedLayout, ContinuedLayout, Layout, check_ids, choose_layout, has_ranks
+from .loss_eem import logits_and_loss, next_token_targets, token_classification_loss
 from .mixing_masked_mixer import (
     continued_token_mixing,
     gathered_token_mixing,
+    linear,
     next_token_mixing,
     token_mixing,
+    without_future,
 )
 
 
@@ -57,8 +58,8 @@ class MaskedMixerMixing(nn.Module):
         self.kernel_size = k
         self.weight = nn.Parameter(torch.empty((h,) * (h > 0) + (n, n) + (k,) * (k > 1)))
         self.bias = nn.Parameter(torch.empty((h,) * (h > 0) + (n,)))
-        self.in_proj = FastLinear(d, d) if h else None  # the heads' Linear(d, d / h), side by side
-        self.out_proj = FastLinear(d, d) if h else None
+        self.in_proj = nn.Linear(d, d) if h else None  # the heads' Linear(d, d / h), side by side
+        self.out_proj = nn.Linear(d, d) if h else None
         if self.is_causal:
             # What another program left above the diagonal of a checkpoint is not used, and not passed on either.
             self.register_state_dict_post_hook(MaskedMixerMixing._drop_future)
@@ -71,13 +72,11 @@ class MaskedMixerMixing(nn.Module):
 
     def without_future(self, weight: Tensor) -> Tensor:
         """`weight` with zeros above the diagonal."""
-        if self.kernel_size == 1:
-            return weight.tril()
-        return weight.movedim(-1, 0).tril().movedim(0, -1).contiguous()
+        return weight.tril() if self.kernel_size == 1 else without_future(weight)
 
     def forward(self, x_TBD: Tensor, layout: Layout, past_key_values: Cache | None = None) -> Tensor:
         if self.in_proj is not None:
-            x_TBD = self.in_proj(x_TBD)
+            x_TBD = linear(self.in_proj, x_TBD)
         held_TBD = x_TBD  # the new tokens, behind those of the cache
         if past_key_values is not None:
             keys = x_TBD.transpose(0, 1)[:, None]
@@ -99,7 +98,7 @@ class MaskedMixerMixing(nn.Module):
                 weight_HTTK, bias_HT, x_BTHE, layout.rows_BQ, layout.columns_BT, layout.visible_BQT
             )
             y_TBD = y_BTHE.flatten(2).transpose(0, 1)
-        return y_TBD if self.out_proj is None else self.out_proj(y_TBD)
+        return y_TBD if self.out_proj is None else linear(self.out_proj, y_TBD)
 
     def _mix_aligned(self, weight_HTTK: Tensor, bias_HT: Tensor, x_TBD: Tensor, layout: AlignedLayout) -> Tensor:
         length = x_TBD.shape[0]
@@ -115,19 +114,12 @@ class MaskedMixerMLP(nn.Module):
 
     def __init__(self, config: MaskedMixerConfig):
         super().__init__()
-        self.up_proj = FastLinear(config.hidden_size, config.intermediate_size)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size)
         self.act_fn = ACT2FN[config.hidden_act]
-        self.down_proj = FastLinear(config.intermediate_size, config.hidden_size)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.up_proj(x)
-        is_one_row = hidden.is_cpu and hidden.numel() == hidden.shape[-1]
-        # In a small layer a row keeps the bits it has in a batch.
-        is_large = x.shape[-1] * hidden.shape[-1] >= LEAST_WEIGHTS
-        if is_one_row and is_large and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            # Seen twice it is not contiguous; of what is, oneDNN takes the gelu, and wakes all threads for it.
-            return self.down_proj(self.act_fn(hidden.expand(2, *hidden.shape))[0])
-        return self.down_proj(self.act_fn(hidden))
+        return linear(self.down_proj, self.act_fn(linear(self.up_proj, x)))
 
 
 class MaskedMixerBlock(GradientCheckpointingLayer):
@@ -238,22 +230,26 @@ class MaskedMixerModel(MaskedMixerPreTrainedModel):
         Args:
             attention_mask: `[B, T]` (with a cache, `[B, past + T]`), 0 on padding, which is inert on either side.
             position_ids: `[1 or B, T]` rows of the mixing matrices; by default the rank among real tokens. A position
-                of 0 begins a document that sees nothing before it (packed rows).
+                of 0 begins a document that sees nothing before it (packed rows). A cache filled at other positions
+                than the ranks cannot be continued.
             past_key_values: cache whose `keys` hold the mixing inputs `[B, 1, T, D]`; its `values` are empty.
             read_positions: `[B]`, the one output of each row that is wanted; `last_hidden_state` is then `[B, 1, D]`,
                 and the last block's feed-forward runs for these alone.
 
         Raises:
-            ValueError: more tokens than `max_position_embeddings`; a cache or restarting positions with right
-                alignment; a cache without causality; an attention mask of another shape.
+            ValueError: more tokens than `max_position_embeddings`, or none; a cache or restarting positions with right
+                alignment; a cache without causality, of another kind than dynamic, or filled at positions of the
+                caller's own; ids, embeddings, mask or positions of another shape; positions that are not there.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass either input_ids or inputs_embeds.")
         if inputs_embeds is None:
-            # Looked up transposed, the embeddings lie in memory as the blocks want them.
-            inputs_embeds = self.embed_tokens(input_ids.T).transpose(0, 1)
-        else:
-            inputs_embeds = inputs_embeds.transpose(0, 1).contiguous().transpose(0, 1)
+            check_ids(input_ids)
+            inputs_embeds = self.embed_tokens(input_ids)
+        elif inputs_embeds.ndim != 3 or inputs_embeds.numel() == 0:
+            raise ValueError(f"inputs_embeds must be [batch, tokens, features], got {list(inputs_embeds.shape)}.")
+        # The blocks want the embeddings to lie in memory as [T, B, D].
+        inputs_embeds = inputs_embeds.transpose(0, 1).contiguous().transpose(0, 1)
         is_cacheable = self.config.is_causal and self.config.position_alignment == "left"
         if past_key_values is not None and not is_cacheable:
             raise ValueError(
@@ -268,58 +264,22 @@ class MaskedMixerModel(MaskedMixerPreTrainedModel):
             grow_in_place(past_key_values)
             past_length = past_key_values.get_seq_length()
 
-        layout = self._layout(inputs_embeds, attention_mask, position_ids, past_length)
+        if past_length and not is_ranked(past_key_values):
+            raise ValueError(
+                "this cache holds tokens at positions that were given (packed rows): it cannot be continued. Pass the "
+                "whole text, or documents as rows of their own."
+            )
+        layout = choose_layout(self.config, inputs_embeds, attention_mask, position_ids, past_length)
         hidden_states = inputs_embeds
         reads = [None] * (len(self.layers) - 1) + [read_positions]
         for layer, read in zip(self.layers, reads):
             hidden_states = layer(hidden_states, layout=layout, past_key_values=past_key_values, read_positions=read)
+        if past_key_values is not None:
+            set_ranked(past_key_values, has_ranks(position_ids, attention_mask, past_length, inputs_embeds.shape[1]))
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
 
-    def _layout(
-        self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, past_length: int
-    ) -> Layout:
-        """Which row of the mixing matrices each token stands on, checked by shape."""
-        config = self.config
-        new_length = inputs_embeds.shape[1]
-        if past_length + new_length > config.max_position_embeddings:
-            raise ValueError(
-                f"{past_length + new_length} tokens are more than max_position_embeddings="
-                f"{config.max_position_embeddings}, the size of the mixing matrices: shorten or split the text."
-            )
-        if attention_mask is not None and attention_mask.shape[1:] != (past_length + new_length,):
-            raise ValueError(
-                f"attention_mask must be [batch, {past_length + new_length}] (cached and new tokens), "
-                f"got {list(attention_mask.shape)}."
-            )
-        if position_ids is None and past_length == 0:
-            return AlignedLayout.from_mask(attention_mask, config.position_alignment)
-        if self._is_consecutive(attention_mask, position_ids, past_length, new_length):
-            return ContinuedLayout(new_length) if past_length else AlignedLayout()
-        is_checked = config.position_alignment == "right" and not torch.compiler.is_compiling()
-        if is_checked and (position_ids.diff(dim=-1) < 0).any():
-            raise ValueError(
-                "position_ids that restart (packed rows) need position_alignment='left': with 'right' only the last "
-                "document would end on the last row. Pass the documents as separate rows."
-            )
-        return GatheredLayout.from_positions(
-            position_ids, attention_mask, past_length, new_length, config.is_causal, inputs_embeds.device
-        )
 
-    def _is_consecutive(
-        self, attention_mask: Tensor | None, position_ids: Tensor | None, past_length: int, new_length: int
-    ) -> bool:
-        """Whether all rows hold the same positions, one after the other, without padding: as in most generation."""
-        if torch.compiler.is_compiling() or self.config.position_alignment == "right" or not self.config.is_causal:
-            return False
-        if attention_mask is not None and not attention_mask.all():
-            return False
-        if position_ids is None:
-            return True
-        expected_Q = torch.arange(past_length, past_length + new_length, device=position_ids.device)
-        return bool((position_ids[:, -new_length:] == expected_Q).all())
-
-
-class MaskedMixerForCausalLM(MaskedMixerPreTrainedModel, GenerationMixin):
+class MaskedMixerForCausalLM(MaskedMixerPreTrainedModel, ContextGenerationMixin):
     """Masked mixer with a bias-free language-model head on the raw residual stream."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -329,7 +289,7 @@ class MaskedMixerForCausalLM(MaskedMixerPreTrainedModel, GenerationMixin):
             raise ValueError("A causal language model needs is_causal=True: with False it would see what it predicts.")
         super().__init__(config)
         self.model = MaskedMixerModel(config)
-        self.lm_head = FastLinear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     @can_return_tuple
@@ -341,7 +301,6 @@ class MaskedMixerForCausalLM(MaskedMixerPreTrainedModel, GenerationMixin):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
-        shift_labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         output_logits: bool | None = None,
@@ -352,11 +311,13 @@ class MaskedMixerForCausalLM(MaskedMixerPreTrainedModel, GenerationMixin):
 
         Args:
             labels: `[B, T]`, shifted here; -100 is not scored. The loss is in nats a labelled token, in float32.
-            shift_labels: `[B, T]` labels that stand at the outputs already (context parallelism).
             output_logits: whether to return logits; by default yes, except in training with labels, where head and
                 loss run in chunks and the `[B, T, V]` logits never exist.
             num_items_in_batch: labelled tokens of the whole optimizer step, the loss's denominator.
+            shift_labels: `[B, T]` labels that stand at the outputs already (context parallelism); no parameter by
+                name, which the Trainer would take for a second column of labels.
         """
+        shift_labels = kwargs.pop("shift_labels", None)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -366,29 +327,20 @@ class MaskedMixerForCausalLM(MaskedMixerPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        hidden_states = outputs.last_hidden_state
-        if output_logits is None:
-            output_logits = labels is None or not self.training
-        logits = self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep)) if output_logits else None
-        loss = None
-        if labels is not None:
-            kept_all = isinstance(logits_to_keep, int) and logits_to_keep == 0
-            loss, _ = causal_lm_loss(
-                hidden_states,
-                self.lm_head,
-                next_token_targets(labels, shift_labels),
-                num_items_in_batch=num_items_in_batch,
-                logits_BTV=logits if kept_all else None,
-            )
+        logits, loss, _ = logits_and_loss(
+            outputs.last_hidden_state,
+            self.lm_head,
+            None if labels is None else next_token_targets(labels, shift_labels),
+            output_logits=labels is None or not self.training if output_logits is None else output_logits,
+            logits_to_keep=logits_to_keep,
+            num_items_in_batch=num_items_in_batch,
+        )
         return CausalLMOutputWithPast(
             loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
         )
 
-    def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict) -> Tensor | None:
-        # Ranks from the left would put a right-aligned text on rows it was not trained on; the model knows its own.
-        if self.config.position_alignment == "right":
-            return None
-        return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+    def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict) -> None:
+        """None: the model itself ranks a text's tokens by the mask, whatever the alignment and the padding."""
 
 
 class MaskedMixerForTokenClassification(MaskedMixerPreTrainedModel):
@@ -409,12 +361,14 @@ class MaskedMixerForTokenClassification(MaskedMixerPreTrainedModel):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput:
         """Scores `[B, T, num_labels]`, and a loss if there are `labels [B, T]`.
 
         With one label, the labels are real numbers and the loss is the mean squared error over those that are neither
         NaN nor -100; with more, they are classes and the loss is the cross-entropy over those that are not -100.
+        `num_items_in_batch` is the mean's denominator, where labels of a whole optimizer step are counted.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -424,8 +378,8 @@ class MaskedMixerForTokenClassification(MaskedMixerPreTrainedModel):
             use_cache=False,
             **kwargs,
         )
-        logits = self.score(outputs.last_hidden_state)
-        loss = None if labels is None else token_classification_loss(logits, labels)
+        logits = linear(self.score, outputs.last_hidden_state)
+        loss = None if labels is None else token_classification_loss(logits, labels, num_items_in_batch)
         return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 

@@ -85,7 +85,8 @@ class SmallFloat(CodeFormat):
 class ScaledInteger(CodeFormat):
     """Signed integers times one float32 scale a vector, the row-wise absmax of LLM.int8() (Dettmers et al. 2022).
 
-    `q = round(z * m / absmax(z))`, `z' = q * absmax(z) / m`, `m = 2**(bits - 1) - 1`.
+    `q = round(z * m / absmax(z))`, `z' = q * absmax(z) / m`, `m = 2**(bits - 1) - 1`. At `|q| = m`, z' is the scale
+    itself, so that encoding z' again finds the same scale: m s / m may differ from s in the last bit.
     """
 
     scale_bits = 32
@@ -103,7 +104,8 @@ class ScaledInteger(CodeFormat):
         return integers.to(torch.int32) + self.largest, scale
 
     def decode(self, integers: Tensor, scale: Tensor) -> Tensor:
-        return (integers - self.largest) * scale / self.largest
+        steps = integers - self.largest
+        return torch.where(steps.abs() == self.largest, steps.sign() * scale, steps * scale / self.largest)
 
 
 CODE_FORMATS: dict[str, CodeFormat] = {

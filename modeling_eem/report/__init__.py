@@ -3,9 +3,10 @@
 from modeling_eem.files import write_atomically
 from modeling_eem.report.cards import add_to_card, check_card, model_card
 from modeling_eem.report.heatmap import entropy_heatmap_html
+from modeling_eem.report.numbers import duration, readable
 from modeling_eem.report.plots import LearningCurve, learning_curves
 from modeling_eem.report.provenance import provenance
-from modeling_eem.report.results import write_results
+from modeling_eem.report.results import plain_name, write_results
 from modeling_eem.report.tables import Cell, Table
 
 __all__ = [
@@ -14,10 +15,13 @@ __all__ = [
     "Table",
     "add_to_card",
     "check_card",
+    "duration",
     "entropy_heatmap_html",
     "learning_curves",
     "model_card",
+    "plain_name",
     "provenance",
+    "readable",
     "write_atomically",
     "write_results",
 ]

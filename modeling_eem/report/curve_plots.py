@@ -4,12 +4,22 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogFormatter
 
-from modeling_eem.report.plots import COLOURS, GREY, INK, MARKERS, add_legend, label_axes, save_png
+from modeling_eem.report.plots import (
+    COLOURS,
+    GREY,
+    INK,
+    MARKERS,
+    add_legend,
+    label_axes,
+    new_figure,
+    save_png,
+    scale_ticks,
+)
 
 Points = Sequence[tuple[float, float]]
+_PANELS = {"linear": "Loss over tokens", "log-linear": "Loss over tokens, logarithmic axis"}
 
 
 def loss_curves(
@@ -19,7 +29,7 @@ def loss_curves(
     differences: Mapping[str, Points],
     unit: str,
 ) -> Path:
-    """Runs on a linear and on a logarithmic axis of tokens, and differences between them, as a PNG.
+    """Runs on a linear and on a logarithmic axis of tokens, and their differences, a panel each, as a PNG.
 
     Args:
         path: where the PNG goes.
@@ -33,8 +43,8 @@ def loss_curves(
     """
     if not 1 <= len(curves) <= len(COLOURS):
         raise ValueError(f"a plot holds 1 to {len(COLOURS)} curves, not {len(curves)}: draw several plots.")
-    figure = Figure(figsize=(5.2 * (3 if differences else 2), 4.6), dpi=140, layout="constrained")
-    all_axes = figure.subplots(1, 3 if differences else 2)
+    figure = new_figure(3.6 * (3 if differences else 2))
+    all_axes = figure.subplots(3 if differences else 2, 1)
     for axes, kind in zip(all_axes, ("linear", "log-linear")):
         for (name, points), colour, marker in zip(curves.items(), COLOURS, MARKERS):
             axes.plot(*zip(*points), color=colour, marker=marker, markersize=4, linewidth=1.6, label=name)
@@ -42,14 +52,17 @@ def loss_curves(
         if kind == "log-linear":
             axes.set_xscale("log")
             axes.xaxis.set_minor_formatter(_MinorTokens())
-        label_axes(axes, "training tokens", unit, f"dashed: {kind} fit")
+        axes.plot([], [], color=GREY, linewidth=1, linestyle=(0, (5, 4)), label=f"{kind} fit")
+        label_axes(axes, "training tokens", unit, _PANELS[kind])
+        scale_ticks(axes, "y")
         add_legend(axes)
     if differences:
         axes = all_axes[2]
         for (name, points), colour, marker in zip(differences.items(), COLOURS[1:], MARKERS[1:]):
             axes.plot(*zip(*points), color=colour, marker=marker, markersize=4, linewidth=1.6, label=name)
         axes.axhline(0, color=GREY, linewidth=0.8)
-        label_axes(axes, "training tokens", unit, "differences")
+        label_axes(axes, "training tokens", unit, "Difference between runs")
+        scale_ticks(axes, "y")
         add_legend(axes)
     for axes in all_axes:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -83,11 +96,11 @@ def entropy_floor_plot(
         crossing, interval: of the line with zero; an infinite interval is not drawn.
         ideal: name and bits per byte of an entropy, whose ideal line of slope -1 is drawn.
     """
-    figure = Figure(figsize=(7.5, 4.8), dpi=150, layout="constrained")
+    figure = new_figure(4.8)
     axes = figure.subplots()
     for name, (embedding, cross_entropy) in points.items():
         axes.plot(embedding, cross_entropy, "o", color=COLOURS[0], markerfacecolor=None if name in used else "white")
-        axes.annotate(name, (embedding, cross_entropy), (5, 6), textcoords="offset points", fontsize=8, color=GREY)
+        axes.annotate(name, (embedding, cross_entropy), (5, 6), textcoords="offset points", fontsize=9, color=GREY)
     axes.plot([0, crossing], [line[0], 0], color=COLOURS[0], linewidth=1, linestyle=(0, (5, 4)), label="fitted line")
     name, entropy = ideal
     axes.plot([0, entropy], [entropy, 0], color=INK, linewidth=1, linestyle=":", label=f"ideal, {name} {entropy:.3f}")
@@ -96,7 +109,7 @@ def entropy_floor_plot(
         ends = [max(interval[0], 0.0), interval[1]]
         axes.plot(ends, [0, 0], color=COLOURS[1], linewidth=5, alpha=0.5, solid_capstyle="butt", label="its 95 %")
     axes.plot(crossing, 0, "D", color=COLOURS[1], label=f"crossing {crossing:.3f}")
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.12 * max([crossing, entropy, *(embedding for embedding, _ in points.values())]))
     label_axes(axes, "bits per byte of embedding", "cross-entropy, bits per byte", "How small an embedding tells all")
     add_legend(axes)
     return save_png(path, figure)

@@ -1,14 +1,24 @@
 """Plots of per-token entropies: one estimate against another, and entropies along a row."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from modeling_eem.report.plots import COLOURS, add_legend, label_axes, save_png
+from modeling_eem.report.plots import (
+    COLOURS,
+    GREY,
+    INK,
+    add_legend,
+    label_axes,
+    new_figure,
+    save_png,
+    scale_ticks,
+    short,
+)
 
 _FEW_POINTS = 2000
+_ALONG_A_ROW = "Entropy along a row: mean over rows, and its 95 %"
 
 
 @dataclass(frozen=True)
@@ -44,23 +54,28 @@ def scatter_plot(
     """
     if not len(x) == len(y) > 0:
         raise ValueError(f"a scatter plot needs as many x as y, and at least one, not {len(x)} and {len(y)}.")
-    figure = Figure(figsize=(6.4, 5.2), dpi=160, layout="constrained")
+    figure = new_figure(5.6)
     axes = figure.subplots()
     if len(x) <= _FEW_POINTS:
         axes.plot(x, y, ".", color=COLOURS[0], alpha=0.45, markersize=5, markeredgewidth=0)
     else:
         hexagons = axes.hexbin(x, y, gridsize=55, bins="log", mincnt=1, cmap="viridis_r", linewidths=0.1)
-        figure.colorbar(hexagons, ax=axes, label="tokens a hexagon").outline.set_visible(False)
+        bar = figure.colorbar(hexagons, ax=axes)
+        bar.outline.set_visible(False)
+        bar.set_label("tokens a hexagon", color=INK, fontsize=11)
+        bar.ax.tick_params(colors=GREY, labelsize=10)
     ends = [min(x), max(x)]
     axes.plot(
         ends,
         [line[0] * end + line[1] for end in ends],
         color=COLOURS[1],
         linewidth=2,
-        label=f"y = {line[0]:.3f} x {'+' if line[1] >= 0 else '−'} {abs(line[1]):.3f}",
+        label=f"y = {short(line[0])} x {'+' if line[1] >= 0 else '−'} {short(abs(line[1]))}",
     )
     axes.set_ylim(*_range(y))  # a steep line may leave at the top
     label_axes(axes, *labels, title)
+    scale_ticks(axes, "x")
+    scale_ticks(axes, "y")
     add_legend(axes)
     return save_png(path, figure)
 
@@ -73,13 +88,19 @@ def index_plot(path: str | Path, curves: Mapping[str, Band]) -> Path:
     """
     if not 1 <= len(curves) <= len(COLOURS):
         raise ValueError(f"a plot holds 1 to {len(COLOURS)} curves, not {len(curves)}: draw several plots.")
-    figure = Figure(figsize=(8, 4.6), dpi=160, layout="constrained")
+    figure = new_figure(4.6)
     axes = figure.subplots()
     for (name, band), colour in zip(curves.items(), COLOURS):
         axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(band.x, band.mean, color=colour, linewidth=1.4, label=name)
-    axes.set_ylim(0, 1.05 * max(max(band.mean) for band in curves.values()))
-    label_axes(axes, "token's index in its row", "entropy, each row mapped to [0, 1]", "Mean over rows, and its 95 %")
+    highest = max(value for band in curves.values() for value in (*band.mean, *band.high) if math.isfinite(value))
+    axes.set_ylim(0, 1.04 * min(highest, 1.0))  # no mean of numbers in [0, 1] lies outside of it
+    label_axes(
+        axes,
+        "token's index in its row",
+        "entropy, each row mapped to [0, 1]",
+        "Entropy along a row: mean over rows, and its 95 %",
+    )
     add_legend(axes)
     return save_png(path, figure)
 

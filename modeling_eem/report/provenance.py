@@ -1,4 +1,7 @@
-"""Where a number comes from: the command, the commit, the versions, the machine and the day."""
+"""Where a number comes from: the command, the commit, the versions, the machine and the day.
+
+Records and cards are published, so neither secrets nor the folders of the user's machine travel with them.
+"""
 
 import os
 import platform
@@ -9,6 +12,8 @@ from collections.abc import Mapping
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+
+from modeling_eem.files import command_without_secrets
 
 PACKAGES = ("torch", "transformers", "modeling-eem")
 
@@ -21,7 +26,7 @@ def provenance(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
     """
     versions = [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)]
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *command_without_secrets(sys.argv[1:])]),
         "commit": _commit(),
         "versions": ", ".join(versions),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",

@@ -1,15 +1,16 @@
 """Plots of quantization: what each format costs, what each layer minds, how a code's numbers are spread."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from modeling_eem.report.plots import COLOURS, GREY, INK, MARKERS, add_legend, label_axes, save_png
+from modeling_eem.report.plots import COLOURS, GREY, INK, MARKERS, add_legend, label_axes, new_figure, save_png
 
 # Losses differ by powers of ten; below this many nats a token the axis is linear, so that gains can be shown.
 _LINEAR_BELOW = 1e-3
+_PANELS_A_LINE = 5
 
 
 def format_costs(path: str | Path, costs: Mapping[str, Mapping[str, float]], title: str = "") -> Path:
@@ -25,12 +26,13 @@ def format_costs(path: str | Path, costs: Mapping[str, Mapping[str, float]], tit
     """
     _check_number(costs)
     formats = list(dict.fromkeys(name for of_model in costs.values() for name in of_model))
-    figure = Figure(figsize=(9, 4.8), dpi=160, layout="constrained")
+    figure = new_figure(4.8)
     axes = figure.subplots()
     axes.set_yscale("symlog", linthresh=_LINEAR_BELOW)
     axes.axhline(0, color=GREY, linewidth=0.8)
-    for (model, of_model), colour, marker in zip(costs.items(), COLOURS, MARKERS):
-        places = [formats.index(name) for name in of_model]
+    for number, ((model, of_model), colour, marker) in enumerate(zip(costs.items(), COLOURS, MARKERS)):
+        beside = 0.5 * (number - (len(costs) - 1) / 2) / len(costs)  # so that equal costs do not hide each other
+        places = [formats.index(name) + beside for name in of_model]
         axes.plot(places, list(of_model.values()), marker, color=colour, markersize=7, alpha=0.85, label=model)
     axes.set_xticks(range(len(formats)), formats, rotation=35, ha="right")
     label_axes(axes, "", "nats a token more than unrounded", title)
@@ -56,19 +58,21 @@ def layer_sweep(
     layers = list(
         dict.fromkeys(name for of_model in effects.values() for panel in of_model.values() for name in panel)
     )
-    figure = Figure(figsize=(3 + 2.6 * len(panels), 1.5 + 0.17 * len(layers)), dpi=130, layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", color=INK, fontweight="bold")
-    all_axes = figure.subplots(1, len(panels), sharey=True, sharex=True, squeeze=False)[0]
+    lines = -(-len(panels) // 2)
+    figure = new_figure(0.9 + lines * (0.9 + 0.19 * len(layers)))
+    figure.suptitle(title, x=0.01, ha="left", color=INK, fontweight="bold", fontsize=12)
+    grid = figure.subplots(lines, min(2, len(panels)), sharey=True, sharex=True, squeeze=False)
+    all_axes = grid.flat
     for axes, panel in zip(all_axes, panels):
         axes.set_xscale("symlog", linthresh=_LINEAR_BELOW)
         axes.axvline(0, color=GREY, linewidth=0.8)
         for (model, of_model), colour, marker in zip(effects.items(), COLOURS, MARKERS):
             values = of_model.get(panel, {})
             places = [layers.index(name) for name in values]
-            axes.plot(list(values.values()), places, marker, color=colour, markersize=4, alpha=0.8, label=model)
+            axes.plot(list(values.values()), places, marker, color=colour, markersize=5, alpha=0.8, label=model)
         label_axes(axes, "nats a token more", "", f"{panel[0]}, {panel[1]}")
-        axes.title.set_fontsize(9)
-        axes.tick_params(axis="both", labelsize=7)
+        axes.title.set_fontsize(11)
+        axes.tick_params(axis="both", labelsize=9)
     all_axes[0].set_yticks(range(len(layers)), layers)
     all_axes[0].invert_yaxis()
     handles, labels = all_axes[0].get_legend_handles_labels()
@@ -88,21 +92,33 @@ def code_histograms(
         title: a line above the plot.
     """
     together = [sum(column) for column in zip(*windows)]
-    rows = -(-len(windows) // 5)
-    figure = Figure(figsize=(11, 2.6 + 1.4 * rows), dpi=130, layout="constrained")
-    grid = figure.add_gridspec(1 + rows, 5, height_ratios=[1.8] + [1] * rows)
+    shown = windows if len(windows) > 1 else []  # one window is all windows
+    columns = min(_PANELS_A_LINE, max(len(shown), 1))
+    lines = -(-len(shown) // columns)
+    figure = new_figure(3.0 + 1.7 * lines)
+    grid = figure.add_gridspec(1 + lines, columns, height_ratios=[1.8] + [1] * lines)
     axes = figure.add_subplot(grid[0, :])
-    axes.stairs(together, edges, fill=True, color=COLOURS[0])
-    label_axes(axes, "", "numbers", title or "all windows")
-    for number, counts in enumerate(windows):
-        axes = figure.add_subplot(grid[1 + number // 5, number % 5])
-        axes.stairs(counts, edges, fill=True, color=COLOURS[0])
+    axes.stairs(*_rebinned(together, edges), fill=True, color=COLOURS[0])
+    label_axes(axes, "value of a number of the code", "numbers", title or "All windows")
+    for number, counts in enumerate(shown):
+        axes = figure.add_subplot(grid[1 + number // columns, number % columns])
+        axes.stairs(*_rebinned(counts, edges), fill=True, color=COLOURS[0])
         label_axes(axes, "", "", f"window {number + 1}")
-        axes.title.set_fontsize(8)
-        axes.tick_params(labelsize=7)
+        axes.title.set_fontsize(10)
+        axes.tick_params(labelsize=9)
     for axes in figure.axes:
+        axes.set_xlim(edges[0], edges[-1])
         axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8 if axes is figure.axes[0] else 3))
     return save_png(path, figure)
+
+
+def _rebinned(counts: Sequence[int], edges: Sequence[float]) -> tuple[list[int], list[float]]:
+    """Buckets joined until there are about twice the root of what they hold: few numbers make no comb."""
+    wanted = max(8, round(2 * math.sqrt(sum(counts))))
+    joined = max(1, -(-len(counts) // wanted))
+    starts = range(0, len(counts), joined)
+    return [sum(counts[start : start + joined]) for start in starts], [*(edges[start] for start in starts), edges[-1]]
 
 
 def _check_number(models: Mapping[str, object]) -> None:

@@ -1,14 +1,18 @@
 """The two files that a command leaves: its tables and figures for people, the same numbers for programs."""
 
+import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modeling_eem.files import write_atomically
+from modeling_eem.files import without_secrets, write_atomically
 from modeling_eem.report.provenance import PACKAGES, provenance, provenance_line
 from modeling_eem.report.tables import Table
+
+_LONGEST_NAME = 80
 
 
 def write_results(
@@ -25,19 +29,41 @@ def write_results(
         folder: is made if it is missing.
         name: of the files, without an ending.
         tables: what the Markdown shows.
-        content: what the JSON holds beside the provenance; NaN and infinity become null.
+        content: what the JSON holds beside the provenance; NaN and infinity become null. Under `data` stand names of
+            files, which are written as they may be published.
         figures: caption → file in the folder, shown below the tables.
         packages: whose versions the numbers depend on.
     """
     origin = provenance(packages)
+    content = {key: without_secrets(value) if key == "data" else value for key, value in content.items()}
     blocks = [table.to_markdown() for table in tables]
     blocks += [f"![{caption}]({file})\n" for caption, file in (figures or {}).items()]
     blocks.append(provenance_line(origin) + "\n")
     write_atomically(Path(folder) / f"{name}.md", "\n".join(blocks))
     write_atomically(
         Path(folder) / f"{name}.json",
-        json.dumps(_finite({"provenance": origin, **content}), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        compact_json({"provenance": origin, **content}),
     )
+
+
+def plain_name(name: str) -> str:
+    """A name from data as a part of a file's name: letters, digits, "-", "_" and ".", no path, at most 80 characters.
+
+    A name that had to be changed ends in a hash of itself, so that two names never share a file.
+    """
+    plain = re.sub(r"[^\w.-]+", "-", name).strip(".-")[:_LONGEST_NAME]
+    if plain and plain == name:
+        return plain
+    return f"{plain}-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:8]}".lstrip("-")
+
+
+def compact_json(content: Mapping[str, Any]) -> str:
+    """JSON with a line for each key; NaN and infinity become null."""
+    lines = [
+        f"{json.dumps(key)}: {json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)}"
+        for key, value in content.items()
+    ]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _finite(value: Any) -> Any:

@@ -5,24 +5,25 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import rich.table
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
+
+from modeling_eem.report.numbers import readable
+from modeling_eem.report.terminal import lay_out
 
 Cell = str | int | float | None
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of values under named columns. `rich.print(table)` shows it in the terminal.
+    """Rows of values under named columns. `rich.print(table)` shows it in the terminal, whatever its width.
 
     Attributes:
         columns: their names, all different.
         rows: one value a column each; None and NaN stand for "not measured" and are shown as an en dash.
         title: a line above the table.
         notes: lines below it: units, conventions, what a value leaves out.
-        formats: column name → format specification of its numbers; without one, floats have three decimals and
-            integers thousands separators. The JSON form keeps all digits.
+        formats: column name → format specification of its numbers, see `readable`. The JSON form keeps all digits.
 
     Raises:
         ValueError: for repeated columns, a row of another length, or a format for a column that is not there.
@@ -64,16 +65,11 @@ class Table:
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        table = rich.table.Table(
-            title=Text(self.title, style="bold") if self.title else None, title_justify="left", header_style="bold"
-        )
-        for name, to_right in zip(self.columns, self._right_aligned()):
-            table.add_column(Text(name), justify="right" if to_right else "left")
-        for row in self._cells():
-            table.add_row(*map(Text, row))
-        yield table
+        if self.title:
+            yield Text(self.title, style="bold", overflow="fold")
+        yield from lay_out(self.columns, self._cells(), self._right_aligned(), options.max_width)
         for note in self.notes:
-            yield Text(note, style="dim")
+            yield Text(note, style="dim", overflow="fold")
 
     def _cells(self) -> list[list[str]]:
         formats = [self.formats.get(name, "") for name in self.columns]
@@ -88,7 +84,7 @@ def _text(value: Cell, spec: str) -> str:
         return "–"
     if isinstance(value, str):
         return value
-    return format(value, spec or (".3f" if isinstance(value, float) else ","))
+    return readable(value, spec)
 
 
 def _markdown_cell(text: str) -> str:

@@ -1,13 +1,16 @@
 """Training: token losses and their trainer, run files and the runs they describe, what a step costs."""
 
 from modeling_eem.training.callbacks import ProgressBarCallback
-from modeling_eem.training.experiment import Run, RunArguments, prepare_run
+from modeling_eem.training.experiment import Run, prepare_run
 from modeling_eem.training.flops import training_flops
 from modeling_eem.training.outputs import held_out_metrics, learning_curve
-from modeling_eem.training.resumable_trainer import RunTrainer
+from modeling_eem.training.processes import first_process_speaks
+from modeling_eem.training.resumable_trainer import RunTrainer, TrainingInterrupted
+from modeling_eem.training.run_arguments import RunArguments
 from modeling_eem.training.run_file import build_config, build_model, read_run_file
-from modeling_eem.training.token_losses import TOKEN_LOSSES, TokenLossOptions
-from modeling_eem.training.trainer import TokenWeightedTrainer, TokenWeightedTrainingArguments
+from modeling_eem.training.token_loss_arguments import TokenLossArguments, TokenWeightedTrainingArguments
+from modeling_eem.training.token_losses import TOKEN_LOSSES, TokenLossOptions, token_loss_function
+from modeling_eem.training.trainer import TokenLossMixin, TokenWeightedTrainer
 from modeling_eem.training.training_text import DataArguments
 
 __all__ = [
@@ -17,14 +20,19 @@ __all__ = [
     "Run",
     "RunArguments",
     "RunTrainer",
+    "TokenLossArguments",
+    "TokenLossMixin",
     "TokenLossOptions",
     "TokenWeightedTrainer",
     "TokenWeightedTrainingArguments",
+    "TrainingInterrupted",
     "build_config",
     "build_model",
+    "first_process_speaks",
     "held_out_metrics",
     "learning_curve",
     "prepare_run",
     "read_run_file",
+    "token_loss_function",
     "training_flops",
 ]

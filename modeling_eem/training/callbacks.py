@@ -6,6 +6,11 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from modeling_eem.training.token_loss_arguments import TokenLossArguments
+from modeling_eem.training.training_forward import without_adapters
+
+LEFT_OUT = "tokens_without_entropy"  # how the log names labelled tokens that the loss leaves out
+
 
 class ProgressBarCallback(TrainerCallback):
     """One line: name, bar, steps, time left, last training loss."""
@@ -42,13 +47,22 @@ class ProgressBarCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if state.is_world_process_zero and "loss" in logs:
-            self.progress.update(self.task, loss=f"{float(logs['loss']):.3f} nats a token")
+            left_out = f", {logs[LEFT_OUT]} tokens without an entropy left out" if LEFT_OUT in logs else ""
+            self.progress.update(self.task, loss=f"{loss_text(float(logs['loss']), args, kwargs['model'])}{left_out}")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.is_world_process_zero:
             self.progress.stop()
+
+
+def loss_text(loss: float, args: TrainingArguments, model: Any) -> str:
+    """A training loss with its unit: nats a token are cross-entropy's alone."""
+    if without_adapters(model).config.num_labels == 1:
+        return f"{loss:.3f} nats² a token"
+    name = args.token_loss if isinstance(args, TokenLossArguments) else "cross_entropy"
+    return f"{loss:.3f} nats a token" if name == "cross_entropy" else f"{name} {loss:.3f}"
 
 
 class SeedDevicesCallback(TrainerCallback):

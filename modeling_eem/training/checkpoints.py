@@ -1,27 +1,41 @@
 """Checkpoints that are known to be whole, and the run that each belongs to.
 
-transformers writes a checkpoint's files one after another into its folder, so a kill leaves it torn. Ours end with
-`complete.json`, which lists every file and its size: a folder without it, or whose files differ from it, is torn.
+transformers writes a checkpoint's files one after another into its folder, so a kill leaves it torn, and on resuming
+it passes over a missing file without a word. Ours end with `complete.json`, which lists every file with its size and
+SHA-256: a folder without it, whose files differ from it, or that lacks what a resume needs, is torn.
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import logging
 
-from modeling_eem.files import write_atomically
-from modeling_eem.training.trainer import TokenWeightedTrainingArguments
-from modeling_eem.training.training_text import DataArguments, Identity
+from modeling_eem.files import sha256, without_secrets, write_atomically
+from modeling_eem.training.token_loss_arguments import TokenWeightedTrainingArguments
+from modeling_eem.training.training_text import CARD_FIELDS, DataArguments, Identity
 
 logger = logging.get_logger(__name__)
 
 COMPLETE_FILE = "complete.json"
 RUN_FILE = "run.yaml"
+
+# What a resume reads, as one device, DDP, FSDP or DeepSpeed write it; the numbers are of files in `complete.json`.
+_NEEDED = {
+    "weights": r"(adapter_)?model.*\.safetensors|pytorch_model|global_step",
+    "the optimizer's state": r"optimizer|global_step",
+    "the schedule": r"scheduler\.pt|global_step",
+    "random states": r"rng_state",
+    TRAINER_STATE_NAME: re.escape(TRAINER_STATE_NAME),
+    RUN_FILE: re.escape(RUN_FILE),
+}
+_DELETED = "deleted-"  # begins the name of a checkpoint that is going
 
 # Beginnings of the training arguments that may change between the starts of a run: they say how long it goes on,
 # what is measured, kept and shown, and where, but not what a step computes.
@@ -35,22 +49,38 @@ _NOTES = ("transformers_version", "architectures", "auto_map", "_name_or_path", 
 
 def mark_complete(folder: Path) -> None:
     """Write `complete.json`, the last file of a checkpoint."""
-    write_atomically(folder / COMPLETE_FILE, json.dumps(_sizes(folder), indent=2) + "\n")
+    listed = {name: {"size": size, "sha256": sha256(folder / name)} for name, size in _sizes(folder).items()}
+    write_atomically(folder / COMPLETE_FILE, json.dumps(listed, indent=2) + "\n")
 
 
-def torn(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, as the rest of a sentence; None if it is whole."""
+def torn(folder: Path, with_contents: bool = False) -> str | None:
+    """What is wrong with a checkpoint, as the rest of a sentence; None if it is whole.
+
+    Args:
+        with_contents: whether files are read and their hashes compared, besides their sizes.
+    """
     try:
-        written = json.loads((folder / COMPLETE_FILE).read_text())
-    except (OSError, ValueError):
+        listed = json.loads((folder / COMPLETE_FILE).read_text())
+        expected = {name: _size_and_hash(entry) for name, entry in listed.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return f"has no readable {COMPLETE_FILE}"
     sizes = _sizes(folder)
-    for name, size in written.items():
+    for name, (size, digest) in expected.items():
         if name not in sizes:
             return f"lacks {name}"
         if sizes[name] != size:
             return f"holds {sizes[name]} of {size} bytes of {name}"
+        if with_contents and digest and sha256(folder / name) != digest:
+            return f"holds other bytes of {name} than were written"
+    for what, pattern in _NEEDED.items():
+        if not any(re.match(pattern, name) for name in expected):
+            return f"holds no {what}, which going on needs"
     return None
+
+
+def _size_and_hash(entry: Any) -> tuple[int, str | None]:
+    """Version 0.1 listed sizes alone."""
+    return (entry, None) if isinstance(entry, int) else (int(entry["size"]), str(entry["sha256"]))
 
 
 def checkpoint_to_resume(arguments: TokenWeightedTrainingArguments) -> Path | None:
@@ -73,46 +103,100 @@ def checkpoint_to_resume(arguments: TokenWeightedTrainingArguments) -> Path | No
             raise ValueError(f"{output} holds {found[-1].name}: choose another output_dir, or let the run resume.")
         return None
     if wish not in (None, "true", "True"):
-        if (problem := torn(Path(wish))) is not None:
+        if (problem := torn(Path(wish), with_contents=True)) is not None:
             raise ValueError(f"resume_from_checkpoint: {wish} {problem}; name a whole checkpoint.")
         return Path(wish)
     for folder in reversed(found):
-        if (problem := torn(folder)) is None:
+        if (problem := torn(folder, with_contents=True)) is None:
             return folder
         logger.warning(f"{folder} {problem}: it is torn, and skipped.")
     return None
 
 
+def is_finished(arguments: TokenWeightedTrainingArguments, record: dict[str, Any]) -> bool:
+    """Whether `output_dir` holds this very run, trained to its end.
+
+    Raises:
+        ValueError: it holds another run, a model of unknown origin, or this run with fewer steps and no checkpoint to
+            go on from: training would overwrite it.
+    """
+    output = Path(arguments.output_dir)
+    if not (output / RUN_FILE).exists():
+        if (output / "config.json").exists():
+            raise ValueError(f"{output} holds a model that no run file made: choose another output_dir.")
+        return False
+    check_same_run(output, record)
+    if not all((output / name).exists() for name in (TRAINER_STATE_NAME, "config.json", "README.md")):
+        return False
+    state = read_state(output)
+    if arguments.max_steps > 0:
+        is_done = arguments.max_steps <= state.global_step
+    else:
+        is_done = state.global_step >= state.max_steps and arguments.num_train_epochs <= state.num_train_epochs
+    if not is_done and not any(torn(Path(path)) is None for path in sort_checkpoints(str(output))):
+        raise ValueError(
+            f"{output} holds this run, finished at step {state.global_step}, and no checkpoint to go on from: choose "
+            "another output_dir."
+        )
+    return is_done
+
+
 def rotate(output: Path, limit: int | None, best: str | None) -> None:
-    """Delete all but the newest `limit` whole checkpoints and the best one; a torn one counts for none of them."""
-    whole = [path for path in sort_checkpoints(str(output)) if torn(Path(path)) is None]
-    for path in whole[:-limit] if limit else []:
-        if best is None or Path(path) != Path(best):
-            shutil.rmtree(path, ignore_errors=True)
+    """Delete all but the newest `limit` whole checkpoints and the best one; a torn one counts for none of them.
+
+    A checkpoint first loses its name, so that a kill leaves none that is half there. What earlier kills left goes too:
+    half-deleted ones, and torn ones older than the newest whole one, which no run goes on from.
+    """
+    for path in output.glob(f"{_DELETED}*"):
+        shutil.rmtree(path, ignore_errors=True)
+    if not limit:
+        return
+    found = [Path(path) for path in sort_checkpoints(str(output))]
+    whole = [path for path in found if torn(path) is None]
+    old = whole[:-limit] + [path for path in found[: found.index(whole[-1])] if path not in whole] if whole else []
+    for path in old:
+        if best is None or path != Path(best):
+            delete_checkpoint(path)
+
+
+def delete_checkpoint(folder: Path) -> None:
+    """Gone as a checkpoint at once, and from the disk when it is done."""
+    if folder.exists():
+        going = folder.with_name(f"{_DELETED}{folder.name}")
+        shutil.rmtree(going, ignore_errors=True)
+        shutil.rmtree(folder.rename(going), ignore_errors=True)
 
 
 def run_record(
     config: PreTrainedConfig, data: DataArguments, identity: Identity, arguments: TokenWeightedTrainingArguments
 ) -> dict[str, Any]:
-    """All that a step follows from, as plain values: model, data and training."""
+    """All that a step follows from, as plain values: model, data and training; files by their names and contents."""
     training = {name: value for name, value in arguments.to_dict().items() if not name.startswith(_MAY_CHANGE)} | {
         "world_size": arguments.world_size
     }
     record = {
         "model": {
             "model_type": config.model_type,
-            "model_name_or_path": config.name_or_path or None,
+            "model_name_or_path": _name_alone(config.name_or_path) or None,
             **{name: value for name, value in config.to_dict().items() if name not in _NOTES},
         },
-        "data": vars(data) | {"made_of": identity},
+        "data": {name: _name_alone(value) for name, value in vars(data).items() if name not in CARD_FIELDS}
+        | {"made_of": identity},
         "training": training,
     }
-    return json.loads(json.dumps(record, default=str))
+    return without_secrets(json.loads(json.dumps(record, default=str)))
 
 
-def check_same_run(checkpoint: Path, record: dict[str, Any]) -> None:
-    """ValueError that names what differs between a checkpoint's run and this one."""
-    before = yaml.safe_load((checkpoint / RUN_FILE).read_text())
+def _name_alone(value: Any) -> Any:
+    """Where a file or folder lies is this machine's; a name on the Hub stays."""
+    if isinstance(value, list):
+        return [_name_alone(item) for item in value]
+    return Path(value).resolve().name if isinstance(value, str) and value and Path(value).exists() else value
+
+
+def check_same_run(folder: Path, record: dict[str, Any]) -> None:
+    """ValueError that names what differs between a folder's run and this one."""
+    before = read_run_record(folder)
     changed = [
         f"{part}.{name} was {before[part][name]!r} and is {value!r}"
         for part, values in record.items()
@@ -121,13 +205,39 @@ def check_same_run(checkpoint: Path, record: dict[str, Any]) -> None:
     ]
     if changed:
         raise ValueError(
-            f"{checkpoint} belongs to another run: {'; '.join(changed)}. Undo that, or choose another output_dir."
+            f"{folder} belongs to another run: {'; '.join(changed)}. Undo that, or choose another output_dir."
         )
 
 
 def write_run_record(folder: Path, record: dict[str, Any]) -> None:
     """Write `run.yaml` beside a checkpoint's weights."""
     write_atomically(folder / RUN_FILE, yaml.safe_dump(record, sort_keys=False))
+
+
+def read_run_record(folder: Path) -> dict[str, dict[str, Any]]:
+    """`run.yaml` of a folder; ValueError that names it where it is no such file."""
+    try:
+        record = yaml.safe_load((folder / RUN_FILE).read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{folder / RUN_FILE} cannot be read: {type(error).__name__}. Remove {folder}.") from error
+    parts = ("model", "data", "training")
+    if not isinstance(record, dict) or not all(isinstance(record.get(part), dict) for part in parts):
+        raise ValueError(
+            f"{folder / RUN_FILE} is no record of a run: it must hold {', '.join(parts)}. Remove {folder}."
+        )
+    return record
+
+
+def read_state(folder: Path) -> TrainerState:
+    """`trainer_state.json` of a folder; ValueError that names it where it is no such file."""
+    try:
+        state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
+        is_state = isinstance(state.global_step, int) and isinstance(state.log_history, list)
+    except (OSError, ValueError, TypeError, AttributeError):
+        is_state = False
+    if not is_state:
+        raise ValueError(f"{folder / TRAINER_STATE_NAME} is no state of a training: remove {folder}.")
+    return state
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -8,55 +8,18 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from transformers.integrations import get_available_reporting_integrations, is_tensorboard_available
-from transformers.trainer_utils import HubStrategy
 
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.data.rows import RowFormat
-from modeling_eem.files import asset
+from modeling_eem.data.saved_tokenizer import fit_to_context
+from modeling_eem.files import asset, command_without_secrets
 from modeling_eem.models.configuration_eem import EEMAutoencoderConfig
-from modeling_eem.training.checkpoints import check_same_run, checkpoint_to_resume, run_record
+from modeling_eem.training.checkpoints import check_same_run, checkpoint_to_resume, is_finished, run_record
+from modeling_eem.training.run_arguments import RunArguments
 from modeling_eem.training.run_file import build_model, read_run_file
 from modeling_eem.training.token_losses import TOKEN_LOSSES
 from modeling_eem.training.token_metrics import EntropyMetrics, TokenMetrics, code_bits_a_row
-from modeling_eem.training.trainer import TokenWeightedTrainingArguments
 from modeling_eem.training.training_text import DataArguments, run_rows
-
-
-@dataclass
-class RunArguments(TokenWeightedTrainingArguments):
-    """The training arguments of run files: `TokenWeightedTrainingArguments` with other defaults.
-
-    Held-out rows are measured six times on the way and with every checkpoint, TensorBoard has the logs where it is
-    installed, a progress bar of our own shows the steps, and the Hub gets the trained model only.
-
-    Raises:
-        ValueError: for what runs do not do: let NaN pass, push optimizer states, report to what is not installed, or
-            end with another model than the last.
-    """
-
-    eval_strategy: str = "steps"
-    eval_steps: float | None = 1 / 6
-    report_to: None | str | list[str] = None
-    disable_tqdm: bool | None = True
-    hub_strategy: str = "end"
-    logging_nan_inf_filter: bool = False
-
-    def __post_init__(self) -> None:
-        if self.report_to is None:
-            self.report_to = "tensorboard" if is_tensorboard_available() else "none"
-        super().__post_init__()
-        if self.logging_nan_inf_filter:
-            raise ValueError("logging_nan_inf_filter would hide losses that are not finite; leave it out.")
-        for name in self.report_to:
-            if name not in (known := get_available_reporting_integrations()):
-                raise ValueError(f"report_to: {name} is not installed here, only {', '.join(known)}.")
-        if self.load_best_model_at_end:
-            raise ValueError(
-                "load_best_model_at_end is not for run files: take the best checkpoint-N by its results.json."
-            )
-        if self.hub_strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
-            raise ValueError("hub_strategy must be end or every_save: optimizer states are not pushed.")
 
 
 @dataclass
@@ -67,6 +30,7 @@ class Run:
         name: the run file's, without its ending.
         record: what the run's steps follow from, kept beside its checkpoints.
         checkpoint: what training goes on from; None to begin.
+        is_finished: whether `output_dir` holds this very run, trained to its end.
     """
 
     name: str
@@ -81,6 +45,14 @@ class Run:
     row_format: RowFormat
     record: dict[str, Any]
     checkpoint: Path | None
+    is_finished: bool = False
+
+    @property
+    def begins(self) -> str:
+        """What training will do first, for people."""
+        if self.is_finished:
+            return f"{self.arguments.output_dir} holds this run, finished: nothing is left to train"
+        return "begins" if self.checkpoint is None else f"going on from {self.checkpoint}"
 
     @property
     def is_regression(self) -> bool:
@@ -101,11 +73,6 @@ class Run:
         """Rows of an optimizer step, over devices and accumulation steps."""
         arguments = self.arguments
         return arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-
-    @property
-    def tokens_per_step(self) -> int:
-        """Tokens of an optimizer step, if all rows are full."""
-        return self.rows_per_step * self.collator.max_length
 
     @cached_property
     def metrics(self) -> TokenMetrics | EntropyMetrics:
@@ -132,7 +99,8 @@ def prepare_run(path: str | Path, overrides: Sequence[str] = ()) -> Run:
     try:
         return _prepare(Path(path).stem, config, data, arguments)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        given = " ".join(command_without_secrets(overrides))
+        raise ValueError(f"{path}{f' with {given}' if given else ''}: {error}") from error
 
 
 def _prepare(name: str, config: PreTrainedConfig, data: DataArguments, arguments: RunArguments) -> Run:
@@ -144,8 +112,10 @@ def _prepare(name: str, config: PreTrainedConfig, data: DataArguments, arguments
     _fit_vocabulary(config, tokenizer)
     rows.check(config, tokenizer)
     row_format = RowFormat.from_tokenizer(tokenizer, rows.max_length(config))
+    fit_to_context(tokenizer, config)
     record = run_record(config, data, rows.identity(), arguments)
-    if (checkpoint := checkpoint_to_resume(arguments)) is not None:
+    finished = is_finished(arguments, record)
+    if (checkpoint := None if finished else checkpoint_to_resume(arguments)) is not None:
         check_same_run(checkpoint, record)
 
     train_rows, held_out_rows = rows.load(row_format, tokenizer)
@@ -172,6 +142,7 @@ def _prepare(name: str, config: PreTrainedConfig, data: DataArguments, arguments
         row_format=row_format,
         record=record,
         checkpoint=checkpoint,
+        is_finished=finished,
     )
 
 

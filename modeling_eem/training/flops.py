@@ -1,38 +1,49 @@
 """What a training step costs: floating-point operations, counted as they are run."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import PreTrainedModel
 
-from modeling_eem.models.linear_masked_mixer import HAS_ONEDNN
+from modeling_eem.kernels.cpu import HAS_ONEDNN
 
 
 def _addmm_flops(_out_shape: torch.Size, a_shape: torch.Size, b_shape: torch.Size, **_kwargs: object) -> int:
     return 2 * a_shape[0] * a_shape[1] * b_shape[1]
 
 
-def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_args: object, **_kwargs: object) -> int:
-    return sdpa_flop_count(query, key, value)
+def _attention_flops(name: str) -> Callable[..., int]:
+    """Counts an attention operator, or its backward, whose first three or four arguments are [gradient,] q, k, v.
 
+    Of a causal one only what is computed is counted: query i meets keys 0 … i, about half of the square.
+    """
+    operator = getattr(torch.ops.aten, name)
+    place = [argument.name for argument in operator.default._schema.arguments].index("is_causal")
+    whole, first = (sdpa_backward_flop_count, 1) if name.endswith("backward") else (sdpa_flop_count, 0)
 
-def _attention_backward_flops(
-    grad: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *_args: object, **_kwargs: object
-) -> int:
-    return sdpa_backward_flop_count(grad, query, key, value)
+    def flops(*shapes: Any, **named: Any) -> int:
+        queries, keys = shapes[first][-2], shapes[first + 1][-2]
+        is_causal = shapes[place] if len(shapes) > place else named.get("is_causal", False)
+        seen = sum(min(i + 1, keys) for i in range(queries)) if is_causal else queries * keys
+        return whole(*shapes[: first + 3]) * seen // (queries * keys)
+
+    return flops
 
 
 def _rows_flops(rows_shape: torch.Size, weight_shape: torch.Size, *_args: object, **_kwargs: object) -> int:
     return 2 * rows_shape[0] * rows_shape[1] * weight_shape[0]
 
 
-# What torch's counter does not know: products by oneDNN or into a slice, and attention as a CPU runs it.
-_KNOWN_HERE = {
-    torch.ops.aten.addmm_: _addmm_flops,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+_ATTENTION = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
+# What torch's counter does not know: products by oneDNN or into a slice, and that causal attention skips a triangle.
+_KNOWN_HERE: dict[Any, Callable[..., int]] = {
+    getattr(torch.ops.aten, name): _attention_flops(name)
+    for kind in _ATTENTION
+    for name in (f"_scaled_dot_product_{kind}", f"_scaled_dot_product_{kind}_backward")
 }
+_KNOWN_HERE[torch.ops.aten.addmm_] = _addmm_flops
 if HAS_ONEDNN:
     _KNOWN_HERE[torch.ops.mkldnn._linear_pointwise] = _rows_flops
 

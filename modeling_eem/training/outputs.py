@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCardData
 from transformers import TrainerState
 
 from modeling_eem.bits import nats_to_bits
-from modeling_eem.files import write_atomically
+from modeling_eem.data.fingerprint import read_record
+from modeling_eem.entropy.corpus_run import ENTROPIES_FILE
+from modeling_eem.files import without_secrets, write_atomically
 from modeling_eem.models.configuration_eem import EEMConfig, EncoderDecoderConfig
-from modeling_eem.report import LearningCurve, Table, learning_curves, model_card, provenance
+from modeling_eem.report import LearningCurve, learning_curves, provenance
+from modeling_eem.report.checkpoint_card import CheckpointFacts, ModelKind, checkpoint_card
 from modeling_eem.training.experiment import Run
 
 _PACKAGES = ("modeling-eem", "torch", "transformers", "datasets", "accelerate")
@@ -18,13 +20,13 @@ _SAMPLE = 1000  # rows that tell how many tokens a byte has
 
 
 def learning_curve(run: Run, state: TrainerState, name: str | None = None) -> LearningCurve:
-    """Held-out values over training tokens; and training losses, where they are in the same unit.
+    """Held-out values over the real tokens that were trained on; and training losses, where they are in the same unit.
 
     Training losses are nats a token. In bits per byte, the code that they were shown included, they compare.
     """
     key = run.metrics.key
-    points = [(entry["step"] * run.tokens_per_step, entry[key]) for entry in state.log_history if key in entry]
-    losses = [(entry["step"] * run.tokens_per_step, entry["loss"]) for entry in state.log_history if "loss" in entry]
+    points = [(entry["num_input_tokens_seen"], entry[key]) for entry in state.log_history if key in entry]
+    losses = [(entry["num_input_tokens_seen"], entry["loss"]) for entry in state.log_history if "loss" in entry]
     if not run.is_regression and run.arguments.token_loss != "cross_entropy":
         losses = []
     if key == "eval_bits_per_byte":
@@ -39,7 +41,9 @@ def learning_curve(run: Run, state: TrainerState, name: str | None = None) -> Le
 def describe(folder: Path, run: Run, state: TrainerState) -> None:
     """Write `learning_curve.png`, `results.json` and the model card `README.md` beside a checkpoint's weights."""
     curve = learning_curve(run, state)
-    learning_curves(folder / "learning_curve.png", [curve], unit=run.metrics.unit, title=run.name)
+    learning_curves(
+        folder / "learning_curve.png", [curve], unit=run.metrics.unit, title=f"Learning curve of {run.name}"
+    )
     results = _results(run, state, curve)
     write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
     write_atomically(folder / "README.md", _card(run, results))
@@ -61,86 +65,72 @@ def _results(run: Run, state: TrainerState, curve: LearningCurve) -> dict[str, A
         "max_steps": state.max_steps,
         "rows_per_step": run.rows_per_step,
         "max_length": run.collator.max_length,
-        "tokens": state.global_step * run.tokens_per_step,
+        "tokens": state.num_input_tokens_seen,
         "token_loss": "mean squared error of entropies" if run.is_regression else run.arguments.token_loss,
         "code_bits_per_row": run.code_bits,
         "unit": run.metrics.unit,
         "held_out": held_out_metrics(run, state),
         "curve": [list(point) for point in curve.held_out],
-        **provenance(_PACKAGES),
+        **without_secrets(provenance(_PACKAGES)),
     }
 
 
 def _card(run: Run, results: dict[str, Any]) -> str:
-    step, unit = results["step"], results["unit"]
-    value = results["held_out"][run.metrics.key.removeprefix("eval_")]
-    named = {
-        "parameters": f"{results['parameters']:,}",
-        "steps": f"{step:,} of {results['max_steps']:,}",
+    origin = ("command", "commit", "versions", "machine", "date")
+    settings = {
+        "steps": f"{results['step']:,} of {results['max_steps']:,}",
         "rows a step": str(results["rows_per_step"]),
         "tokens a row": str(results["max_length"]),
         "tokens seen": f"{results['tokens']:,}",
         "loss": results["token_loss"],
         "learning rate": f"{run.arguments.learning_rate:g}",
-        "text": run.data.train_rows or ", ".join(run.data.train_files),
-        **{name: results[name] for name in ("command", "commit", "versions", "machine", "date")},
+        "parameters": f"{results['parameters']:,}",
+        **{name: results[name] for name in origin},
     }
-    card = model_card(
-        ModelCardData(library_name="transformers", pipeline_tag=_pipeline_tag(run), tags=[run.config.model_type]),
-        title=run.name,
-        summary=(
-            f"`{run.config.model_type}` of {results['parameters'] / 1e6:.1f} M parameters after {step:,} training "
-            f"steps: {value:.3f} {unit}."
-        ),
-        usage=_usage(run),
-        results=Table(
-            columns=("held out", "value"),
-            rows=[(name, held_out) for name, held_out in results["held_out"].items()],
-            notes=(
-                "Measured on rows that were held out of training. bits_per_byte counts the code and the lengths of "
-                "short rows; cross_entropy is nats a token without them.",
-            ),
-            formats={"value": ".4f"},
-        ),
-        training=Table(columns=("setting", "value"), rows=list(named.items())),
-        limits=_limits(run),
-        figures={"learning curve": "learning_curve.png"},
+    data, arguments, config = run.data, run.arguments, run.config
+    pushed = arguments.hub_model_id if arguments.push_to_hub else None
+    has_code = isinstance(config, EncoderDecoderConfig)
+    return str(
+        checkpoint_card(
+            CheckpointFacts(
+                name=(arguments.hub_model_id or run.name).rpartition("/")[2],
+                kind=_kind(run),
+                model_type=config.model_type,
+                num_parameters=results["parameters"],
+                context=results["max_length"],
+                code_size=config.code_size if has_code else 0,
+                code_bits=run.code_bits,
+                meets_prefixes=not isinstance(config, EEMConfig) or bool(config.random_prefix_probability),
+                held_out=results["held_out"],
+                held_out_name=", ".join(without_secrets(data.validation_files)) or "the rows' held-out split",
+                training=settings,
+                train_data=[data.train_rows] if data.train_rows else data.train_files,
+                location=pushed if pushed and "/" in pushed else ".",
+                licence=data.licence,
+                language=data.language,
+                base_model=config.name_or_path or None,
+                entropies=entropies_origin(Path(data.train_rows)) if data.train_rows else None,
+                figures={"learning curve": "learning_curve.png"},
+            )
+        )
     )
-    return str(card)
 
 
-def _limits(run: Run) -> list[str]:
-    limits = ["It has met one kind of text, and the rows held out of training are of the same kind."]
-    if isinstance(run.config, EEMConfig) and not run.config.random_prefix_probability:
-        limits.append("It has met whole rows only, so entropies from its codes of prefixes are extrapolations.")
-    if isinstance(run.config, EncoderDecoderConfig) and run.code_bits is None:
-        limits.append("Its code has no storage format (`code_dtype`), so its bits are not counted.")
-    return limits
-
-
-def _pipeline_tag(run: Run) -> str:
+def _kind(run: Run) -> ModelKind:
     if run.is_regression:
-        return "token-classification"
-    return "feature-extraction" if run.is_autoencoder else "text-generation"
+        return "regression"
+    if run.is_autoencoder:
+        return "autoencoder"
+    return "eem" if isinstance(run.config, EEMConfig) else "causal"
 
 
-def _usage(run: Run) -> str:
-    """Loads the folder that the card is in, and does the obvious thing."""
-    auto_class = "AutoModelForTokenClassification" if run.is_regression else "AutoModelForCausalLM"
-    auto_class = "AutoModel" if run.is_autoencoder else auto_class
-    lines = [
-        f"from transformers import {auto_class}, AutoTokenizer\n",
-        'folder = "."  # of this card, or the name of its repository',
-        f"model = {auto_class}.from_pretrained(folder, trust_remote_code=True)",
-        "tokenizer = AutoTokenizer.from_pretrained(folder)",
-        'text = tokenizer("The sea was calm.", return_tensors="pt")',
-    ]
-    if run.is_regression:
-        lines.append("print(model(**text).logits[0, :, 0])  # nats")
-    elif run.is_autoencoder:
-        lines.append("print(tokenizer.decode(model.reconstruct(model.encode(**text), text.attention_mask)[0]))")
-    elif isinstance(run.config, EEMConfig):
-        lines.append("print(tokenizer.decode(model.generate(code=model.encode(**text), max_new_tokens=8)[0]))")
-    else:
-        lines.append("print(tokenizer.decode(model.generate(**text, max_new_tokens=8)[0]))")
-    return "\n".join(lines)
+def entropies_origin(rows: Path) -> str | None:
+    """How the `token_entropies` of a folder of rows were measured, as a card says it; None where nothing tells."""
+    if not (rows / ENTROPIES_FILE).is_file():
+        return None
+    made = read_record(rows / ENTROPIES_FILE, {"method": str})
+    models, data = without_secrets(made.get("models")), without_secrets(made.get("data"))
+    named = [*models.values()] if isinstance(models, dict) else [models]
+    told = f"method {made['method']}, unit {made.get('unit', 'nats')}"
+    told += f", model {', '.join(str(name) for name in named if name)}" if any(named) else ""
+    return told + (f", measured on {data}" if data else "")

@@ -1,7 +1,9 @@
 """The trainer of `train.py`: measures held-out rows, keeps whole checkpoints only, and stops at NaN."""
 
+import copy
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,22 @@ from huggingface_hub import HfApi
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback, TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import HubStrategy
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy
 
+from modeling_eem.files import LOCK_FILE, full_disk_named, locked
+from modeling_eem.models.loss_eem import IGNORE_INDEX
 from modeling_eem.training.callbacks import MeasureCheckpointsCallback
-from modeling_eem.training.checkpoints import mark_complete, rotate, write_run_record
+from modeling_eem.training.checkpoints import (
+    checkpoint_to_resume,
+    delete_checkpoint,
+    is_finished,
+    mark_complete,
+    read_state,
+    rotate,
+    torn,
+    write_run_record,
+)
 from modeling_eem.training.experiment import Run
 from modeling_eem.training.loss_watch import LossWatch, check_weights
 from modeling_eem.training.outputs import describe
@@ -24,21 +37,28 @@ from modeling_eem.training.trainer import TokenWeightedTrainer
 
 # Checkpoints, logs and sharded states are in folders; the rest is what training goes on from, DeepSpeed's included.
 NOT_PUBLISHED = ["*/*", "*.pt", "*.pth", "*.bin", "trainer_state.json", "complete.json", "latest", "zero_to_fp32.py"]
+NOT_PUBLISHED += [LOCK_FILE]
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a training; its text says which checkpoint there is and how to go on."""
 
 
 class RunTrainer(TokenWeightedTrainer):
     """Trains a `Run`, or what is left of it.
 
     A checkpoint holds the model with its code and tokenizer, the optimizer's, scheduler's and random states, and what
-    `describe` writes; it counts once `complete.json` lists all of that. Nothing that is not finite is saved.
+    `describe` writes; it counts once `complete.json` lists all of that. Nothing that is not finite is saved. While it
+    trains and finishes, `output_dir` is locked.
     """
 
     def __init__(self, run: Run, callbacks: Sequence[TrainerCallback] = ()):
         self.run = run
-        run.arguments.label_names = list(run.metrics.label_names)
+        arguments = copy.copy(run.arguments)  # the caller's stay as they are
+        arguments.label_names = list(run.metrics.label_names)
         super().__init__(
             model=run.model,
-            args=run.arguments,
+            args=arguments,
             data_collator=run.collator,
             train_dataset=run.train_rows,
             eval_dataset=run.held_out_rows,
@@ -49,47 +69,114 @@ class RunTrainer(TokenWeightedTrainer):
         )
         self.remove_callback(PrinterCallback)  # a progress bar shows what it would print
         self.loss_watch = LossWatch(is_eager=self.args.device.type == "cpu")
+        self._new_tokens = torch.zeros((), dtype=torch.long)
 
     def fit(self) -> None:
-        """Train, from the run's checkpoint if there is one, and complete `output_dir`.
+        """Train, from the run's checkpoint if there is one; a finished run is loaded.
 
         Raises:
             FloatingPointError: a loss or a weight that is NaN or infinite; see `LossWatch`.
+            TrainingInterrupted: Ctrl-C.
+            ValueError: another process has `output_dir`, or has changed it since the run was prepared.
+            OSError: a full disk, with the file and the space.
         """
-        if self._is_trained():
-            self._load_from_checkpoint(str(self.run.checkpoint))
-            self.state = TrainerState.load_from_json(str(self.run.checkpoint / TRAINER_STATE_NAME))
+        output = Path(self.args.output_dir)
+        if self.run.is_finished:
+            self._load_from_checkpoint(str(output))
+            self.state = read_state(output)
+            return
+        try:
+            with self._lock(), full_disk_named(output):
+                self._fit()
+        except KeyboardInterrupt as error:
+            raise TrainingInterrupted(self._how_to_go_on()) from error
+
+    def _fit(self) -> None:
+        checkpoint = self.run.checkpoint
+        if checkpoint_to_resume(self.run.arguments) != checkpoint or is_finished(self.run.arguments, self.run.record):
+            raise ValueError(f"{self.args.output_dir} was changed by another training: start this one again.")
+        if checkpoint is not None and self._is_trained(checkpoint):
+            self._load_from_checkpoint(str(checkpoint))
+            self.state = read_state(checkpoint)
         else:
-            self.train(resume_from_checkpoint=self.run.checkpoint and str(self.run.checkpoint))
+            self.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         self.loss_watch.check()
 
     def finish(self) -> None:
-        """Leave the trained model in `output_dir`, described, and push it if the run says so."""
+        """Leave the trained model in `output_dir`, described, and push it if the run says so.
+
+        All is written beside what stands there, and takes its place when it is whole.
+        """
         output = Path(self.args.output_dir)
-        self.save_model(str(output), _internal_call=True)
-        if self.args.should_save:
-            self.state.save_to_json(str(output / TRAINER_STATE_NAME))
-            write_run_record(output, self.run.record)
-            describe(output, self.run, self.state)
+        if not self.run.is_finished:
+            with self._lock(), full_disk_named(output):
+                self._finish(output)
         if self.args.push_to_hub:
             self._push(output, "End of training")
+
+    def _finish(self, output: Path) -> None:
+        new = output / "finished.part"
+        if self.args.should_save:
+            shutil.rmtree(new, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            self.save_model(str(new), _internal_call=True)
+            if self.args.should_save:
+                self.state.save_to_json(str(new / TRAINER_STATE_NAME))
+                describe(new, self.run, self.state)
+                write_run_record(new, self.run.record)
+                # The state last: with it the run counts as finished.
+                for path in sorted(new.iterdir(), key=lambda path: path.name == TRAINER_STATE_NAME):
+                    path.replace(output / path.name)
+        finally:
+            if self.args.should_save:
+                shutil.rmtree(new, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def _lock(self) -> AbstractContextManager:
+        return locked(self.args.output_dir) if self.is_world_process_zero() else nullcontext()
+
+    def _how_to_go_on(self) -> str:
+        checkpoint = checkpoint_to_resume(self.run.arguments)
+        if checkpoint is None:
+            return f"stopped at step {self.state.global_step}; no checkpoint was saved yet: save_steps says when."
+        return f"stopped at step {self.state.global_step}; the same command goes on from {checkpoint}."
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Measuring draws no random number from the training's stream: how often it is done changes no step."""
         with torch.random.fork_rng(devices=[]):
             return super().evaluate(*args, **kwargs)
 
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """`eval_loss` is the metrics' own mean: rows that fill up the last batch of several processes do not count."""
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        name = "mean_squared_error" if self.run.is_regression else "cross_entropy"
+        output.metrics[f"{metric_key_prefix}_loss"] = output.metrics[f"{metric_key_prefix}_{name}"]
+        return output
+
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        """Held-out rows are never cut short, and padded where no causal model can see it."""
+        """Held-out rows are never cut short nor left out, and padded where no causal model can see it."""
         training, self.data_collator = self.data_collator, self._eval_collator
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
             return super().get_eval_dataloader(eval_dataset)
         finally:
-            self.data_collator = training
+            self.data_collator, self.args.dataloader_drop_last = training, drop_last
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
         self._micro_batch = 0
-        return super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches:
+            tokens = torch.stack([real_tokens(batch) for batch in batches]).sum()
+            self._new_tokens = self._new_tokens.to(tokens.device) + tokens
+        return batches, num_items
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -100,20 +187,47 @@ class RunTrainer(TokenWeightedTrainer):
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """With the real tokens that were trained on, and a `train_loss` that does not depend on interruptions."""
         self.loss_watch.check()
+        self.state.num_input_tokens_seen += int(self.accelerator.reduce(self._new_tokens.to(self.args.device), "sum"))
+        self._new_tokens = torch.zeros_like(self._new_tokens)
+        logs["num_input_tokens_seen"] = self.state.num_input_tokens_seen
+        if "train_loss" in logs:
+            logs["train_loss"] = mean_training_loss(self.state)
         super().log(logs, start_time)
+
+    def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> Any:
+        """What a checkpoint's state says about the steps between logs, measurements and savings gives way to the run:
+        transformers keeps the old ones, and warns of `0.1667 != 10`."""
+        names = ("logging_steps", "eval_steps", "save_steps")
+        wanted = {name: getattr(self.args, name) for name in names}
+        if kwargs.get("resume_from_checkpoint", args[2]):
+            vars(self.args).update(dict.fromkeys(names))  # None is not compared
+        try:
+            return super()._init_training_state(max_steps, *args, **kwargs)
+        finally:
+            vars(self.args).update(wanted)
+            self.state.compute_steps(self.args, max_steps)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """The last that a resume reads: what it has read must be all of the checkpoint, and still be there."""
+        super()._load_rng_state(checkpoint)
+        if checkpoint is None:
+            return
+        problem = torn(Path(checkpoint))
+        if problem is None and (step := read_state(Path(checkpoint)).global_step) != self.state.global_step:
+            problem = f"is of step {step}, and training would go on at step {self.state.global_step}"
+        if problem is not None:
+            raise ValueError(f"{checkpoint} {problem}: it was changed while it was read. Start again.")
 
     @property
     def _eval_collator(self) -> Any:
         return replace(self.run.collator, random_prefix_probability=0.0, padding_side="right")
 
-    def _is_trained(self) -> bool:
+    def _is_trained(self, checkpoint: Path) -> bool:
         """Whether the checkpoint is the last one: transformers would train it one step more."""
-        if self.run.checkpoint is None:
-            return False
-        step = TrainerState.load_from_json(str(self.run.checkpoint / TRAINER_STATE_NAME)).global_step
         *_, max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
-        return step >= max_steps
+        return read_state(checkpoint).global_step >= max_steps
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self.loss_watch.check()
@@ -121,21 +235,34 @@ class RunTrainer(TokenWeightedTrainer):
         output = Path(self.args.output_dir)
         folder = output / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
-            shutil.rmtree(folder, ignore_errors=True)  # torn, or about to be written again
+            delete_checkpoint(folder)  # torn, or about to be written again
         self.accelerator.wait_for_everyone()
         # No older checkpoint goes before this one is known to be whole.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
-        super()._save_checkpoint(model, trial)
-        self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
+        try:
+            with full_disk_named(folder):
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    write_run_record(folder, self.run.record)
+                    describe(folder, self.run, self.state)
+                    mark_complete(folder)
+        except OSError:
+            if self.args.should_save:
+                delete_checkpoint(folder)  # room for others
+            raise
+        finally:
+            self.args.save_total_limit = limit
         if self.args.should_save:
-            write_run_record(folder, self.run.record)
-            describe(folder, self.run, self.state)
-            mark_complete(folder)
             rotate(output, limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub and self.args.hub_strategy == HubStrategy.EVERY_SAVE:
             self._push(folder, f"Step {self.state.global_step}")
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Without `training_args.bin`, which holds tokens and paths and which nothing here reads."""
+        super()._save(output_dir, state_dict)
+        (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Nothing: `_save_checkpoint` pushes when the checkpoint is whole, its code and card included."""
@@ -149,3 +276,19 @@ class RunTrainer(TokenWeightedTrainer):
                 revision=self.args.hub_revision,
                 ignore_patterns=NOT_PUBLISHED,
             )
+
+
+def real_tokens(batch: dict[str, Tensor]) -> Tensor:
+    """Tokens of a batch that are not padding; packed rows have no mask, and padding no label."""
+    if "attention_mask" in batch:
+        return batch["attention_mask"].sum()
+    is_real_BT = batch["labels"] != IGNORE_INDEX
+    begins_BT = (batch["position_ids"] == 0) & torch.nn.functional.pad(is_real_BT[:, 1:], (0, 1))
+    return (is_real_BT | begins_BT).sum()
+
+
+def mean_training_loss(state: TrainerState) -> float:
+    """Mean of the logged losses over the steps that each is a mean of."""
+    logged = [(0, 0.0), *((entry["step"], entry["loss"]) for entry in state.log_history if "loss" in entry)]
+    total = sum((step - before) * loss for (before, _), (step, loss) in zip(logged, logged[1:]))
+    return total / max(logged[-1][0], 1)

@@ -20,6 +20,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import math
 import os
 import re
 import types
@@ -42,7 +43,7 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from modeling_eem import EEMAutoencoderConfig
-from modeling_eem.files import asset
+from modeling_eem.files import asset, without_secrets
 
 # Keys whose values are files or folders, and those where a name of something else may stand too.
 _PATHS = ("train_files", "validation_files", "train_rows", "output_dir")
@@ -52,9 +53,16 @@ FINE_TUNING_KEYS = ("code_dtype", "noise_placement", "noise_scale", "num_labels"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers: YAML 1.1, which PyYAML reads, takes `1e4` and `2e-4` for text."""
+    """YAML 1.2's numbers and booleans: YAML 1.1, which PyYAML reads, takes `1e4` for text and `no` for false."""
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
@@ -67,12 +75,34 @@ def read_run_file(
 
     Raises:
         ValueError: a file that is missing or no mapping, a key that nothing reads (with the nearest that something
-            does), a value of the wrong type, an override without a value.
+            does), a value of the wrong type, an override without a value; it begins with the file, or with "command
+            line" where the file by itself is right.
     """
     try:
-        return _read_run_file(Path(path), dataclass_types, overrides)
-    except (argparse.ArgumentError, StrictDataclassError, TypeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+        return _read_or_refuse(Path(path), dataclass_types, overrides)
+    except ValueError as error:
+        message = str(error).removeprefix(f"{path}: ")
+        where = "command line" if overrides and _is_readable(Path(path), dataclass_types) else path
+        raise ValueError(f"{where}: {without_secrets(message)}") from error
+
+
+def _is_readable(path: Path, dataclass_types: Sequence[type]) -> bool:
+    """Whether a run file is right by itself, so that what is wrong is an override."""
+    try:
+        _read_or_refuse(path, dataclass_types, ())
+    except ValueError:
+        return False
+    return True
+
+
+def _read_or_refuse(
+    path: Path, dataclass_types: Sequence[type], overrides: Sequence[str]
+) -> tuple[PreTrainedConfig, tuple[Any, ...]]:
+    """As `_read_run_file`; whatever the classes raise for a value is a ValueError of one line."""
+    try:
+        return _read_run_file(path, dataclass_types, overrides)
+    except (argparse.ArgumentError, StrictDataclassError, TypeError, OverflowError, yaml.YAMLError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def _read_run_file(
@@ -261,29 +291,56 @@ def _cast(key: str, value: Any, hint: Any) -> Any:
     if hint is None:
         return value
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if float in kinds and isinstance(value, (str, int)) and not isinstance(value, bool):
+    if float in kinds and isinstance(value, (str, int, float)) and not isinstance(value, bool):
         try:
-            return float(value)
-        except ValueError:
+            number = float(value)
+        except (ValueError, OverflowError):
             raise ValueError(f"{key} must be a number, got {value!r}.") from None
+        if not math.isfinite(number):
+            raise ValueError(f"{key} must be a finite number, got {value!r}.")
+        return number
+    if bool in kinds and isinstance(value, str):
+        return _as_boolean(key, value)
     if int in kinds and str not in kinds and isinstance(value, str):
         raise ValueError(f"{key} must be an integer, got {value!r}.")
     return value
 
 
+def _as_boolean(key: str, value: str) -> bool:
+    """As YAML 1.1 and argument parsers read it."""
+    words = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
+    if value.lower() not in words:
+        raise ValueError(f"{key} must be true or false, got {value!r}.")
+    return words[value.lower()]
+
+
 def _parse(dataclass_types: Sequence[type], values: dict[str, Any]) -> tuple[Any, ...]:
-    """Through the dataclasses' own argument parser, which casts by the fields' types."""
+    """Through the dataclasses' own argument parser, which casts by the fields' types; null is None, not left out."""
     arguments = []
     for key, value in values.items():
-        if value is None:
-            continue
         if isinstance(value, list):
             arguments += [f"--{key}", *map(str, value)]
-        else:
+        elif value is not None:
             arguments.append(f"--{key}={json.dumps(value) if isinstance(value, dict) else value}")
     parser = HfArgumentParser(dataclass_types, exit_on_error=False, allow_abbrev=False)
     parser.error = _raise
-    return parser.parse_args_into_dataclasses(arguments)
+    parsed = vars(parser.parse_args(arguments))
+    instances = []
+    for kind in dataclass_types:
+        fields = [field for field in dataclasses.fields(kind) if field.init]
+        hints = typing.get_type_hints(kind)  # the parser takes None out of the fields' own
+        nulls = {field.name: _null(field.name, hints) for field in fields if values.get(field.name, 0) is None}
+        instances.append(kind(**{field.name: parsed[field.name] for field in fields} | nulls))
+    return tuple(instances)
+
+
+def _null(name: str, hints: dict[str, Any]) -> Any:
+    """What null is for a field: None where it may be, no items of a list; ValueError for any other."""
+    if type(None) in typing.get_args(hints[name]):
+        return None
+    if typing.get_origin(hints[name]) is list:
+        return []
+    raise ValueError(f"{name} cannot be null: give it a value, or leave it out.")
 
 
 def _raise(message: str) -> typing.NoReturn:

@@ -1,10 +1,8 @@
 """The training forward of a causal language model, with a token loss and without whole logits.
 
-It takes the place of the model's own `forward` on the instance, inside whatever wraps the model later (DDP, FSDP2,
-PEFT), because that is where sharded weights are gathered. Shapes: B batch, T tokens, N scored tokens.
+Shapes: B batch, T tokens, N scored tokens, V vocabulary.
 """
 
-import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -26,42 +24,54 @@ from modeling_eem.models.loss_eem import (
     next_token_targets,
 )
 from modeling_eem.training.token_losses import TokenLoss, TokenLossOptions, Tokens
+from modeling_eem.training.training_forward import OwnForward, at_least_one, takes
 
 logger = logging.get_logger(__name__)
 
-_EXTRA_COLUMNS = ("token_entropies", "document_ids", "num_items_in_batch", "mean_token_weight")
-
 
 class TokenLossHead:
-    """`sum_j f(ℓ_j) / n` over labelled tokens, for ours and for foreign causal language models.
+    """`sum_j f(ℓ_j) / n` over scored tokens, for ours and for foreign causal language models.
 
-    n is `num_items_in_batch`, the labelled tokens of the whole optimizer step, which the Trainer counts; a token of
-    weight zero stays in it. Outside training the model's own forward runs: evaluation is plain cross-entropy.
+    Scored is a token with a label that is not -100 and, where the loss needs entropies, an entropy that is not NaN.
+    n is `num_items_in_batch`, the scored tokens of the whole optimizer step; a token of weight zero stays in it. The
+    loss that a mixture of experts adds for its router is added here too, by the batch's share of n. Outside training
+    the model's own forward runs: evaluation is plain cross-entropy.
 
     Args:
         model: a causal language model. A head that is a plain Linear without bias on the base model's last hidden
             state (checked once, on values) runs in chunks; any other is called whole, with a warning.
         loss, options: the token loss.
         normalize: ê by min-max within each document segment, or the entropies clipped to [0, 1].
+
+    Raises:
+        ValueError: a model that adds to its cross-entropy what is not known here.
     """
+
+    columns = ("token_entropies", "document_ids", "mean_token_weight")
 
     def __init__(self, model: PreTrainedModel, loss: TokenLoss, options: TokenLossOptions, normalize: bool = True):
         self.model = model
         self.loss = loss
         self.options = options
         self.normalize = normalize
-        self.own_forward = model.forward
+        self.takes_num_items = takes(model.forward, "num_items_in_batch")
+        self.router_weight = _router_weight(model)
         with _whole_weights(model):
-            self.is_chunked = has_plain_head(model)
+            _check_own_loss(model, self.router_weight)
+            self.is_chunked = not self.router_weight and has_plain_head(model)
         if not self.is_chunked:
-            logger.warning(
-                f"{type(model).__name__}: the head is more than a Linear without bias on the last hidden state, so "
-                "its logits are computed whole in training; expect more memory."
+            what = (
+                "a router loss is added to the tokens'"
+                if self.router_weight
+                else "the head is more than a Linear without bias on the last hidden state"
             )
-        install_forward(model, self.forward, _EXTRA_COLUMNS)
+            logger.warning(
+                f"{type(model).__name__}: {what}, so its logits are computed whole in training; expect more memory."
+            )
 
-    def forward(
+    def __call__(
         self,
+        own_forward: OwnForward,
         *args: Any,
         labels: Tensor | None = None,
         token_entropies: Tensor | None = None,
@@ -71,40 +81,73 @@ class TokenLossHead:
         **kwargs: Any,
     ) -> ModelOutput:
         if labels is None or not self.model.training:
-            if num_items_in_batch is not None:
-                kwargs["num_items_in_batch"] = num_items_in_batch
-            return self.own_forward(*args, labels=labels, **kwargs)
-        targets_BT = next_token_targets(labels, kwargs.pop("shift_labels", None))
-        is_scored_BT = targets_BT != IGNORE_INDEX
+            return self._measure(own_forward, *args, labels=labels, num_items_in_batch=num_items_in_batch, **kwargs)
+        targets_BT, is_scored_BT = self._targets(labels, kwargs.pop("shift_labels", None), token_entropies)
         context = self._context(kwargs, is_scored_BT, token_entropies, document_ids)
+        targets_N = targets_BT[is_scored_BT]
+        num_items = at_least_one(is_scored_BT.sum(), num_items_in_batch)
+        router_loss = 0.0
         if self.is_chunked:
             hidden_BTD = self.model.base_model(*args, use_cache=False, **kwargs).last_hidden_state
-            weight_VD = self.model.get_output_embeddings().weight
-            total, weights = self._chunked(hidden_BTD[is_scored_BT], weight_VD, targets_BT[is_scored_BT], context)
+            total, weights_N = self._chunked(hidden_BTD[is_scored_BT], self._head_weight(), targets_N, context)
         else:
-            logits_BTV = self.own_forward(*args, use_cache=False, **kwargs).logits
-            total, weights = self._whole(logits_BTV[is_scored_BT].float(), targets_BT[is_scored_BT], context)
+            outputs = own_forward(*args, use_cache=False, **kwargs)
+            total, weights_N = self._whole(outputs.logits[is_scored_BT].float(), targets_N, context)
+            if self.router_weight:
+                router_loss = self.router_weight * outputs.aux_loss * is_scored_BT.sum() / num_items
         if self.loss.is_averaged:
-            total = total / (weights.mean() if mean_token_weight is None else mean_token_weight)
-        num_items = is_scored_BT.sum() if num_items_in_batch is None else num_items_in_batch
-        return CausalLMOutput(loss=total / num_items)
+            total = total / (_mean(weights_N) if mean_token_weight is None else mean_token_weight)
+        return CausalLMOutput(loss=total / num_items + router_loss)
 
-    @torch.no_grad()
-    def weight_sum(self, labels: Tensor, **kwargs: Any) -> Tensor:
-        """Sum of a batch's token weights, for losses whose weights are averaged over an optimizer step."""
-        for name in _EXTRA_COLUMNS:
-            kwargs.pop(name, None)
-        targets_BT = next_token_targets(labels, kwargs.pop("shift_labels", None))
-        is_scored_BT = targets_BT != IGNORE_INDEX
-        hidden_BTD = self.model.base_model(use_cache=False, **kwargs).last_hidden_state
-        hidden_ND, targets_N = hidden_BTD[is_scored_BT], targets_BT[is_scored_BT]
-        head = self.model.get_output_embeddings()
+    def weight_sum(
+        self,
+        own_forward: OwnForward,
+        *args: Any,
+        labels: Tensor,
+        token_entropies: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> ModelOutput:
+        """A forward whose `loss` is the sum of a batch's token weights, for losses that divide by their mean."""
+        targets_BT, is_scored_BT = self._targets(labels, kwargs.pop("shift_labels", None), token_entropies)
         if self.is_chunked:
-            entropies_N = linear_token_loss(hidden_ND, head.weight, targets_N, _identity, with_entropy=True)[2]
+            hidden_ND = self.model.base_model(*args, use_cache=False, **kwargs).last_hidden_state[is_scored_BT]
+            targets_N = targets_BT[is_scored_BT]
+            entropies_N = linear_token_loss(hidden_ND, self._head_weight(), targets_N, _identity, with_entropy=True)[2]
         else:
-            logits_BTV = self.own_forward(use_cache=False, **kwargs).logits
+            logits_BTV = own_forward(*args, use_cache=False, **kwargs).logits
             entropies_N = torch.distributions.Categorical(logits=logits_BTV[is_scored_BT].float()).entropy()
-        return self._slopes(Tokens(torch.zeros_like(entropies_N), predictive_entropies=entropies_N)).sum()
+        tokens = Tokens(torch.zeros_like(entropies_N), predictive_entropies=entropies_N)
+        return CausalLMOutput(loss=self._slopes(tokens).sum())
+
+    def scored(self, batch: dict[str, Any], is_training: bool) -> Tensor:
+        """`[B, T]`, at the outputs that predict them; in evaluation every labelled token is."""
+        entropies_BT = batch.get("token_entropies") if is_training else None
+        return self._targets(batch["labels"], batch.get("shift_labels"), entropies_BT)[1]
+
+    def _targets(
+        self, labels_BT: Tensor, shift_labels_BT: Tensor | None, token_entropies_BT: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """What each output predicts, and whether that is scored."""
+        targets_BT = next_token_targets(labels_BT, shift_labels_BT)
+        is_scored_BT = targets_BT != IGNORE_INDEX
+        if self.loss.needs_entropies and token_entropies_BT is not None:
+            is_scored_BT = is_scored_BT & ~_before_their_token(token_entropies_BT).isnan()
+        return targets_BT, is_scored_BT
+
+    def _measure(
+        self, own_forward: OwnForward, *args: Any, num_items_in_batch: Tensor | int | None, **kwargs: Any
+    ) -> ModelOutput:
+        """The model's own forward; one that takes no number of items divides by its batch's, which is made good."""
+        if num_items_in_batch is None:
+            return own_forward(*args, **kwargs)
+        if self.takes_num_items:
+            return own_forward(*args, num_items_in_batch=num_items_in_batch, **kwargs)
+        outputs = own_forward(*args, **kwargs)
+        if outputs.loss is not None:
+            is_scored_BT = self._targets(kwargs["labels"], kwargs.get("shift_labels"), None)[1]
+            outputs["loss"] = outputs.loss * is_scored_BT.sum() / at_least_one(is_scored_BT.sum(), num_items_in_batch)
+        return outputs
 
     def _context(
         self, kwargs: dict, is_scored_BT: Tensor, token_entropies: Tensor | None, document_ids: Tensor | None
@@ -116,17 +159,15 @@ class TokenLossHead:
             raise ValueError(
                 "this token_loss needs the column token_entropies (nats, one a token), and the batch has none."
             )
-        # Entropies stand at their token, targets at the output before it.
-        entropies_N = F.pad(token_entropies[:, 1:], (0, 1), value=float("nan"))[is_scored_BT].float()
-        if entropies_N.isnan().any():
-            raise ValueError(
-                "token_entropies is NaN at a token that is scored: estimate it, or set the token's label to -100."
-            )
+        entropies_N = _before_their_token(token_entropies)[is_scored_BT].float()
         segments_N = _segments(is_scored_BT, kwargs.get("position_ids"), document_ids)[is_scored_BT]
         normalized_N = min_max_normalize(entropies_N, segments_N) if self.normalize else entropies_N.clamp(0, 1)
         return lambda losses, predictive, index: Tokens(
             losses, entropies_N[index], normalized_N[index], predictive, segments_N[index]
         )
+
+    def _head_weight(self) -> Tensor:
+        return self.model.get_output_embeddings().weight
 
     def _chunked(
         self, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, context: Callable[..., Tokens]
@@ -158,23 +199,18 @@ class TokenLossHead:
             return torch.autograd.grad(self.loss.function(Tokens(**known), self.options).sum(), losses_N)[0]
 
 
-def install_forward(model: PreTrainedModel, forward: Callable[..., ModelOutput], extra: tuple[str, ...]) -> None:
-    """Put `forward` in place of the instance's, with its own parameters named beside `extra`: the Trainer keeps the
-    columns that `forward` names."""
-
-    def training_forward(*args: Any, **kwargs: Any) -> ModelOutput:
-        return forward(*args, **kwargs)
-
-    parameters = dict(inspect.signature(model.forward).parameters)
-    for name in extra:
-        parameters.setdefault(name, inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None))
-    ordered = sorted(parameters.values(), key=lambda parameter: parameter.kind)
-    training_forward.__signature__ = inspect.Signature(ordered)
-    model.forward = training_forward
-
-
 def _identity(losses: Tensor, _entropies: Tensor | None, _chunk: slice) -> Tensor:
     return losses
+
+
+def _mean(weights_N: Tensor) -> Tensor:
+    """1 where there is nothing to average."""
+    return weights_N.mean() if len(weights_N) else weights_N.new_ones(())
+
+
+def _before_their_token(values_BT: Tensor) -> Tensor:
+    """From the tokens to the outputs that predict them, one to the left."""
+    return F.pad(values_BT[:, 1:], (0, 1), value=float("nan"))
 
 
 def _whole_weights(model: PreTrainedModel) -> AbstractContextManager:
@@ -184,6 +220,30 @@ def _whole_weights(model: PreTrainedModel) -> AbstractContextManager:
     import deepspeed
 
     return deepspeed.zero.GatheredParameters(list(model.parameters()))
+
+
+def _router_weight(model: PreTrainedModel) -> float:
+    """What a mixture of experts multiplies its router loss by; 0 for a model that adds none."""
+    values = model.config.to_dict()
+    return float(values.get("router_aux_loss_coef") or 0.0) if values.get("output_router_logits") else 0.0
+
+
+@torch.no_grad()
+def _check_own_loss(model: PreTrainedModel, router_weight: float) -> None:
+    """ValueError for a model whose loss is more than the cross-entropy of its logits and a known router loss."""
+    was_training = model.training
+    model.eval()
+    input_ids = torch.arange(3, device=model.device)[None]
+    outputs = model(input_ids=input_ids, labels=input_ids, use_cache=False)
+    model.train(was_training)
+    expected = F.cross_entropy(outputs.logits[0, :-1].float(), input_ids[0, 1:])
+    if router_weight:
+        expected = expected + router_weight * outputs.aux_loss
+    if not torch.allclose(outputs.loss.float(), expected, rtol=1e-2, atol=1e-3, equal_nan=True):
+        raise ValueError(
+            f"{type(model).__name__}: its loss is {float(outputs.loss):.4g} where its logits' cross-entropy is "
+            f"{float(expected):.4g}; a token loss would drop the rest, so switch it off in the model's config."
+        )
 
 
 def _segments(is_scored_BT: Tensor, position_ids: Tensor | None, document_ids: Tensor | None) -> Tensor:

@@ -10,8 +10,11 @@ entropy of its training data, so a loss should approach each token's entropy and
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -81,7 +84,7 @@ def mile(tokens: Tokens, options: TokenLossOptions) -> Tensor:
 def selective(tokens: Tokens, options: TokenLossOptions) -> Tensor:
     """ℓ on the share of tokens with the largest ℓ - e in each segment, else 0 (Rho-1, arXiv 2404.07965).
 
-    e is a reference model's loss. Of a segment of m tokens ceil(m · share) are kept.
+    e is a reference model's loss. Of a segment of m tokens ceil(m · share) are kept, exactly.
     """
     excess = (tokens.losses - tokens.entropies).detach()
     # Within segments, by falling excess: a token's rank is its place minus the segment's first place.
@@ -91,8 +94,10 @@ def selective(tokens: Tokens, options: TokenLossOptions) -> Tensor:
     first = sizes.cumsum(0) - sizes
     ranks = torch.empty_like(order)
     ranks[order] = torch.arange(len(order), device=order.device) - first[inverse[order]]
-    kept = ranks < torch.ceil(sizes[inverse] * options.selected_fraction)
-    return tokens.losses * kept
+    # In whole numbers: the ceiling of a rounded product is one too many where the product is whole.
+    share = Fraction(str(options.selected_fraction)).limit_denominator(10**9)
+    kept = torch.div(-sizes * share.numerator, share.denominator, rounding_mode="floor").neg()
+    return tokens.losses * (ranks < kept[inverse])
 
 
 @dataclass(frozen=True)
@@ -125,4 +130,40 @@ TOKEN_LOSSES: dict[str, TokenLoss] = {
 }
 
 
-__all__ = ["TOKEN_LOSSES", "TokenLoss", "TokenLossOptions", "Tokens"]
+def token_loss_function(name: str, **options: float) -> Callable[..., Tensor]:
+    """A token loss that needs no entropies, for the `compute_loss_func` of any Trainer of causal language models:
+
+        Trainer(model, args, compute_loss_func=token_loss_function("focal", focal_gamma=2.0), …)
+
+    The function takes `(outputs, labels, num_items_in_batch)` with `outputs.logits [B, T, V]` and `labels [B, T]`, not
+    shifted, and returns `sum_j f(ℓ_j) / n` in nats. Logits are whole here; `TokenLossMixin` does without. Where no
+    gradient is asked for, in evaluation, it is plain cross-entropy.
+
+    Args:
+        name: of `TOKEN_LOSSES`: cross_entropy or focal.
+        options: fields of `TokenLossOptions`.
+
+    Raises:
+        ValueError: a loss that needs entropies, or the mean of its weights over the optimizer step.
+    """
+    loss = TOKEN_LOSSES.get(name)
+    able = [other for other, known in TOKEN_LOSSES.items() if not (known.needs_entropies or known.is_averaged)]
+    if name not in able or loss is None:
+        raise ValueError(
+            f"{name!r} is not for compute_loss_func, which can be {' or '.join(able)}: use TokenLossMixin."
+        )
+    values = TokenLossOptions(**options)
+
+    def compute_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        targets_N = labels[:, 1:].flatten()
+        logits_NV = outputs.logits[:, :-1].flatten(0, 1)[targets_N != -100].float()
+        losses_N = F.cross_entropy(logits_NV, targets_N[targets_N != -100], reduction="none")
+        if torch.is_grad_enabled():
+            losses_N = loss.function(Tokens(losses_N), values)
+        count = len(losses_N) if num_items_in_batch is None else num_items_in_batch
+        return losses_N.sum() / (count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1))
+
+    return compute_loss
+
+
+__all__ = ["TOKEN_LOSSES", "TokenLoss", "TokenLossOptions", "Tokens", "token_loss_function"]

@@ -18,7 +18,7 @@ from modeling_eem.bits import window_length_bits
 from modeling_eem.models.configuration_eem import EncoderDecoderConfig
 from modeling_eem.models.loss_eem import IGNORE_INDEX, next_token_targets
 from modeling_eem.models.quantization_eem import CODE_FORMATS
-from modeling_eem.training.trainer import is_scored
+from modeling_eem.training.training_forward import is_scored
 
 if TYPE_CHECKING:
     from evaluate import EvaluationModule

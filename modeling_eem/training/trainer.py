@@ -1,157 +1,229 @@
-"""The HF Trainer with token losses, and with regression on per-token entropies."""
+"""Trainers with token losses, and with regression on per-token entropies."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from datasets import Dataset
-from torch import Tensor
-from transformers import PreTrainedModel, Trainer, TrainingArguments
-from transformers.modeling_outputs import ModelOutput, TokenClassifierOutput
-from transformers.utils import is_peft_available
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedConfig, PreTrainedModel, Trainer
+from transformers.trainer_utils import EvalLoopOutput
 
-from modeling_eem.models.loss_eem import IGNORE_INDEX
+from modeling_eem.data.collator import CausalCollator
 from modeling_eem.models.modeling_eem_autoencoder import EEMAutoencoder
-from modeling_eem.training.callbacks import SeedDevicesCallback
-from modeling_eem.training.token_loss_head import TokenLossHead, install_forward
-from modeling_eem.training.token_losses import TOKEN_LOSSES, TokenLossOptions
+from modeling_eem.training.callbacks import LEFT_OUT, SeedDevicesCallback
+from modeling_eem.training.token_loss_arguments import TokenLossArguments
+from modeling_eem.training.token_loss_head import TokenLossHead
+from modeling_eem.training.token_losses import TOKEN_LOSSES
+from modeling_eem.training.training_forward import (
+    RegressionForward,
+    TrainingForward,
+    forward_replaced,
+    without_adapters,
+)
+
+_NO_LIMIT = 1 << 40  # tokens of a row for models that say no limit
 
 
-@dataclass
-class TokenWeightedTrainingArguments(TrainingArguments):
-    """transformers' `TrainingArguments` and the token loss.
+class TokenLossMixin(Trainer):
+    """Gives any Trainer a token loss; evaluation is plain cross-entropy.
 
-    Args:
-        token_loss: a name of `TOKEN_LOSSES`.
-        entropy_normalization: ê of `complement`: "minmax" within each document segment, or "none", clipped to [0, 1].
-        entropy_threshold, focal_gamma, mile_gamma, selected_fraction: see `TokenLossOptions`.
-        regression_alignment: where a token's entropy is read off a token-classification model: "prefix", at the
-            output before the token, which has not seen it; "token", at the token itself.
-    """
+        class MySFT(TokenLossMixin, SFTTrainer): ...
 
-    token_loss: str = "cross_entropy"
-    entropy_normalization: str = "minmax"
-    entropy_threshold: float = TokenLossOptions.entropy_threshold
-    focal_gamma: float = TokenLossOptions.focal_gamma
-    mile_gamma: float = TokenLossOptions.mile_gamma
-    selected_fraction: float = TokenLossOptions.selected_fraction
-    regression_alignment: str = "prefix"
+    Its arguments are a `TokenLossArguments` too. Works for any causal language model. A model for token classification
+    with one label is fitted to `token_entropies` by mean squared error instead (second-order entropy estimation).
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, choices in {
-            "token_loss": tuple(TOKEN_LOSSES),
-            "entropy_normalization": ("minmax", "none"),
-            "regression_alignment": ("prefix", "token"),
-        }.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
+    The loss is divided by the scored tokens of the whole optimizer step, over accumulation steps and devices, so it
+    does not depend on how the step is cut up; a step without any has gradient 0. A labelled token whose entropy is NaN
+    is left out where the loss needs entropies, and counted in the log as `tokens_without_entropy`. `eval_loss` is a
+    mean over tokens, whatever the batches were.
 
-    @property
-    def token_loss_options(self) -> TokenLossOptions:
-        return TokenLossOptions(self.entropy_threshold, self.focal_gamma, self.mile_gamma, self.selected_fraction)
-
-
-class TokenWeightedTrainer(Trainer):
-    """A Trainer whose training loss is a token loss; evaluation is plain cross-entropy.
-
-    Works for any causal language model. A model for token classification with one label is fitted to
-    `token_entropies` by mean squared error instead (second-order entropy estimation).
-
-    The loss is divided by the labelled tokens of the whole optimizer step, over accumulation steps and devices, so it
-    does not depend on how the step is cut up.
+    The model's `forward` is replaced while this trainer calls it, and is its own before and after.
 
     Raises:
-        ValueError: a training set without `token_entropies` where the loss needs them.
+        ValueError: arguments without a token loss, a training set without `token_entropies` where the loss needs them,
+            or what another part of the Trainer would do to the loss.
     """
 
-    def __init__(self, model: PreTrainedModel, args: TokenWeightedTrainingArguments, **kwargs: Any):
-        loss = TOKEN_LOSSES[args.token_loss]
-        base = _without_adapters(model)
-        self.is_regression = base.config.num_labels == 1 and "ForTokenClassification" in type(base).__name__
-        self._check_columns(kwargs.get("train_dataset"), self.is_regression or loss.needs_entropies)
-        self.token_loss_head = None
-        if isinstance(base, EEMAutoencoder):
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        _check_arguments(self)
+        self._base = without_adapters(self.model)
+        self.is_regression = (
+            self._base.config.num_labels == 1 and "ForTokenClassification" in type(self._base).__name__
+        )
+        loss = TOKEN_LOSSES[self.args.token_loss]
+        _check_columns(self.train_dataset, self.is_regression or loss.needs_entropies)
+        self.training_forward = self._make_forward()
+        if self.training_forward is not None:
+            self.model_accepts_loss_kwargs = True  # the replaced forward divides by num_items_in_batch
+        self._left_out: Tensor | int = 0
+
+    def _make_forward(self) -> TrainingForward | None:
+        """None for autoencoders, which train on their own loss."""
+        args = self.args
+        if isinstance(self._base, EEMAutoencoder):
             if args.token_loss != "cross_entropy":
                 raise ValueError(f"an autoencoder takes token_loss='cross_entropy', not {args.token_loss!r}.")
-        elif self.is_regression:
-            base.config.regression_alignment = args.regression_alignment  # for who reads the saved model's numbers
-            _RegressionForward(base, is_shifted=args.regression_alignment == "prefix")
-        else:
-            normalize = args.entropy_normalization == "minmax"
-            self.token_loss_head = TokenLossHead(base, loss, args.token_loss_options, normalize)
-        super().__init__(model=model, args=args, **kwargs)
-        self.add_callback(SeedDevicesCallback)
+            return None
+        if self.is_regression:
+            self._base.config.regression_alignment = args.regression_alignment  # a property of what is trained
+            return RegressionForward(is_shifted=args.regression_alignment == "prefix")
+        normalize = args.entropy_normalization == "minmax"
+        return TokenLossHead(self._base, TOKEN_LOSSES[args.token_loss], args.token_loss_options, normalize)
 
-    @staticmethod
-    def _check_columns(dataset: Any, is_needed: bool) -> None:
-        if is_needed and isinstance(dataset, Dataset) and "token_entropies" not in dataset.column_names:
-            raise ValueError(
-                "this loss needs the column token_entropies (nats, one a token) in train_dataset, which has only "
-                f"{', '.join(dataset.column_names)}."
-            )
+    def _replaced(self, forward: Callable[..., Any] | None = None) -> AbstractContextManager:
+        forward = forward or self.training_forward
+        return nullcontext() if forward is None else forward_replaced(self._base, forward)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """The columns that the replaced forward takes are kept too."""
+        super()._set_signature_columns_if_needed()
+        if self.training_forward is not None:
+            self._signature_columns += [c for c in self.training_forward.columns if c not in self._signature_columns]
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        if self.training_forward is None or not model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        # The replaced forward runs below the autocast that accelerate puts around the model's own.
+        with self._replaced(), self.accelerator.autocast():
+            outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
+        loss = outputs.loss
+        if num_items_in_batch is not None:  # of all devices, whose gradients are averaged
+            loss = loss * (self.accelerator.num_processes // self.get_tp_size())
+        return (loss, outputs) if return_outputs else loss
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """Where weights are averaged over the step, their mean is found before the first of its batches is trained."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        is_cut = len(batches) > 1 or self.args.world_size > 1
-        if batches and is_cut and self.token_loss_head and self.token_loss_head.loss.is_averaged:
-            self.model.train()
-            with torch.random.fork_rng():
-                weights = sum(self.token_loss_head.weight_sum(**self._prepare_inputs(batch)) for batch in batches)
-            mean = self.accelerator.reduce(weights, "sum") / num_items
+        head = self.training_forward
+        if not batches or not isinstance(head, TokenLossHead):
+            return batches, num_items
+        if head.loss.needs_entropies:
+            labelled = self._count(batches, device, is_training=False)
+            self._left_out = self._left_out + (labelled - num_items)  # read when it is logged
+        if head.loss.is_averaged and (len(batches) > 1 or self.args.world_size > 1):
+            mean = self._weight_sum(head, batches) / num_items.clamp(min=1)
+            mean = torch.where(num_items > 0, mean, 1.0)
             batches = [{**batch, "mean_token_weight": mean} for batch in batches]
         return batches, num_items
 
+    @torch.no_grad()
+    def _weight_sum(self, head: TokenLossHead, batches: list[dict[str, Any]]) -> Tensor:
+        """Over all devices. Through the wrapped model, which gathers its weights."""
+        self.model_wrapped.train()
+        with torch.random.fork_rng(), self._replaced(head.weight_sum), self.accelerator.autocast():
+            sums = [self.model_wrapped(**self._prepare_inputs(batch)).loss for batch in batches]
+        return self.accelerator.reduce(torch.stack(sums).sum(), "sum")
+
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | int | None:
-        if not self.is_regression:
+        if self.training_forward is None:
             return super()._get_num_items_in_batch(batch_samples, device)
-        count = sum(is_scored(batch["token_entropies"], batch["labels"]).sum() for batch in batch_samples)
-        if self.args.average_tokens_across_devices and self.args.world_size > 1:
-            count = self.accelerator.gather(count.to(device)).sum()
-        return count.to(device)
+        if not batch_samples or "labels" not in batch_samples[0]:
+            return None
+        self._num_items = self._count(batch_samples, device, is_training=self.model.training)
+        return self._num_items
 
+    def _count(self, batches: list[dict[str, Any]], device: torch.device, is_training: bool) -> Tensor:
+        """Scored tokens over all devices."""
+        counts = [self.training_forward.scored(batch, is_training).sum() for batch in batches]
+        count = torch.stack(counts).sum().to(device)
+        if self.args.world_size > 1:
+            count = self.accelerator.gather(count).sum() // self.get_tp_size()
+        return count
 
-def _without_adapters(model: Any) -> PreTrainedModel:
-    """The model below peft's adapters, or the model itself."""
-    if not is_peft_available():
-        return model
-    from peft import PeftModel
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and (left_out := int(self._left_out)):
+            logs[LEFT_OUT] = left_out
+            self._left_out = 0
+        super().log(logs, start_time)
 
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        with self._replaced():
+            loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
+        if loss is not None and self.training_forward is not None:
+            items = self._num_items.double()
+            self._loss_sum += torch.where(items > 0, loss.double() * items, 0.0)
+            self._loss_items += items
+        return loss, logits, labels
 
-
-class _RegressionForward:
-    """`sum_j (score_j - e_j)^2 / n` over labelled tokens with an entropy."""
-
-    def __init__(self, model: PreTrainedModel, is_shifted: bool):
-        self.own_forward = model.forward
-        self.is_shifted = is_shifted
-        install_forward(model, self.forward, ("token_entropies", "num_items_in_batch"))
-
-    def forward(
+    def evaluation_loop(
         self,
-        *args: Any,
-        labels: Tensor | None = None,
-        token_entropies: Tensor | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-        **kwargs: Any,
-    ) -> ModelOutput:
-        outputs = self.own_forward(*args, **kwargs)
-        if token_entropies is None or labels is None:
-            return outputs
-        is_scored_BT = is_scored(token_entropies, labels)
-        scores_BT = outputs.logits.squeeze(-1).float()
-        if self.is_shifted:
-            scores_BT = scores_BT.roll(1, dims=1)  # what lands on the first token is not scored
-        errors_BT = (scores_BT - token_entropies.float()).masked_fill(~is_scored_BT, 0.0)
-        num_items = is_scored_BT.sum() if num_items_in_batch is None else num_items_in_batch
-        return TokenClassifierOutput(loss=errors_BT.square().sum() / num_items, logits=outputs.logits)
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The Trainer's, whose loss is a mean over rows of their batches' means, with a mean over tokens instead."""
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.args.device)
+        self._loss_items = torch.zeros_like(self._loss_sum)
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        if self._loss_items > 0:
+            mean = self.accelerator.reduce(self._loss_sum, "mean") / self._loss_items
+            output.metrics[f"{metric_key_prefix}_loss"] = mean.item()
+        return output
 
 
-def is_scored(token_entropies_BT: Tensor, labels_BT: Tensor) -> Tensor:
-    """Tokens with a label and an entropy; never a row's first column, which has no output before it."""
-    is_scored_BT = (labels_BT != IGNORE_INDEX) & ~token_entropies_BT.isnan()
-    is_scored_BT[:, 0] = False
-    return is_scored_BT
+class TokenWeightedTrainer(TokenLossMixin, Trainer):
+    """A Trainer whose training loss is a token loss: see `TokenLossMixin`.
+
+    Without a `data_collator`, rows of unequal length are padded as the model's config says.
+    """
+
+    def __init__(self, model: PreTrainedModel, args: TokenLossArguments, **kwargs: Any):
+        if kwargs.get("data_collator") is None:
+            kwargs["data_collator"] = default_collator(without_adapters(model).config)
+        super().__init__(model=model, args=args, **kwargs)
+        self.add_callback(SeedDevicesCallback)
+
+
+def default_collator(config: PreTrainedConfig) -> CausalCollator:
+    """Pads with the config's padding token, or one that its vocabulary has: padding is masked and has no label."""
+    values = config.to_dict()
+    candidates = (values.get(name) for name in ("pad_token_id", "bos_token_id"))
+    pad_token_id = next((token for token in candidates if isinstance(token, int) and token >= 0), 0)
+    max_length = values.get("max_position_embeddings") or _NO_LIMIT
+    return CausalCollator(pad_token_id=pad_token_id, vocab_size=config.vocab_size, max_length=max_length)
+
+
+def _check_arguments(trainer: Trainer) -> None:
+    """ValueError for what would change the loss behind its back, or never reach it."""
+    args = trainer.args
+    if not isinstance(args, TokenLossArguments):
+        raise ValueError(
+            f"{type(args).__name__} has no token loss: pass TokenWeightedTrainingArguments, or arguments of a "
+            f"dataclass that begins with TokenLossArguments, such as `class MyArguments(TokenLossArguments, "
+            f"{type(args).__name__})`."
+        )
+    refused = {
+        "label_smoothing_factor takes the labels from the token loss: set it to 0.": args.label_smoothing_factor,
+        "compute_loss_func stands in the place of token_loss: leave one out.": trainer.compute_loss_func,
+        "model_init makes models that this trainer does not know: pass the model.": trainer.model_init,
+        "average_tokens_across_devices: false contradicts the token loss, whose mean is over all devices.": (
+            not args.average_tokens_across_devices
+        ),
+        "DataParallel has no token loss: start one process a GPU with torchrun.": args.n_gpu > 1,
+        "context and sequence parallelism cut rows, whose token losses belong together: switch them off.": (
+            trainer.get_cp_size() > 1 or trainer.get_sp_size() > 1
+        ),
+    }
+    for message, is_set in refused.items():
+        if is_set:
+            raise ValueError(message)
+
+
+def _check_columns(dataset: Any, is_needed: bool) -> None:
+    if is_needed and isinstance(dataset, Dataset) and "token_entropies" not in dataset.column_names:
+        raise ValueError(
+            "this loss needs the column token_entropies (nats, one a token) in train_dataset, which has only "
+            f"{', '.join(dataset.column_names)}."
+        )

@@ -1,23 +1,24 @@
 """What a run trains on: text cut into rows here, or rows that `eem-data prepare` made."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from datasets import Dataset, DatasetDict, load_from_disk
+from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from modeling_eem.data.arrow_files import HELD_OUT, TRAIN
+from modeling_eem.data.contents import open_rows
 from modeling_eem.data.documents import read_documents
+from modeling_eem.data.encoding import encoded_documents
 from modeling_eem.data.fingerprint import check_fingerprint, read_fingerprint
 from modeling_eem.data.rows import ROW_MODES, RowFormat
-from modeling_eem.data.tokenizer import encode_text
-from modeling_eem.files import asset
+from modeling_eem.files import asset, sha256
 from modeling_eem.models.configuration_eem import EncoderDecoderConfig
 
 Identity: TypeAlias = dict[str, Any]
+CARD_FIELDS = ("licence", "language")  # of `DataArguments`: no step follows from them
 
 
 @dataclass
@@ -34,6 +35,7 @@ class DataArguments:
         max_length: n, tokens of a row of text, BOS included; None: all that the model takes.
         padding_side: where a batch's short rows are padded.
         max_held_out_rows: measure on no more than the first so many held-out rows; None: on all.
+        licence, language: of the trained model, by the Hub's names ("apache-2.0", "en"), for its card.
 
     Raises:
         ValueError: for values that are missing, out of range or contradict each other.
@@ -47,6 +49,8 @@ class DataArguments:
     max_length: int | None = None
     padding_side: str = "right"
     max_held_out_rows: int | None = None
+    licence: str | None = None
+    language: str | None = None
 
     def __post_init__(self) -> None:
         if self.train_rows is None:
@@ -88,7 +92,8 @@ class TextRows:
 
     def identity(self) -> Identity:
         """What these rows follow from, to tell a run that is resumed with other text."""
-        return {name: None if "://" in name else _sha256(name) for name in self.data.train_files}
+        files = self.data.train_files
+        return {"files": [[Path(name).name, None if "://" in name else sha256(asset(name))] for name in files]}
 
     def load(self, row_format: RowFormat, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Dataset]:
         """Training rows and held-out rows."""
@@ -107,11 +112,8 @@ class PreparedRows:
         self.data = data
         self.folder = Path(data.train_rows or "")
         self.made = read_fingerprint(self.folder)
-        try:
-            self.splits = load_from_disk(str(self.folder))
-        except (FileNotFoundError, ValueError) as error:
-            raise ValueError(f"{self.folder} is not complete: run `eem-data prepare` again to finish it.") from error
-        if not isinstance(self.splits, DatasetDict) or TRAIN not in self.splits:
+        self.splits = open_rows(self.folder)
+        if TRAIN not in self.splits:
             raise ValueError(f"{self.folder} has no split {TRAIN!r}: make it with `eem-data prepare`.")
         if data.rows not in ("windows", self.made["rows"]):
             raise ValueError(f"the rows in {self.folder} are {self.made['rows']}, not {data.rows}: leave rows out.")
@@ -156,10 +158,5 @@ def run_rows(data: DataArguments) -> TextRows | PreparedRows:
 
 
 def _cut(files: Sequence[str], mode: str, row_format: RowFormat, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    documents = (encode_text(tokenizer, document.text) for document in read_documents(files))
-    return Dataset.from_list(list(ROW_MODES[mode](enumerate(documents), row_format)))
-
-
-def _sha256(path: str) -> str:
-    with open(asset(path), "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    documents = encoded_documents(read_documents(files), tokenizer)
+    return Dataset.from_list(list(ROW_MODES[mode](documents, row_format)))

@@ -28,7 +28,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from eem.console import one_line_errors
 from modeling_eem.entropy import TokenEntropies
 from modeling_eem.entropy.base import EntropyEstimator, pad_right
-from modeling_eem.entropy.loading import build_estimator, load_models
+from modeling_eem.entropy.registry import build_estimator, load_models
 from modeling_eem.entropy.statistics import Regression, regress, split_words
 from modeling_eem.evaluation.correlation import words_table
 from modeling_eem.evaluation.held_out import held_out_rows

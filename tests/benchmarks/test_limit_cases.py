@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from modeling_eem.models.linear_masked_mixer import rows_product
+from modeling_eem.models.mixing_masked_mixer import product
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def test_products_are_found_with_their_layouts(cases: ModuleType) -> None:
         torch.mm(a, b)
         out.addmm_(a[:, :3], b[:3])
         out.addmm_(a, b, beta=0)
-        rows_product(a, weight)
+        product(a, weight)
 
     found = {(tuple(one.a[0]), tuple(one.b[0]), one.adds): n for one, n in cases.products_of(run).items()}
     assert found == {

@@ -116,6 +116,7 @@ class StandIn:
         self.context = context
         self.has_code = has_code
         self.decoded = 0
+        self._known: dict[tuple, list[int]] = {}
         ids = encode_text(tokenizer, _WORDS)
         self._counts = np.ones(len(tokenizer), dtype=np.int64)
         np.add.at(self._counts, ids, 8)
@@ -126,13 +127,13 @@ class StandIn:
 
     def _start(self, context: Sequence[int]) -> np.ndarray:
         counts = self._counts.copy()
-        np.add.at(counts, np.array(context, dtype=np.int64), 400)
+        np.add.at(counts, np.array(context, dtype=np.int64), 8)
         return counts
 
     def _ends(self, counts: np.ndarray, before: int | None, code: int | None) -> list[int]:
         """Where each token's counts end, a leading 0 before them."""
         after = counts.copy()
-        np.add.at(after, self._successors.get(before, []), 20_000 if code is None else 10**code)
+        np.add.at(after, self._successors.get(before, []), 1_000 if code is None else 10**code)
         return [0, *after.cumsum().tolist()]
 
     def _intervals(self, window: list[int], context: Sequence[int], code: int | None) -> list[tuple[int, int, int]]:
@@ -173,23 +174,29 @@ class StandIn:
         contexts: Sequence[list[int]] | None = None,
         with_code: Sequence[bool] | None = None,
     ) -> list[list[int]]:
-        windows = []
-        for index, (payload, length) in enumerate(zip(payloads, lengths)):
-            self.decoded += 1
-            coded = with_code is not None and with_code[index]
-            context = contexts[index] if contexts is not None else []
-            code = payload[0] if coded else None
-            counts = self._start(context)
-            state, window = int.from_bytes(payload[coded:], "little"), []
-            before = context[-1] if context else None
-            for _ in range(length):
-                ends = self._ends(counts, before, code)
-                place = state % ends[-1]
-                before = bisect_right(ends, place) - 1
-                state = state // ends[-1] * (ends[before + 1] - ends[before]) + place - ends[before]
-                window.append(before)
-            windows.append(window)
-        return windows
+        self.decoded += len(payloads)
+        contexts = [[]] * len(payloads) if contexts is None else contexts
+        with_code = [False] * len(payloads) if with_code is None else with_code
+        keys = zip(payloads, lengths, map(tuple, contexts), with_code)
+        return [list(self._decode(*key)) for key in keys]
+
+    def _decode(self, payload: bytes, length: int, context: tuple[int, ...], coded: bool) -> list[int]:
+        """One window; what was decoded once is remembered, for tests decode the same windows over and over."""
+        key = (payload, length, context, coded)
+        if key in self._known:
+            return self._known[key]
+        code = payload[0] if coded else None
+        counts = self._start(context)
+        state, window = int.from_bytes(payload[coded:], "little"), []
+        before = context[-1] if context else None
+        for _ in range(length):
+            ends = self._ends(counts, before, code)
+            place = state % ends[-1]
+            before = bisect_right(ends, place) - 1
+            state = state // ends[-1] * (ends[before + 1] - ends[before]) + place - ends[before]
+            window.append(before)
+        self._known[key] = window
+        return window
 
     def encode_codes(self, windows: Sequence[list[int]]) -> list[np.ndarray]:
         codes = []
@@ -276,7 +283,7 @@ def awkward(text: bytes) -> dict[str, bytes]:
         "overlong": b"\xc0\x80\xf5\x80\x80\x80",
         "text in noise": noise + text[:2000] + noise + text[:40] + noise,
         "zeros": bytes(200_000),
-        "zeros in text": text[:5000] + bytes(50_000) + text[5000:9000],
+        "zeros in text": text[:5000] + bytes(30_000) + text[5000:9000],
         "one line": b"the same line again and again\n" * 3000,
         "other script": "Все люди рождаются свободными. 人人生而自由，在尊严和权利上一律平等。🙂".encode() * 20,
         "combining marks": ("e\u0301\u0323" * 200).encode(),

@@ -183,6 +183,19 @@ def test_damage_leaves_no_output_and_salvage_gives_the_rest(notes: Path, text: b
     assert any("lost: window" in line for line in lines)
 
 
+def test_a_lost_header_of_bytes_alone_needs_no_model(
+    tmp_path: Path, monkeypatch: Any, awkward: dict[str, bytes]
+) -> None:
+    def none(carry: bool = False) -> Codec:
+        raise CodecError("this installation has no default codec model")
+
+    monkeypatch.setattr(Codec, "default", none)
+    packed = tmp_path / "noise.eem"
+    packed.write_bytes(b"\0" * 9 + Codec(None).compress(awkward["random"])[9:])
+    assert _one(decompress_files([packed], FileOptions(salvage=True), _quiet)).error is None
+    assert (tmp_path / "noise").read_bytes() == awkward["random"]
+
+
 def test_output_has_a_limit(notes: Path) -> None:
     packed = _one(compress_files([notes], MODEL, _quiet)).target
     notes.unlink()

@@ -50,3 +50,75 @@ def test_payloads_are_as_long_as_their_costs(integer_model: MakeModel, draw_wind
     windows, _ = draw_windows(model, 50)
     for payload, bits in zip(model.encode_windows(windows), model.window_costs_bits(windows)):
         assert 8 * len(payload) <= bits + 8 + 1e-3 * bits
+
+
+@pytest.mark.parametrize("kind", ["flat", "token", "embedding"])
+def test_damaged_payloads_give_a_value_error_or_tokens(
+    integer_model: MakeModel, draw_windows: Draw, kind: str
+) -> None:
+    model = integer_model(kind)
+    windows, _ = draw_windows(model, 8)
+    codes = model.encode_codes(windows) if model.has_code else None
+    payloads = model.encode_windows(windows, codes=codes)
+    rng = np.random.default_rng(0)
+    num_refused = 0
+    for trial in range(60):
+        index = trial % len(windows)
+        data = bytearray(payloads[index] or b"x")
+        place = int(rng.integers(len(data)))
+        if trial % 4 == 0:
+            data[place] ^= 1 << int(rng.integers(8))
+        elif trial % 4 == 1:
+            del data[place:]
+        elif trial % 4 == 2:
+            data += rng.bytes(9)
+        else:
+            data[:] = rng.bytes(len(data))
+        length = len(windows[index])
+        try:
+            (tokens,) = model.decode_windows([bytes(data)], [length], with_code=[model.has_code])
+        except ValueError:
+            num_refused += 1
+        else:
+            assert len(tokens) == length and all(0 <= token < model.sizes.vocab_size for token in tokens)
+    assert num_refused > 10
+
+
+def test_what_does_not_fit_is_refused(integer_model: MakeModel) -> None:
+    model, eem = integer_model("flat"), integer_model("token")
+    full = [5] * (model.context - 1)
+    assert model.decode_windows(model.encode_windows([full]), [len(full)]) == [full]
+    with pytest.raises(ValueError, match="does not fit"):
+        model.encode_windows([[*full, 5]])
+    with pytest.raises(ValueError, match="does not fit"):
+        model.decode_windows([b""], [len(full)], contexts=[[5]])
+    for token in (-1, model.sizes.vocab_size):
+        with pytest.raises(ValueError, match="outside the vocabulary"):
+            model.encode_windows([[token]])
+        with pytest.raises(ValueError, match="outside the vocabulary"):
+            model.decode_windows([b""], [1], contexts=[[token]])
+    with pytest.raises(ValueError, match="causal"):
+        model.encode_windows([[5]], codes=[np.zeros(6, dtype=np.int64)])
+    with pytest.raises(ValueError, match="causal"):
+        model.decode_windows([b""], [1], with_code=[True])
+    with pytest.raises(ValueError, match="no encoder"):
+        model.encode_codes([[5]])
+    for code in ([0] * 5, [0] * 5 + [256], [-1] + [0] * 5):
+        with pytest.raises(ValueError, match="code|format"):
+            eem.encode_windows([[5]], codes=[np.array(code)])
+
+
+def test_no_windows_and_empty_windows(integer_model: MakeModel) -> None:
+    model = integer_model("flat")
+    assert model.encode_windows([]) == [] and model.decode_windows([], []) == [] and model.window_costs_bits([]) == []
+    assert model.encode_windows([[], []]) == [b"", b""] and model.decode_windows([b"", b""], [0, 0]) == [[], []]
+
+
+def test_a_changed_file_is_no_model_of_that_id(integer_model: MakeModel, tmp_path: Path) -> None:
+    integer_model("flat").save_pretrained(tmp_path)
+    tokenizer = tmp_path / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace('"sea"', '"ses"') + " ")
+    with pytest.raises(ValueError, match="are not those of model"):
+        IntegerModel.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="no codec model"):
+        IntegerModel.from_pretrained(tmp_path / "nowhere")

@@ -9,14 +9,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from modeling_eem.codec import Codec, CodecError
-from modeling_eem.codec.container import RUN, Header, parse_record_head
+from modeling_eem.codec.container import RUN, Header, Kind, parse_record_head
 
 MUTATIONS = int(os.environ.get("EEM_MUTATIONS", "160"))
-SECONDS = 20  # for one file of 20 kB; a busy machine included
+SECONDS = 20  # for one file of a few kB; a busy machine included
 
 
 @dataclass
@@ -43,16 +45,26 @@ def _sample(codec: Codec, data: bytes) -> Sample:
 
 
 @pytest.fixture(scope="module")
-def samples(codecs: dict[str, Codec], awkward: dict[str, bytes]) -> list[Sample]:
-    text = awkward["text"]
-    return [
-        _sample(codecs["causal"], text[:6000] + awkward["random"] + text[6000:9000]),
-        _sample(codecs["carry"], text),
-        _sample(codecs["code and carry"], text[:4000] + awkward["random"][:700] + text[4000:8000]),
-        _sample(codecs["bytes"], awkward["random"] * 60),
-        _sample(codecs["causal"], text[:300]),
-        _sample(codecs["causal"], b""),
-    ]
+def samples(stand_in: Callable[..., Any], awkward: dict[str, bytes]) -> list[Sample]:
+    """Small windows, so that many damaged files take little time; many more than bytes alone would be worth."""
+    text, noise = awkward["text"], awkward["random"]
+    causal, eem = stand_in(context=40), stand_in(context=40, has_code=True)
+    with patch("modeling_eem.codec.encoding._shorter", lambda parts: parts):
+        return [
+            _sample(Codec(causal), text[:3000] + noise + text[3000:4000]),
+            _sample(Codec(causal, carry=True), text[:3000]),
+            _sample(Codec(eem, carry=True), text[:1000] + noise[:700] + text[1000:2000]),
+            _sample(Codec(None), noise * 60),
+            _sample(Codec(eem), text[:300]),
+            _sample(Codec(causal), text[:40]),
+            _sample(Codec(causal), b""),
+        ]
+
+
+def test_the_samples_have_windows_of_every_kind(samples: list[Sample]) -> None:
+    reports = [sample.codec.list(sample.blob) for sample in samples]
+    assert {kind for report in reports for kind in report.windows} == set(Kind) - {Kind.END}
+    assert sum(len(sample.windows) > 64 for sample in samples) >= 1
 
 
 Mutation = Callable[[random.Random, Sample], tuple[bytes, set[int]]]
@@ -150,8 +162,8 @@ def _check_refused(sample: Sample, blob: bytes) -> None:
     assert sample.data.startswith(out.getvalue())
     try:
         with sample.codec.open(BytesIO(blob)) as archive:
-            for start in range(0, len(sample.data), 3001):
-                assert archive.read(start, 50) == sample.data[start : start + 50]
+            for start in range(0, len(sample.data), 701):
+                assert archive.read(start, 20) == sample.data[start : start + 20]
     except CodecError:
         pass
 

@@ -10,11 +10,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from modeling_eem.data import Document, read_documents
+from modeling_eem.data.shards import corpus_files
 
 MEBIBYTE = 1 << 20
 TEXTS = ["\ufeffIt is\r\n 👍🏽 \x00é\u0301 \u2028", "", "a\rb\n", "  "]
+PACKERS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".zst": zstandard.compress}
 Writer = Callable[[Path, list[str]], None]
 
 
@@ -22,12 +25,12 @@ def _write(path: Path, texts: list[str], column: str = "text") -> Path:
     if path.suffix == ".parquet":
         pq.write_table(pa.table({"id": range(len(texts)), column: pa.array(texts, pa.string())}), path)
         return path
-    if ".jsonl" in path.name:
+    if ".json" in path.name:
         lines = [json.dumps({"id": i, column: text}, ensure_ascii=i % 2 == 0) for i, text in enumerate(texts)]
         data = "\n".join(lines).encode()
     else:
         data = "".join(texts).encode()
-    path.write_bytes(gzip.compress(data, 1) if path.suffix == ".gz" else data)
+    path.write_bytes(PACKERS.get(path.suffix, bytes)(data))
     return path
 
 
@@ -57,6 +60,49 @@ def test_a_text_file_is_its_pieces(tmp_path: Path, name: str, line: str) -> None
 def test_a_short_text_file_is_one_document(tmp_path: Path) -> None:
     assert _texts(_write(tmp_path / "a.txt", TEXTS)) == ["".join(TEXTS)]
     assert _texts(_write(tmp_path / "empty.txt", [])) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "A.JSONL", "a.JSONL.gz", "a.jsonl.zst", "a.json", "a.Json.Zst", "a.PARQUET"]
+)
+def test_endings_that_corpora_come_with(tmp_path: Path, name: str) -> None:
+    if name.lower().endswith("parquet"):
+        pq.write_table(pa.table({"text": TEXTS}), tmp_path / name)
+    else:
+        data = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode()
+        (tmp_path / name).write_bytes(PACKERS.get(Path(name).suffix.lower(), bytes)(data))
+    assert _texts(tmp_path / name) == TEXTS
+
+
+@pytest.mark.parametrize("written", [json.dumps, lambda records: json.dumps(records, indent=2)])
+def test_a_list_of_json_is_its_records(tmp_path: Path, written: Callable[[list], str]) -> None:
+    texts = [*TEXTS, "x" * 3 * MEBIBYTE, "é" * MEBIBYTE]
+    (tmp_path / "a.json").write_text(written([{"id": n, "text": text, "n": [1.5e3]} for n, text in enumerate(texts)]))
+    assert _texts(tmp_path / "a.json") == texts
+    (tmp_path / "b.json").write_text("[]")
+    assert _texts(tmp_path / "b.json") == []
+
+
+def test_a_zstandard_file_of_several_frames_is_all_of_them(tmp_path: Path) -> None:
+    parts = [b"one\n" * 300_000, b"", b"two\n"]
+    (tmp_path / "a.txt.zst").write_bytes(b"".join(map(zstandard.compress, parts)))
+    assert "".join(_texts(tmp_path / "a.txt.zst")).encode() == b"".join(parts)
+
+
+def test_a_folder_is_its_files_but_hidden_ones(tmp_path: Path) -> None:
+    folder = tmp_path / "corpus.parquet"
+    for name, text in {
+        "b/part-1.jsonl": "y",
+        "a.txt": "x",
+        "_temporary/c.txt": "no",
+        ".d.txt": "no",
+        "_SUCCESS": "",
+    }.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"text": text}) if name.endswith("jsonl") else text)
+    assert _texts(folder) == ["x", "y"]
+    assert [Path(file).name for file in corpus_files([str(folder)])] == ["a.txt", "part-1.jsonl"]
 
 
 def test_documents_say_where_they_are_from(tmp_path: Path) -> None:
@@ -99,7 +145,7 @@ def _peak(paths: list[Path]) -> tuple[int, int]:
     return num_bytes, peak + arrow
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl", "a.jsonl.gz", "a.parquet"])
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.json", "a.parquet"])
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, name: str) -> None:
     """One row group holds the whole parquet file, as its writers often have it."""
     texts = [random.randbytes(1500).hex() + "\n" for _ in range(32 * MEBIBYTE // 3001)]  # does not compress
@@ -140,6 +186,16 @@ def _truncated(path: Path) -> None:
         ("a.txt.gz", _raw(b"not gzip"), "not a whole gzip file"),
         ("a.txt.gz", _raw(gzip.compress(b"x" * 9999)[:-12]), "not a whole gzip file"),
         ("a.txt.gz", _truncated, "not a whole gzip file"),
+        ("a.txt.zst", _raw(b"not zstandard"), "not a whole zstandard file"),
+        ("a.txt.zst", _raw(zstandard.compress(b"x" * 9999)[:-2]), "not a whole zstandard file"),
+        ("a.txt.zst", _raw(zstandard.compress(b"x") + zstandard.compress(b"x" * 9999)[:-2]), "not a whole zstandard"),
+        ("a.jsonl.zst", _raw(zstandard.compress(b'{"text": "a"}\n{')), "line 2 is not JSON"),
+        ("a.json", _raw(b'[{"text": "a"}, {"text": 5}]'), "record 2, column 'text': text expected, not 5"),
+        ("a.json", _raw(b'[{"text": "a"}, {"text": "b"'), "record 2 is not JSON"),
+        ("a.json", _raw(b'[{"text": "a"}, '), "the list is cut off behind record 1"),
+        ("a.json", _raw(b'{"text": "a"} nothing'), "record 2 is not JSON"),
+        ("a.json", _raw(b'{"text": "\xff"}'), "not UTF-8"),
+        ("a.json", _raw(b"[" * 100_000), "record 1"),
         ("a.jsonl", _raw(b'{"text": "a"}\n{"text": "\xff"}'), "not UTF-8 at byte 24"),
         ("a.jsonl", _raw(b'{"text": "a"}\n\n{"text": '), "line 3 is not JSON"),
         ("a.jsonl", _raw(b"[" * 100_000), "line 1"),
@@ -166,9 +222,12 @@ def test_errors_name_file_and_place(tmp_path: Path, name: str, write: Callable[[
     assert str(raised.value).startswith(str(tmp_path / name)) and len(str(raised.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("name, message", [("b.txt", "no such file"), ("", "no such file"), ("a.csv", "unknown kind")])
+@pytest.mark.parametrize(
+    "name, message", [("b.txt", "no such file"), ("empty", "holds no .txt"), ("a.csv", "unknown kind")]
+)
 def test_bad_names_are_refused_before_reading(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "a.csv").write_text("a")
+    (tmp_path / "empty").mkdir()
     good = _write(tmp_path / "good.txt", ["a"])
     with pytest.raises(ValueError, match=message):
         read_documents([good, tmp_path / name])

@@ -257,7 +257,7 @@ def test_the_model_must_fit(
     eem.decoder_config.vocab_size = eem.encoder_config.vocab_size = 8000
     with pytest.raises(ValueError, match="packed"):
         check_fingerprint(folder, eem)
-    with pytest.raises(ValueError, match="eem-data prepare"):
+    with pytest.raises(ValueError, match="eem data prepare"):
         check_fingerprint(tmp_path, tokenizer)
 
 

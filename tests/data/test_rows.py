@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from modeling_eem.data import IGNORED_LABEL, Row, RowFormat, encode_text, pack, pad, stream, windows
+from modeling_eem.data import IGNORE_INDEX, Row, RowFormat, encode_text, pack, pad, stream, windows
 
 BOS, EOS = 0, 1
 BYTE_LENGTHS = torch.tensor([0, 0, 1, 2, 3, 5])
@@ -100,7 +100,7 @@ def test_packed_rows_are_windows_side_by_side(max_length: int) -> None:
         for segment in _segments(row):
             ids = row["input_ids"][segment]
             assert row["position_ids"][segment] == list(range(len(ids)))
-            assert row["labels"][segment] == [IGNORED_LABEL, *ids[1:]]
+            assert row["labels"][segment] == [IGNORE_INDEX, *ids[1:]]
             num_bytes = int(BYTE_LENGTHS[ids].sum())
             found.append({"input_ids": ids, "document_ids": row["document_ids"][segment], "num_bytes": num_bytes})
     assert sorted(found, key=str) == sorted(unpacked, key=str)
@@ -177,3 +177,10 @@ def test_bad_formats_are_named(trained: PreTrainedTokenizerFast) -> None:
     bare = PreTrainedTokenizerFast(tokenizer_object=trained.backend_tokenizer)
     with pytest.raises(ValueError, match="no BOS or EOS token"):
         RowFormat.from_tokenizer(bare, 8)
+
+
+def test_labels_that_are_not_scored_are_the_models() -> None:
+    from modeling_eem.data import IGNORE_INDEX as of_rows
+    from modeling_eem.models.loss_eem import IGNORE_INDEX as of_models
+
+    assert of_rows == of_models == -100

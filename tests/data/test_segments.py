@@ -44,7 +44,7 @@ def test_all_rows_are_read_once_and_in_order(tmp_path: Path) -> None:
     DatasetDict({"train": splits["train"], "held_out": splits["train"].select([0, 2, 1])}).save_to_disk(tmp_path / "b")
     assert scan.sha256 != RowFolder.open(tmp_path / "b").scan(lambda *_: None).sha256
     drawn = rows.draw()
-    found = {tuple(ids.tolist()) for _ in range(50) for ids in next(drawn)}
+    found = {tuple(ids.tolist()) for _ in range(50) for _, ids in next(drawn)}
     assert found == {(0, 5, 6), (0, 7), (0, 3), (0, 4)}
 
 

@@ -1,7 +1,9 @@
 """eem entropy as its users run it: rows or text in, the same rows with their entropies out."""
 
+import inspect
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,15 +14,18 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import Result
-from datasets import Dataset, load_from_disk
+from datasets import Dataset, DatasetDict, load_from_disk
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from eem.__main__ import app
+from eem.entropy import entropy
+from eem.method_options import METHODS
 from modeling_eem.data import check_fingerprint
+from modeling_eem.data.folder_lock import locked
 from modeling_eem.data.prepare import Launch, RowOptions, prepare_rows
 from modeling_eem.data.shards import plan_shards
-from modeling_eem.entropy import CausalEntropy, ExactEntropy
+from modeling_eem.entropy import ESTIMATORS, CausalEntropy, ExactEntropy
 from modeling_eem.training.training_text import DataArguments, PreparedRows
 
 WORDS = ["the", "sea", "was", "calm", "and", "wind", "gone", "a", "ship", "came", "home", "at", "last", "no", "rain"]
@@ -179,7 +184,9 @@ def test_bad_input_is_one_line(rows: Path, causal: Path, harness_model: Callable
         ({"--data": tmp_path / "short"}, "row 1 holds no token to score"),
         ({"--data": causal}, "has token_entropies already"),
         ({"--data": tmp_path / "none.jsonl"}, "not found"),
-        ({"--output": tmp_path / "mine"}, "eem-entropy did not make it"),
+        ({"--output": tmp_path / "mine"}, "eem entropy did not make it"),
+        ({"--max-length": 8}, "which --max-length cannot change"),
+        ({"--text-column": "text", "--errors": "skip"}, "which --text-column, --errors cannot change"),
         ({"--model": harness_model("llama", 8)}, "more than the model's 8"),
     ):
         result = _run(*(part for pair in (good | changes).items() for part in pair))
@@ -188,6 +195,113 @@ def test_bad_input_is_one_line(rows: Path, causal: Path, harness_model: Callable
         assert error.startswith("error: ") and message in error
         assert not (tmp_path / "out").exists()
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys; from eem.__main__ import app; app(['entropy', '--help'], standalone_mode=False); "
+    code += "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'modeling_eem')))"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_every_option_of_an_estimator_is_the_commands() -> None:
+    assert tuple(ESTIMATORS) == METHODS
+    parameters = inspect.signature(entropy).parameters
+    shown = " ".join(_run("--help").stdout.split())
+    for option in (option for kind in ESTIMATORS.values() for option in kind.options):
+        assert f"--{option.name.replace('_', '-')}" in shown
+        assert parameters[option.name].default is None
+
+
+def test_splits_whose_names_are_paths(harness_model: Callable[..., Path], tmp_path: Path) -> None:
+    """The neighbour's rows were overwritten."""
+    rows, neighbour = tmp_path / "rows", tmp_path / "neighbour"
+    Dataset.from_dict({"input_ids": [[0, 5, 6]]}).save_to_disk(neighbour)
+    before = {file: file.read_bytes() for file in neighbour.iterdir()}
+    DatasetDict({"train": Dataset.from_dict({"input_ids": [[0, 7, 8]]})}).save_to_disk(rows)
+    arguments = ["--model", harness_model("llama"), "--method", "causal", "--data", rows]
+    for name in ("../neighbour", str(neighbour), "a/b", "..", ".hidden"):
+        target = rows / name
+        if not target.exists():
+            shutil.copytree(rows / "train", target)
+        (rows / "dataset_dict.json").write_text(json.dumps({"splits": [name]}))
+        result = _run(*arguments, "--output", tmp_path / "out")
+        assert result.exit_code == 2 and "has no plain name" in result.stderr, name
+        assert not (tmp_path / "out").exists()
+    assert {file: file.read_bytes() for file in neighbour.iterdir()} == before
+
+
+def test_text_with_a_bad_line_leaves_nothing_and_may_be_mended(
+    harness_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    text = tmp_path / "text.jsonl"
+    good = [json.dumps({"text": " ".join(WORDS)}) for _ in range(4)]
+    arguments = ["--model", harness_model("llama"), "--method", "causal", "--data", text]
+    text.write_text("\n".join([*good, json.dumps({"text": 7}), ""]))
+    result = _run(*arguments, "--output", tmp_path / "out")
+    assert result.exit_code == 2 and "--errors skip" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["text.jsonl"]
+    skipped = _run(*arguments, "--errors", "skip", "--output", tmp_path / "skipped")
+    assert skipped.exit_code == 0, skipped.stderr
+    text.write_text("\n".join([*good, ""]))
+    mended = _run(*arguments, "--output", tmp_path / "out")
+    assert mended.exit_code == 0, mended.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "skipped", "text.jsonl"]
+
+
+def test_rows_of_other_text_that_a_killed_start_left(harness_model: Callable[..., Path], tmp_path: Path) -> None:
+    text, model = tmp_path / "text.txt", harness_model("llama")
+    text.write_text("A ship came home.")
+    options = RowOptions(max_length=16, held_out=0, may_be_short=True)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    prepare_rows(plan_shards([str(text)], "text", 10_000), tokenizer, tmp_path / ".out.rows", options)
+    text.write_text("The wind was gone, and no one came home.")
+    result = _run("--model", model, "--method", "causal", "--data", text, "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    ids = load_from_disk(str(tmp_path / "out"))["train"]["input_ids"]
+    assert "The wind was gone" in tokenizer.decode(ids[0])
+
+
+def test_one_process_an_output(rows: Path, harness_model: Callable[..., Path], tmp_path: Path) -> None:
+    with locked(tmp_path / "out"):
+        arguments = ["--model", harness_model("llama"), "--method", "causal", "--data", rows]
+        result = _run(*arguments, "--output", tmp_path / "out")
+    assert result.exit_code == 2 and "is being written by another process" in result.stderr
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "7", '{"method": 7}', "{}", "\x00"])
+def test_damaged_records_are_named(
+    content: str, rows: Path, causal: Path, harness_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    arguments = ["--model", harness_model("llama"), "--method", "causal"]
+    output, broken = (Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in (causal, rows))
+    (output / "entropies.json").write_text(content)
+    (broken / "fingerprint.json").write_text(content)
+    for name, data, out in (("entropies", rows, output), ("fingerprint", broken, tmp_path / "out")):
+        result = _run(*arguments, "--data", data, "--output", out)
+        assert result.exit_code == 2, result.exception
+        (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+        assert f"{name}.json" in line and "damaged" in line
+
+
+def test_a_part_that_was_cut_off_is_named(rows: Path, causal: Path, harness_model: Callable, tmp_path: Path) -> None:
+    output = Path(shutil.copytree(causal, tmp_path / "out"))
+    part = sorted((output / "train").glob("*.arrow"))[0]
+    part.write_bytes(part.read_bytes()[:100])
+    result = _run("--model", harness_model("llama"), "--method", "causal", "--data", rows, "--output", output)
+    assert result.exit_code == 2 and f"{part} is damaged: remove it" in result.stderr
+
+
+def test_what_is_no_number_names_row_and_token(rows: Path, harness_model: Callable[..., Path], tmp_path: Path) -> None:
+    """Rows were left out as "not scored", with exit code 0."""
+    model = AutoModelForCausalLM.from_pretrained(harness_model("llama"))
+    with torch.no_grad():
+        model.model.embed_tokens.weight[5] = torch.nan  # attention spreads it to tokens before it
+    model.save_pretrained(tmp_path / "model")
+    Dataset.from_dict({"input_ids": [[0, 7, 8], [0, 7, 5, 9]]}).save_to_disk(tmp_path / "rows")
+    arguments = ["--method", "causal", "--data", tmp_path / "rows", "--output", tmp_path / "out"]
+    result = _run("--model", tmp_path / "model", *arguments)
+    assert result.exit_code == 2
+    assert "row 1 of train, token 1: the model gives nan" in " ".join(result.stderr.split())
 
 
 def _command(model: Path, rows: Path, output: Path) -> list[str]:

@@ -144,26 +144,37 @@ def test_cards(run: tuple[Path, str], results: dict[str, dict[str, Any]], folder
     card = ModelCard.load(path)
     assert card.data.license == "apache-2.0" and card.data.language == "en"
     assert card.data.library_name == "transformers" and card.data.pipeline_tag == "text-generation"
-    assert yaml.safe_load(path.read_text().split("---\n")[1]) == card.data.to_dict()
-    for row in results.values():
-        assert f"{row['bits a byte']:.3f}" in card.text
+    assert card.data.to_dict() == ModelCard(str(card)).data.to_dict()
+    own, other = ("EEM", "causal baseline") if folder == "eem" else ("causal baseline", "EEM")
+    for name in (own, "gzip", "bzip2", "xz"):
+        assert f"{results[name]['bits a byte']:.4f}" in card.text
+    assert f"{results[other]['bits a byte']:.4f}" not in card.text, "only its own rows"
+    assert "ahead" not in card.text and f"# Quickstart {own}: " in card.text
+    (measured, _) = card.data.eval_results
+    assert measured.metric_type == "bits_per_byte"
+    assert measured.metric_value == pytest.approx(results[own]["bits a byte"], abs=1e-6)
     for figure in re.findall(r"!\[.*?\]\((.*?)\)", card.text):
         assert (path.parent / figure).is_file(), "a figure that is not there"
     assert "## Limits" in card.text and re.search(rf"\| steps +\| +{STEPS} +\|", card.text)
 
 
 def test_the_cards_code_runs_without_this_package(run: tuple[Path, str], tmp_path: Path) -> None:
-    blocks = [
-        re.search(r"```python\n(.*?)```", (run[0] / folder / "README.md").read_text(), re.DOTALL)[1]
-        for folder in ("eem", "causal")
-    ]
     hide = "import sys\nsys.modules['modeling_eem'] = None\n"
     environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "PYTHONSAFEPATH": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", hide + "\n".join(blocks)], env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert "<|endoftext|>My fellow citizens," in done.stdout
+    for folder in ("eem", "causal"):
+        code = re.search(r"```python\n(.*?)```", (run[0] / folder / "README.md").read_text(), re.DOTALL)[1]
+        done = subprocess.run(
+            [sys.executable, "-c", hide + code],
+            cwd=run[0] / folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "custom code" not in done.stdout + done.stderr and str(run[0]) not in code
+        assert folder == "eem" or "<|endoftext|>My fellow citizens," in done.stdout
 
 
 def test_pictures(run: tuple[Path, str]) -> None:

@@ -23,10 +23,10 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 def _entropies(rows: Rows) -> TokenEntropies:
-    values = torch.rand(rows.ids.shape, dtype=torch.float64) - 0.1
-    values[~rows.attention_mask] = math.nan
-    values[:, 0] = math.nan
-    return TokenEntropies(rows.ids, values, rows.attention_mask, "exact", texts=rows.texts, offsets=rows.offsets)
+    values = [torch.rand(len(ids_T), dtype=torch.float64) - 0.1 for ids_T in rows.ids]
+    for values_T in values:
+        values_T[0] = math.nan
+    return TokenEntropies.of_rows(rows, values, "exact")
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_window_may_end_inside_a_character(tokenizer: PreTrainedTokenizerBase)
     """The rows hold the last byte of 私, は, and the first two bytes of 私."""
     ids = tokenizer("私は私", add_special_tokens=False)["input_ids"]
     assert len(ids) == 9  # a token is a byte
-    entropies = _entropies(rows_of_ids(torch.tensor([[0, *ids[2:8]]]), None, tokenizer))
+    entropies = _entropies(rows_of_ids([torch.tensor([0, *ids[2:8]])], tokenizer))
     assert entropies.characters()["character"].tolist() == ["\\x81", "は", "\\xe7", "\\xa7"]
     assert entropies.words()["word"].tolist() == ["\\x81は\\xe7\\xa7"]
     assert entropies.words()["entropy_nats"].sum() == pytest.approx(entropies.totals().item(), abs=1e-12)
@@ -83,7 +83,7 @@ def test_what_measures_no_entropy_says_so(entropies: TokenEntropies) -> None:
 
 
 def test_without_a_tokenizer_there_are_ids_and_values_only() -> None:
-    entropies = _entropies(rows_of_ids(torch.tensor([[7, 7, 0, 5, 6]]), torch.tensor([[0, 0, 1, 1, 1]])))
+    entropies = _entropies(Rows([torch.tensor([0, 5, 6])]))
     assert entropies.to_pandas().columns.tolist() == ["row", "index", "id", "entropy_nats"]
     assert entropies.to_pandas()["id"].tolist() == [0, 5, 6]
     for view in (entropies.words, entropies.characters, entropies.bytes, entropies.to_html):
@@ -110,8 +110,10 @@ def test_the_data_set_is_what_the_collator_takes(entropies: TokenEntropies) -> N
 def test_the_heat_map_shows_the_whole_text(entropies: TokenEntropies) -> None:
     page = entropies.to_html(bits=True, title="A <title>")
     assert "bits a token" in page and "A &lt;title&gt;" in page and "😀" in page
-    assert page.count("data-tip=") == int(entropies.attention_mask[0].sum())
-    assert "nats a token" in entropies.to_html(row=1)
+    assert page.count("data-tip=") == int(entropies.attention_mask.sum())
+    assert all(character in page for character in "Ishmael私はx"), "every text is drawn, not the first alone"
+    one = entropies.to_html(row=1)
+    assert "nats a token" in one and one.count("data-tip=") == int(entropies.attention_mask[1].sum())
 
 
 def test_min_max_is_of_a_document_and_keeps_nan() -> None:

@@ -85,10 +85,8 @@ def test_index_curve() -> None:
 def test_split_words() -> None:
     tokenizer = AutoTokenizer.from_pretrained(Path(__file__).parents[2] / "tokenizer")
     rows = rows_of_texts(["Call me\n\n Ishmael. naïve", "me me", " Ishmael"], tokenizer)
-    values = torch.rand(rows.ids.shape, dtype=torch.float64)
-    values[~rows.attention_mask] = math.nan
-    values[:, 0] = math.nan
-    entropies = TokenEntropies(rows.ids, values, rows.attention_mask, "x", texts=rows.texts, offsets=rows.offsets)
+    values = [torch.cat([torch.tensor([math.nan]), torch.rand(len(ids_T) - 1)]).double() for ids_T in rows.ids]
+    entropies = TokenEntropies.of_rows(rows, values, "x")
     tokens = entropies.to_pandas()
     words = []  # C|all, Is|h|ma|el|. and n|a|Ã|¯|ve of the first row; Is|h|ma|el of the last
     for row, first, count in ((0, "C", 2), (0, " Is", 5), (0, " n", 5), (2, " Is", 4)):
@@ -102,16 +100,5 @@ def test_split_words() -> None:
     assert split.later.value == pytest.approx(np.mean([word[1:].mean() for word in words]))
     assert split.difference.value == pytest.approx(split.first.value - split.later.value)
     assert split.difference.low < split.difference.value < split.difference.high
-    none = split_words(
-        [
-            TokenEntropies(
-                rows.ids[1:2],
-                values[1:2],
-                rows.attention_mask[1:2],
-                "x",
-                texts=rows.texts[1:2],
-                offsets=rows.offsets[1:2],
-            )
-        ]
-    )
+    none = split_words([TokenEntropies.of_rows(rows_of_texts(["me me"], tokenizer), values[1:2], "x")])
     assert none.words == 0 and isinstance(none.first, Estimate) and math.isnan(none.first.value)

@@ -13,10 +13,10 @@ from modeling_eem import EEMAutoencoder, EEMAutoencoderConfig
 from modeling_eem.bits import CodeLength, bits_per_byte
 from modeling_eem.data import CausalCollator, Row, RowFormat, windows
 from modeling_eem.evaluation import (
+    code_bits_of,
     held_out_code_length,
     row_codes,
     row_nats,
-    stored_code_bits,
     window_code_lengths,
 )
 
@@ -157,16 +157,16 @@ def test_rows_can_be_told_from_codes_made_before(
 
 @pytest.mark.parametrize("code_dtype", CODE_BITS)
 def test_code_bits_by_format(code_dtype: str, make_model: Callable[..., PreTrainedModel]) -> None:
-    assert stored_code_bits(make_model("eem", code_dtype=code_dtype)) == CODE_BITS[code_dtype]
+    assert code_bits_of(make_model("eem", code_dtype=code_dtype).config) == CODE_BITS[code_dtype]
 
 
 def test_a_code_without_bottleneck_is_the_encoder_s_output(make_model: Callable[..., PreTrainedModel]) -> None:
-    assert stored_code_bits(make_model("eem", bottleneck_size=None, code_dtype="int8")) == 16 * 8 + 32
+    assert code_bits_of(make_model("eem", bottleneck_size=None, code_dtype="int8").config) == 16 * 8 + 32
 
 
 @pytest.mark.parametrize("kind", ["masked_mixer", "llama"])
 def test_a_causal_model_has_no_code(kind: str, make_model: Callable[..., PreTrainedModel]) -> None:
-    assert stored_code_bits(make_model(kind)) == 0
+    assert code_bits_of(make_model(kind).config) == 0
 
 
 def test_the_loss_is_measured_with_the_stored_code(
@@ -194,7 +194,7 @@ def test_a_code_of_no_format_is_refused(
     rows: list[Row], collator: CausalCollator, make_model: Callable[..., PreTrainedModel]
 ) -> None:
     model = make_model("eem", code_dtype=None).train()
-    for call in (lambda: stored_code_bits(model), lambda: held_out_code_length(model, rows, collator)):
+    for call in (lambda: code_bits_of(model.config), lambda: held_out_code_length(model, rows, collator)):
         with pytest.raises(ValueError, match="set config.code_dtype"):
             call()
     assert model.training

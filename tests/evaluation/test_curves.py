@@ -89,6 +89,25 @@ def test_a_run_under_way_is_read_from_its_last_checkpoint(tmp_path: Path) -> Non
     assert read_run_curve(run).points[-1][0] == 100 * 8 * 32 and read_run_curve(run).name == "run"
 
 
+def test_tokens_are_those_that_the_run_counted(tmp_path: Path) -> None:
+    run = _write(tmp_path / "run", {})
+    history = [{"step": s, "eval_cross_entropy": 3.0, "num_input_tokens_seen": 200 * s} for s in (1, 2, 3)]
+    (run / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    assert [tokens for tokens, _ in read_run_curve(run).points] == [200, 400, 600]
+
+
+@pytest.mark.parametrize("name", ["results.json", "trainer_state.json"])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{", "3", '{"log_history": [3], "rows_per_step": "x"}', '{"rows_per_step": 1}']
+)
+def test_damaged_files_of_a_run_are_named(tmp_path: Path, name: str, content: str) -> None:
+    run = _write(tmp_path / "run", {1: 3.0, 2: 2.5, 3: 2.0})
+    (run / name).write_text(content)
+    (run / "checkpoint-old").mkdir()
+    with pytest.raises(ValueError, match=f"{name} is damaged"):
+        read_run_curve(run)
+
+
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     for folder, message in [
         (tmp_path, "no output folder of train.py"),

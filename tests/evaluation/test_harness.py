@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -31,6 +32,10 @@ def _ignore(*values: object) -> None:
 def scores(harness_model: Callable[..., Path], harness_data: Path) -> list[ModelScores]:
     models = open_models([harness_model("masked_mixer", CONTEXT), harness_model("eem", CONTEXT)])
     return score_models(models, load_tasks(TASKS, harness_data), HarnessOptions(), _ignore, _ignore)
+
+
+def test_scoring_leaves_the_environment_as_it_was(scores: list[ModelScores]) -> None:
+    assert scores and "DISABLE_MULTIPROC" not in os.environ
 
 
 def test_every_model_is_scored_on_every_task(scores: list[ModelScores]) -> None:

@@ -3,13 +3,17 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from tokenizers import normalizers
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerBase
 
 from modeling_eem.data import Row
 from modeling_eem.data.prepare import prepare_rows
 from modeling_eem.data.row_options import RowOptions
 from modeling_eem.data.shards import corpus_files, plan_shards
+from modeling_eem.data.tokenizer import encode_text, token_byte_lengths
 from modeling_eem.evaluation.held_out import held_out_rows, row_bytes
 
 TEXTS = ["Call me Ishmael. Some years ago, never mind how long. " * 3, "Whale 👍!", "The sea. " * 40]
@@ -65,6 +69,26 @@ def test_a_prepared_folder_gives_the_rows_of_its_files(
     assert held_out_rows([prepared], tokenizer, config, "windows", N) == from_files
 
 
+def test_text_that_a_tokenizer_alters_at_equal_length_is_refused(
+    text: Path, tokenizer: PreTrainedTokenizerBase, config: LlamaConfig
+) -> None:
+    lowering = AutoTokenizer.from_pretrained(Path(__file__).parents[2] / "tokenizer")
+    lowering.backend_tokenizer.normalizer = normalizers.Lowercase()
+    assert token_byte_lengths(lowering)[encode_text(lowering, TEXTS[0])].sum() == len(TEXTS[0].encode())
+    with pytest.raises(ValueError, match=r"held_out.jsonl: document 0: .*alters the text \('Call me .*'call me"):
+        held_out_rows([text], lowering, config, "windows", N)
+
+
+def test_a_folder_of_text_is_its_files(
+    text: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerBase, config: LlamaConfig
+) -> None:
+    rows = held_out_rows([text], tokenizer, config, "windows", N)
+    (tmp_path / "corpus.parquet").mkdir()
+    for number, part in enumerate((TEXTS[:2], TEXTS[2:])):
+        pq.write_table(pa.table({"text": part}), tmp_path / "corpus.parquet" / f"part-{number}.snappy.parquet")
+    assert held_out_rows([tmp_path / "corpus.parquet"], tokenizer, config, "windows", N) == rows
+
+
 def test_what_does_not_fit_is_refused(
     text: Path, prepared: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerBase, config: LlamaConfig
 ) -> None:
@@ -79,7 +103,7 @@ def test_what_does_not_fit_is_refused(
         (([tmp_path / "empty.jsonl"], tokenizer, config, "windows", N), "empty.jsonl holds no text"),
         (([text, tmp_path / "empty.jsonl"], tokenizer, config, "windows", N), "empty.jsonl holds no text"),
         (([short], tokenizer, config, "full", N), "no document fills a row of 16"),
-        (([tmp_path / "folder"], tokenizer, config, "windows", N), "holds no prepared rows"),
+        (([tmp_path / "folder"], tokenizer, config, "windows", N), "holds no .txt, .jsonl"),
         (([prepared, text], tokenizer, config, "windows", N), "stands alone"),
         (([prepared], tokenizer, config, "windows", N - 1), "up to 16 tokens"),
         (([prepared], tokenizer, config, "stream", N), "needs 'stream'"),

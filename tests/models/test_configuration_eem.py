@@ -37,6 +37,7 @@ SHOWS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
 }
 EEM_SHOWS = SHOWS | {
     "memory_introduction": ("combination", lambda model: model(INPUT_IDS).logits.tolist()),
+    "code_dropout": (1.0, lambda model: model.train()(INPUT_IDS, output_logits=True).logits.tolist()),
     # A record of how the model was trained, which the data collator applies.
     "random_prefix_probability": (0.5, lambda model: model.config.random_prefix_probability),
 }

@@ -206,11 +206,23 @@ def test_generation_continues_from_a_prefix_that_forward_cached(eem: EEMForCausa
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
-def test_generation_past_the_context_is_refused(eem: EEMForCausalLM, use_cache: bool) -> None:
+def test_generation_ends_where_the_context_is_full(
+    eem: EEMForCausalLM, use_cache: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a warning and all of the text; the last token is not read, so there is one more than the context holds."""
     prompt = _ids(1, 10)
-    assert _generate(eem, prompt, max_new_tokens=7, use_cache=use_cache).shape == (1, 7)  # the last one is not read
+    whole = _generate(eem, prompt, max_new_tokens=7, use_cache=use_cache)
+    assert whole.shape == (1, 7) and not caplog.records
+    for options in ({"max_new_tokens": 8}, {"max_new_tokens": None, "max_length": 300}):
+        caplog.clear()
+        assert torch.equal(_generate(eem, prompt, use_cache=use_cache, **options), whole)
+        assert "max_position_embeddings=16" in caplog.text
+
+
+def test_a_prompt_that_fills_the_context_is_refused_at_once(eem: EEMForCausalLM) -> None:
+    assert _generate(eem, _ids(1, 16), max_new_tokens=3).shape == (1, 1)
     with pytest.raises(ValueError, match="max_position_embeddings=16"):
-        _generate(eem, prompt, max_new_tokens=8, use_cache=use_cache)
+        _generate(eem, _ids(1, 17), max_new_tokens=3)
 
 
 def test_bad_prompts_are_refused(eem: EEMForCausalLM) -> None:

@@ -1,26 +1,28 @@
 """Token mixing: the equation, its reference, the fast path, and the rule of the diagonal."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from modeling_eem import MaskedMixerForCausalLM, MaskedMixerModel
-from modeling_eem.models.layout_masked_mixer import AlignedLayout, GatheredLayout
+from modeling_eem import MaskedMixerForCausalLM, MaskedMixerModel, kernels
+from modeling_eem.models.layout_masked_mixer import AlignedLayout, GatheredLayout, choose_layout
 from modeling_eem.models.mixing_masked_mixer import (
     LOOK_AHEAD,
     continued_token_mixing,
+    dense_token_mixing,
     gathered_token_mixing,
     next_token_mixing,
     reference_token_mixing,
     token_mixing,
 )
 
-BLOCK_LENGTHS = [1, 7, 63, 64, 65, 300]  # around one block and its multiples
 VARIANTS = {
     "flat": {},
     "kernel": {"mixing_kernel_size": 4},
@@ -35,10 +37,17 @@ def _mixing_inputs(heads: int, length: int, kernel: int, batch: int = 3, feature
     return tuple(torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
 
 
-def _fast_token_mixing(weight: Tensor, bias: Tensor, x_BTD: Tensor, is_causal: bool) -> Tensor:
-    """`token_mixing` in the reference's layout."""
+def _dense(weight: Tensor, bias: Tensor, x_BTD: Tensor, is_causal: bool) -> Tensor:
+    """`dense_token_mixing` in the reference's layout."""
     x_HTBE = x_BTD.transpose(0, 1).unflatten(-1, (len(weight), -1)).movedim(2, 0)
-    return token_mixing(weight, bias, x_HTBE, is_causal).movedim(0, 2).flatten(2).transpose(0, 1)
+    return dense_token_mixing(weight, bias, x_HTBE, is_causal).movedim(0, 2).flatten(2).transpose(0, 1)
+
+
+@pytest.fixture(params=["kernels", "plain"], autouse=True)
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """All of this with the package's kernels, and as code from a checkpoint's folder runs."""
+    with kernels.plain() if request.param == "plain" else nullcontext():
+        yield
 
 
 @pytest.mark.parametrize("is_causal", [True, False])
@@ -85,45 +94,48 @@ def test_looking_ahead_changes_no_token(heads: int, kernel: int) -> None:
         torch.testing.assert_close(actual[0], expected_BTD[:, position])
 
 
-@pytest.mark.parametrize("length", BLOCK_LENGTHS)
 @pytest.mark.parametrize("is_causal", [True, False])
-@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 6, 8, 12])
+@pytest.mark.parametrize("kernel", [1, 3, 4])
 @pytest.mark.parametrize("heads", [1, 4])
-def test_fast_equals_reference(heads: int, kernel: int, is_causal: bool, length: int) -> None:
+def test_dense_products_equal_the_reference(heads: int, kernel: int, is_causal: bool) -> None:
     """Outputs, and the gradients of weight, bias and input; above the diagonal these are exactly zero."""
-    inputs = _mixing_inputs(heads, length, kernel)
-    actual, expected = (mix(*inputs, is_causal) for mix in (_fast_token_mixing, reference_token_mixing))
+    inputs = _mixing_inputs(heads, 33, kernel)
+    actual, expected = (mix(*inputs, is_causal) for mix in (_dense, reference_token_mixing))
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
     upstream = torch.randn_like(expected)
     actual_grads, expected_grads = (torch.autograd.grad(y, inputs, upstream) for y in (actual, expected))
     torch.testing.assert_close(actual_grads, expected_grads, rtol=1e-10, atol=1e-10)
     if is_causal:
-        future = actual_grads[0].movedim(-1, 0).triu(1)
-        assert not future.any()
+        assert not actual_grads[0].movedim(-1, 0).triu(1).any()
 
 
-@pytest.mark.parametrize("kernel", [4, 8])
-def test_halved_taps_are_as_accurate_in_float32(kernel: int) -> None:
-    """The sums and differences of a halving cost a bit or two, not digits."""
-    exact = _mixing_inputs(1, 300, kernel)
-    rounded = tuple(x.detach().float().requires_grad_() for x in exact)
-    upstream = torch.randn_like(exact[2])
-    expected, actual = (
-        torch.autograd.grad(_fast_token_mixing(*inputs, True), inputs, upstream.to(inputs[0].dtype))
-        for inputs in (exact, rounded)
-    )
-    for one, other in zip(actual, expected):
-        assert (one - other).abs().max() < 1e-5 * other.abs().max()
+@pytest.mark.parametrize("kernel", [1, 4, 8])
+def test_bfloat16_is_rounded_once(kernel: int) -> None:
+    """At n = 1,024: no further from float64 than a plain bf16 convolution, in y and in the gradient of x."""
+    n, width = 1024, 32
+    bound = 1 / (n * kernel) ** 0.5
+    weight = torch.empty(1, n, n, kernel).uniform_(-bound, bound).bfloat16()
+    bias, x, upstream = (torch.randn(shape).bfloat16() for shape in ((1, n), (1, n, width), (1, n, width)))
 
+    def run(dtype: torch.dtype, mix: Callable[..., Tensor]) -> list[Tensor]:
+        given = x.to(dtype).requires_grad_()
+        y = mix(weight.to(dtype), bias.to(dtype), given)
+        return [y.detach(), *torch.autograd.grad(y, given, upstream.to(dtype))]
 
-@pytest.mark.parametrize("kernel", [1, 3, 4])
-@pytest.mark.parametrize("needed", range(3))
-def test_fast_gradients_of_one_input_alone(needed: int, kernel: int) -> None:
-    """A frozen weight, or a first layer whose input has no gradient, changes nothing for the others."""
-    inputs = [x.detach().requires_grad_(i == needed) for i, x in enumerate(_mixing_inputs(2, 130, kernel))]
-    grads = [mix(*inputs, True).square().sum() for mix in (_fast_token_mixing, reference_token_mixing)]
-    actual, expected = (torch.autograd.grad(y, inputs[needed]) for y in grads)
-    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+    def convolution(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+        mask = torch.ones(n, n, dtype=weight.dtype).tril()[..., None]
+        return F.conv1d(F.pad(x, ((kernel - 1) // 2, kernel // 2)), weight[0] * mask, bias[0])
+
+    def ours(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+        return token_mixing(weight, bias, x.transpose(0, 1)[None], True)[0].transpose(0, 1)
+
+    exact = run(torch.float64, convolution)
+    errors = [
+        [(one - other).abs().mean() for one, other in zip(run(torch.bfloat16, mix), exact)]
+        for mix in (ours, convolution)
+    ]
+    for actual, allowed in zip(*errors):
+        assert actual <= 1.001 * allowed
 
 
 @pytest.mark.parametrize("kernel", [1, 4])
@@ -151,25 +163,13 @@ def test_gathered_path_equals_aligned_path(
     position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
     results = []
     for given in (None, position_ids):
-        layout = model._layout(model.embed_tokens(input_ids), mask, given, past_length=0)
+        layout = choose_layout(model.config, model.embed_tokens(input_ids), mask, given, past_length=0)
         assert isinstance(layout, AlignedLayout if given is None else GatheredLayout)
         model.zero_grad()
         hidden = model(input_ids, attention_mask=mask, position_ids=given, use_cache=False).last_hidden_state
         hidden[mask.bool()].square().sum().backward()
         results.append((hidden[mask.bool()], [p.grad.clone() for p in model.parameters()]))
     torch.testing.assert_close(*results, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("features", [1, 5])
-@pytest.mark.parametrize("kernel", [2, 3, 8])
-def test_taps_move_over_features_never_over_tokens(kernel: int, features: int) -> None:
-    """A change of token j reaches no output before j, also where a kernel is wider than the features."""
-    weight, bias, x = _mixing_inputs(1, length=140, kernel=kernel, features=features)
-    changed = x.detach().clone()
-    changed[:, 130:] = torch.randn_like(changed[:, 130:])
-    before, after = (_fast_token_mixing(weight, bias, inputs, True) for inputs in (x, changed))
-    assert torch.equal(before[:, :130], after[:, :130])
-    assert (before[:, 130:] != after[:, 130:]).all()
 
 
 def _future(model: torch.nn.Module) -> list[tuple[Tensor, Tensor]]:
@@ -280,12 +280,3 @@ def test_unwritten_memory_is_never_read(mixer: MaskedMixerForCausalLM, inputs: d
     mixer(input_ids, labels=input_ids, **inputs).loss.backward()
     assert all(p.grad.isfinite().all() for p in mixer.parameters())
     assert mixer.eval()(input_ids, **inputs).logits.isfinite().all()
-
-
-@pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize("is_causal", [True, False])
-@pytest.mark.parametrize("kernel", [1, 4, 5])
-def test_unwritten_memory_is_never_read_across_blocks(kernel: int, is_causal: bool) -> None:
-    inputs = _mixing_inputs(2, 300, kernel)
-    grads = torch.autograd.grad(_fast_token_mixing(*inputs, is_causal).sum(), inputs)
-    assert all(grad.isfinite().all() for grad in grads)

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,12 +18,14 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
-from modeling_eem.training import RunTrainer, prepare_run
-from modeling_eem.training.checkpoints import COMPLETE_FILE, rotate, torn
+from modeling_eem.files import command_without_secrets, locked
+from modeling_eem.training import RunTrainer, TrainingInterrupted, held_out_metrics, prepare_run
+from modeling_eem.training.checkpoints import COMPLETE_FILE, mark_complete, rotate, torn
 
 STEPS = {"max_steps": 10, "save_steps": 5, "logging_steps": 2, "eval_steps": 3}
-MEASURED_TIME = ("runtime", "per_second", "train_loss")
+MEASURED_TIME = ("runtime", "per_second")
 
 
 def train(path: Path, *overrides: str) -> RunTrainer:
@@ -29,6 +33,15 @@ def train(path: Path, *overrides: str) -> RunTrainer:
     trainer.fit()
     trainer.finish()
     return trainer
+
+
+def interrupt(output: Path, without: str | None = None) -> None:
+    """As a kill would leave it: without the finished model, and without a checkpoint that was not reached."""
+    for path in output.iterdir():
+        if path.is_file():
+            path.unlink()
+    if without is not None:
+        shutil.rmtree(output / without)
 
 
 def state(checkpoint: Path) -> dict[str, Any]:
@@ -79,11 +92,12 @@ def trained(
 
 @pytest.fixture
 def again(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> Callable[..., Path]:
-    """A run file with a copy of that output, its values changed."""
+    """A run file with a copy of that output before it was finished, its values changed."""
 
     def write(**changes: Any) -> Path:
         output, values = trained
         shutil.copytree(output, tmp_path / "out", dirs_exist_ok=True)
+        interrupt(tmp_path / "out")
         path = tmp_path / "tiny.yaml"
         path.write_text(yaml.safe_dump({**values, "output_dir": str(tmp_path / "out"), **changes}))
         return path
@@ -99,10 +113,13 @@ def test_ten_steps_are_five_and_five(write_run: Callable[..., Path], tmp_path: P
     assert uninterrupted.run.config.noise_scale and uninterrupted.run.collator.random_prefix_probability
     assert uninterrupted.state.epoch > 1
     whole = state(tmp_path / "out" / "checkpoint-10")
-    shutil.rmtree(tmp_path / "out" / "checkpoint-10")
+    finished = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    interrupt(tmp_path / "out", "checkpoint-10")
     resumed = train(path)
     assert resumed.run.checkpoint == tmp_path / "out" / "checkpoint-5"
     assert_equal(state(tmp_path / "out" / "checkpoint-10"), whole)
+    assert resumed.state.log_history[-1]["train_loss"] == finished["log_history"][-1]["train_loss"]
+    assert resumed.state.num_input_tokens_seen == finished["num_input_tokens_seen"]
 
     shutil.rmtree(tmp_path / "out")
     train(path, "--save_steps", "10")
@@ -184,8 +201,6 @@ def test_a_run_may_go_on_longer(again: Callable[..., Path], tmp_path: Path) -> N
 def test_a_finished_run_is_not_trained_further(again: Callable[..., Path], tmp_path: Path) -> None:
     path = again()
     before = state(tmp_path / "out" / "checkpoint-10")
-    for name in ("model.safetensors", "README.md"):
-        (tmp_path / "out" / name).unlink()
     trainer = train(path)
     assert trainer.state.global_step == 10
     assert_equal(load_file(tmp_path / "out" / "model.safetensors"), before["weights"])
@@ -197,6 +212,229 @@ def test_rotation_never_counts_a_torn_checkpoint(again: Callable[..., Path], tmp
     (tmp_path / "out" / "checkpoint-10" / "optimizer.pt").unlink()
     rotate(tmp_path / "out", limit=1, best=None)
     assert torn(tmp_path / "out" / "checkpoint-5") is None
+
+
+def test_what_a_resume_needs_makes_a_checkpoint_whole(again: Callable[..., Path], tmp_path: Path) -> None:
+    """A list that agrees with a folder from which the optimizer was left out is a list of too little."""
+    again()
+    folder = tmp_path / "out" / "checkpoint-10"
+    for name, what in (("optimizer.pt", "the optimizer's state"), ("scheduler.pt", "the schedule")):
+        (folder / name).rename(tmp_path / name)
+        mark_complete(folder)
+        assert torn(folder) == f"holds no {what}, which going on needs"
+        (tmp_path / name).rename(folder / name)
+    mark_complete(folder)
+    assert torn(folder, with_contents=True) is None
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3", '{"a": []}', '{"a": {"size": "x"}}', "{", "\udcff"])
+def test_a_list_of_another_kind_is_torn(again: Callable[..., Path], tmp_path: Path, content: str) -> None:
+    again()
+    folder = tmp_path / "out" / "checkpoint-10"
+    (folder / COMPLETE_FILE).write_text(content, errors="surrogateescape")
+    assert torn(folder) == f"has no readable {COMPLETE_FILE}"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "run.yaml"])
+def test_other_bytes_of_the_same_size_are_found(
+    again: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    path = again()
+    spoiled = tmp_path / "out" / "checkpoint-10" / name
+    spoiled.write_bytes(bytes(spoiled.stat().st_size))
+    with caplog.at_level(logging.WARNING):
+        assert prepare_run(path).checkpoint == tmp_path / "out" / "checkpoint-5"
+    assert f"holds other bytes of {name} than were written" in caplog.text
+
+
+# What stands in an output folder
+
+
+def test_a_finished_run_says_so_and_is_left_alone(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    output, values = trained
+    shutil.copytree(output, tmp_path / "out")
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**values, "output_dir": str(tmp_path / "out")}))
+    before = {name: name.stat().st_mtime_ns for name in sorted((tmp_path / "out").rglob("*"))}
+    trainer = train(path)
+    assert trainer.run.is_finished and "holds this run, finished" in trainer.run.begins
+    assert trainer.state.global_step == 10 and held_out_metrics(trainer.run, trainer.state)["bits_per_byte"] > 0
+    assert_equal(dict(trainer.model.state_dict()), load_file(output / "model.safetensors"))
+    assert {name: name.stat().st_mtime_ns for name in sorted((tmp_path / "out").rglob("*"))} == before
+    longer = prepare_run(path, ["--max_steps", "12"])
+    assert not longer.is_finished and longer.checkpoint == tmp_path / "out" / "checkpoint-10"
+    for step in (5, 10):
+        shutil.rmtree(tmp_path / "out" / f"checkpoint-{step}")
+    with pytest.raises(ValueError, match="finished at step 10, and no checkpoint to go on from: choose another"):
+        prepare_run(path, ["--max_steps", "12"])
+
+
+def test_a_folder_with_another_run_is_refused(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """Also where that saved no checkpoint, and where no run made the model at all."""
+    output, values = trained
+    shutil.copytree(output, tmp_path / "out", ignore=shutil.ignore_patterns("checkpoint-*"))
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**values, "output_dir": str(tmp_path / "out"), "seed": 1}))
+    with pytest.raises(ValueError, match="out belongs to another run: training.seed was 42 and is 1"):
+        prepare_run(path)
+    (tmp_path / "out" / "run.yaml").unlink()
+    with pytest.raises(ValueError, match="out holds a model that no run file made: choose another output_dir"):
+        prepare_run(path)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "model: 3", "model: {}\ndata: {}", "{", "\udcff", "a: b: c"])
+@pytest.mark.parametrize("name", ["run.yaml", "trainer_state.json"])
+def test_files_of_another_kind_are_named(
+    trained: tuple[Path, dict[str, Any]], tmp_path: Path, name: str, content: str
+) -> None:
+    output, values = trained
+    shutil.copytree(output, tmp_path / "out", ignore=shutil.ignore_patterns("checkpoint-*"))
+    (tmp_path / "out" / name).write_text(content, errors="surrogateescape")
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**values, "output_dir": str(tmp_path / "out")}))
+    with pytest.raises(ValueError, match=f"out/{name} (cannot be read|is no record of a run|is no state)") as failed:
+        prepare_run(path)
+    assert "\n" not in str(failed.value)
+
+
+def test_a_file_may_lie_elsewhere_and_no_place_is_recorded(
+    again: Callable[..., Path], tmp_path: Path, run_text: Path
+) -> None:
+    """The record knows files by name and contents."""
+    shutil.copy(run_text / "train.jsonl", tmp_path / "train.jsonl")
+    run = prepare_run(again(train_files=[str(tmp_path / "train.jsonl")]))
+    assert run.checkpoint == tmp_path / "out" / "checkpoint-10"
+    assert str(tmp_path) not in yaml.safe_dump(run.record) and str(run_text) not in yaml.safe_dump(run.record)
+
+
+def test_nothing_that_is_secret_or_local_is_written(
+    write_run: Callable[..., Path], tmp_path: Path, run_text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_run(save_steps=1, hub_token="hf_" + "x1Y2" * 8, push_to_hub=False)
+    command = ["train.py", "--config", str(path), "--hub_token", "hf_" + "x1Y2" * 8]
+    monkeypatch.setattr("modeling_eem.training.outputs.provenance", lambda *_: provenance_of(command))
+    train(path)
+    written = [file for file in (tmp_path / "out").rglob("*") if file.is_file() and file.suffix != ".safetensors"]
+    for file in written:
+        assert b"x1Y2" not in file.read_bytes(), file
+        if file.name != "trainer_state.json":
+            assert str(tmp_path).encode() not in file.read_bytes(), file
+            assert str(run_text).encode() not in file.read_bytes(), file
+    assert not [file for file in written if file.name == "training_args.bin"]
+
+
+def provenance_of(command: list[str]) -> dict[str, str]:
+    return dict.fromkeys(("commit", "versions", "machine", "date"), "-") | {
+        "command": shlex.join(command_without_secrets(command))
+    }
+
+
+# One writer
+
+
+def test_two_trainings_over_one_folder_are_refused(write_run: Callable[..., Path], tmp_path: Path) -> None:
+    """While one holds it; and where one wrote between the other's preparation and its start."""
+    path = write_run(save_steps=1)
+    first, second = (RunTrainer(prepare_run(path)) for _ in range(2))
+    with locked(tmp_path / "out"), pytest.raises(ValueError, match="out is being written by another process"):
+        first.fit()
+    first.fit()
+    first.finish()
+    with pytest.raises(ValueError, match="was changed by another training: start this one again"):
+        second.fit()
+    assert prepare_run(path).is_finished
+
+
+def test_a_checkpoint_that_goes_while_it_is_read_is_found(
+    again: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers goes on without an optimizer's state that is missing."""
+    path = again(max_steps=12)
+    whole = RunTrainer._load_optimizer_and_scheduler
+
+    def vanish(trainer: RunTrainer, checkpoint: str | None) -> None:
+        (Path(str(checkpoint)) / "optimizer.pt").unlink()
+        whole(trainer, checkpoint)
+
+    monkeypatch.setattr(RunTrainer, "_load_optimizer_and_scheduler", vanish)
+    with pytest.raises(ValueError, match="checkpoint-10 lacks optimizer.pt: it was changed while it was read"):
+        train(path)
+
+
+# Rotation
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_that_would_keep_nothing_is_refused(again: Callable[..., Path], tmp_path: Path, limit: int) -> None:
+    with pytest.raises(ValueError, match=f"save_total_limit must be from 1 to .*; got {limit}"):
+        prepare_run(again(save_total_limit=limit))
+    assert len(list((tmp_path / "out").glob("checkpoint-*"))) == 2
+
+
+def test_what_a_killed_rotation_left_is_removed(again: Callable[..., Path], tmp_path: Path) -> None:
+    again()
+    output = tmp_path / "out"
+    shutil.copytree(output / "checkpoint-5", output / "deleted-checkpoint-2")
+    (output / "checkpoint-5" / "optimizer.pt").unlink()  # as the old rotation left it
+    rotate(output, limit=None, best=None)
+    assert {path.name for path in output.iterdir()} == {"checkpoint-5", "checkpoint-10"}
+    rotate(output, limit=1, best=None)
+    assert {path.name for path in output.iterdir()} == {"checkpoint-10"}
+
+
+# Interruptions
+
+
+def test_ctrl_c_leaves_a_word(again: Callable[..., Path], write_run: Callable[..., Path], tmp_path: Path) -> None:
+    class Stop(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+    trainer = RunTrainer(prepare_run(again(max_steps=12)), [Stop()])
+    with pytest.raises(TrainingInterrupted, match="stopped at step 11; the same command goes on from .*checkpoint-10"):
+        trainer.fit()
+    trainer = RunTrainer(prepare_run(write_run(output_dir=str(tmp_path / "new"))), [Stop()])
+    with pytest.raises(TrainingInterrupted, match="stopped at step 1; no checkpoint was saved yet"):
+        trainer.fit()
+
+
+def test_a_full_disk_leaves_what_there_was(again: Callable[..., Path], tmp_path: Path) -> None:
+    """Each size stops another file."""
+    path = again(max_steps=12, save_steps=12)
+    before = state(tmp_path / "out" / "checkpoint-10")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    largest = max(file.stat().st_size for file in (tmp_path / "out" / "checkpoint-10").iterdir())
+    for size in (100, 3000, largest - 10):
+        trainer = RunTrainer(prepare_run(path))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            with pytest.raises(OSError, match=r"no space to write it \(.* MB are free\)") as failed:
+                trainer.fit()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert str(failed.value.filename).startswith(str(tmp_path / "out"))
+        assert not (tmp_path / "out" / "checkpoint-12").exists()
+        assert_equal(state(tmp_path / "out" / "checkpoint-10"), before)
+    assert train(path).state.global_step == 12
+
+
+def test_the_steps_between_measurements_are_those_of_the_run_that_goes_on(
+    again: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """transformers keeps the checkpoint's, and warns of a share that is not its number of steps."""
+    trainer = train(again(max_steps=20, eval_steps=0.2, logging_steps=1))
+    measured = [entry["step"] for entry in trainer.state.log_history if "eval_cross_entropy" in entry]
+    assert [step for step in measured if step > 10] == [12, 15, 16, 20]
+    assert "do not match" not in capfd.readouterr().err
+
+
+def test_the_callers_arguments_stay_as_they_are(write_run: Callable[..., Path]) -> None:
+    run = prepare_run(write_run(save_steps=1, save_total_limit=1))
+    before = run.arguments.to_dict()
+    trainer = RunTrainer(run)
+    trainer.fit()
+    trainer.finish()
+    assert run.arguments.to_dict() == before and trainer.args.label_names == ["labels"]
 
 
 # A process that is killed while it writes: half of the optimizer's state of step 6 is on disk.
@@ -251,6 +489,6 @@ def test_two_processes_resume_bit_for_bit(write_run: Callable[..., Path], tmp_pa
     whole = state(tmp_path / "out" / "checkpoint-10")
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= whole.keys()
     assert not torch.equal(whole["rng_state_0.pth"]["cpu"], whole["rng_state_1.pth"]["cpu"])
-    shutil.rmtree(tmp_path / "out" / "checkpoint-10")
+    interrupt(tmp_path / "out", "checkpoint-10")
     launch()
     assert_equal(state(tmp_path / "out" / "checkpoint-10"), whole)

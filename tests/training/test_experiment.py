@@ -71,6 +71,30 @@ def test_prepared_rows_are_trained_on_from_disk(write_run: Callable[..., Path], 
     assert run.collator.max_length == 24 and "eval_bits_per_byte" in trainer.state.log_history[-2]
 
 
+def test_tokens_seen_are_the_rows_own(write_run: Callable[..., Path], prepared: Callable[..., Path]) -> None:
+    """Two passes over rows of unequal length; padding is not counted."""
+    for rows in ("windows", "pack"):
+        kind = {"rows": "pack", "max_length": 64} if rows == "pack" else {}
+        changes = {"max_position_embeddings": 64} if rows == "pack" else {"random_prefix_probability": 0.0}
+        model = "llama" if rows == "pack" else "eem"
+        path = write_run(model, train_rows=str(prepared(**kind)), train_files=None, num_train_epochs=2, **changes)
+        trainer = train(path, "--max_steps", "-1")
+        tokens = 2 * sum(map(len, trainer.run.train_rows["input_ids"]))
+        assert trainer.state.num_input_tokens_seen == tokens
+        assert json.loads((Path(trainer.args.output_dir) / "results.json").read_text())["tokens"] == tokens
+        shutil.rmtree(trainer.args.output_dir)
+
+
+def test_the_held_out_loss_is_the_cross_entropy_of_any_batches(write_run: Callable[..., Path]) -> None:
+    found = set()
+    for size in (1, 3, 8):
+        trainer = RunTrainer(prepare_run(write_run("llama", per_device_eval_batch_size=size)))
+        measured = trainer.evaluate()
+        assert measured["eval_loss"] == measured["eval_cross_entropy"]
+        found.add(round(measured["eval_loss"], 5))
+    assert len(found) == 1
+
+
 def test_validation_files_come_before_the_held_out_split(
     write_run: Callable[..., Path], prepared: Callable[..., Path]
 ) -> None:
@@ -250,7 +274,7 @@ def test_rows_that_do_not_fit_are_named(
             prepare_run(write_run("masked_mixer", **mixer | changes))
     shutil.copytree(rows, tmp_path / "torn")
     (tmp_path / "torn" / "dataset_dict.json").unlink()
-    with pytest.raises(ValueError, match="is not complete: run `eem-data prepare` again"):
+    with pytest.raises(ValueError, match="is not complete: run `eem data prepare` again"):
         prepare_run(write_run("masked_mixer", **mixer | {"train_rows": str(tmp_path / "torn")}))
     DatasetDict({"test": load_from_disk(rows)["train"]}).save_to_disk(tmp_path / "other")
     shutil.copy(Path(rows) / FINGERPRINT_FILE, tmp_path / "other")

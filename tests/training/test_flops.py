@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from modeling_eem import EEMForCausalLM
 from modeling_eem.training import training_flops
+from modeling_eem.training.flops import counted_flops
 
 VOCAB_SIZE, LAYERS, LENGTH = 40, 2, 300
 
@@ -68,23 +69,28 @@ def test_eem_is_encoder_bottleneck_and_decoder(
     assert training_flops(EEMForCausalLM(config), LENGTH) == expected
 
 
-@pytest.mark.parametrize(
-    "attention",
-    [
-        "eager",
-        "sdpa",
-    ],
-)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_llama(backbone_config: Callable[..., Any], attention: str) -> None:
-    """Products of the whole square: attention skips no part of it where it is written out."""
+    """Written out, attention is the whole square; fused and causal, the triangle that it computes."""
     d, t = 32, 100
     config = backbone_config("llama", hidden_size=d, max_position_embeddings=t, attn_implementation=attention)
-    block = 4 * t * d**2 + 3 * t * d * (4 * d) + 2 * t**2 * d
+    pairs = t**2 if attention == "eager" else t * (t + 1) // 2
+    block = 4 * t * d**2 + 3 * t * d * (4 * d) + 2 * pairs * d
     expected = 6 * (LAYERS * block + t * d * VOCAB_SIZE)
     if attention == "sdpa":
-        expected += LAYERS * 2 * t**2 * d  # its backward makes the scores again
+        expected += LAYERS * 2 * pairs * d  # its backward makes the scores again
     # the rotary angles are a product too, forward only: t positions times half a head
     assert training_flops(_model(config), t) == pytest.approx(expected, abs=2 * t * d)
+
+
+@pytest.mark.parametrize("is_causal, pairs", [(False, 5 * 8), (True, 1 + 2 + 3 + 4 + 5)])
+def test_attention_counts_the_pairs_that_it_computes(is_causal: bool, pairs: int) -> None:
+    q, k = torch.randn(2, 3, 5, 16), torch.randn(2, 3, 8, 16)
+
+    def attend() -> None:
+        torch.nn.functional.scaled_dot_product_attention(q, k, k, is_causal=is_causal)
+
+    assert counted_flops(attend) == 2 * 2 * (2 * 3) * pairs * 16
 
 
 @pytest.mark.parametrize("kind", ["masked_mixer", "llama", "eem"])

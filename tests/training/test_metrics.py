@@ -54,7 +54,7 @@ def test_losses_stand_at_their_tokens(is_shifted: bool, is_tuple: bool) -> None:
     total = sum(losses[place].item() for place in places)
     hits = sum(int(first[place] == labels[place]) for place in places)
     num_bytes = 2 + 3 + 4 + 5 + 1
-    bits = total / math.log(2) + 2 * 10.0 + window_length_bits(3, 4)
+    bits = total / math.log(2) + 2 * 10.0 + window_length_bits(4, 4) + window_length_bits(3, 4)
     assert found["cross_entropy"] == pytest.approx(total / 5, rel=1e-6)
     assert found["token_accuracy"] == hits / 5
     assert found["bits_per_byte"] == pytest.approx(bits / num_bytes, rel=1e-6)

@@ -19,6 +19,7 @@ from modeling_eem import (
 )
 from modeling_eem.training import (
     DataArguments,
+    RunArguments,
     TokenWeightedTrainingArguments,
     build_config,
     build_model,
@@ -68,10 +69,18 @@ def test_one_flat_file_is_model_data_and_training(read: Reader) -> None:
         ("max_steps", "-1", -1),
         ("train_files", "[/x.txt, /y.txt]", ["/x.txt", "/y.txt"]),
         ("save_strategy", '"no"', "no"),
+        ("save_strategy", "no", "no"),
+        ("eval_strategy", "no", "no"),
+        ("disable_tqdm", "no", False),
+        ("is_causal", "no", False),
+        ("tie_word_embeddings", "yes", True),
+        ("eval_steps", "null", None),
+        ("max_held_out_rows", "null", None),
     ],
 )
 def test_values_are_cast_by_their_fields(read: Reader, key: str, text: str, value: Any) -> None:
-    file = yaml.safe_dump({"model_type": "masked_mixer", **DATA} | {key: yaml.safe_load(text)})
+    values = {name: value for name, value in {"model_type": "masked_mixer", **DATA}.items() if name != key}
+    file = f"{yaml.safe_dump(values)}{key}: {text}\n"
     for results in (read(file), read({}, f"--{key}", text)):
         found = next(getattr(result, key) for result in results if key in vars(result))
         assert found == value and isinstance(found, type(value))
@@ -214,6 +223,94 @@ def test_what_is_wrong_is_named(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         read(values, *overrides)
+
+
+def test_null_is_not_the_default(tmp_path: Path) -> None:
+    """Held-out rows are measured six times where nothing is said, and null says: as often as is logged."""
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({"model_type": "masked_mixer", **DATA, "eval_steps": None, "logging_steps": 7}))
+    assert read_run_file(path, (DataArguments, RunArguments))[1][1].eval_steps == 7
+    with pytest.raises(ValueError, match="command line: learning_rate cannot be null: give it a value"):
+        read_run_file(path, (DataArguments, RunArguments), ["--learning_rate", "null"])
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        (("--learning_rate", "fast"), "learning_rate"),
+        (("--save_strategy", "sometimes"), "save_strategy|sometimes"),
+        (("--max_stps", "3"), "unknown key 'max_stps'"),
+        (("--hidden_size", "wide"), "hidden_size must be an integer"),
+        (("--layer_norm_eps", "1e999"), "layer_norm_eps must be a finite number"),
+        (("--rows", "wind"), "rows must be one of"),
+        (("--seed",), "overrides must come as"),
+    ],
+)
+def test_the_command_line_is_blamed_for_what_it_says(read: Reader, override: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^command line: .*({message})"):
+        read({}, *override)
+    with pytest.raises(ValueError, match="^.*run.yaml: .*unknown key 'learning_rat'"):
+        read({"learning_rat": 1}, "--max_steps", "3")
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("prediction_loss_only", "true"),
+        ("batch_eval_metrics", "true"),
+        ("eval_do_concat_batches", "false"),
+        ("eval_use_gather_object", "true"),
+        ("include_for_metrics", "loss"),
+        ("label_names", "labels"),
+        ("remove_unused_columns", "false"),
+        ("include_num_input_tokens_seen", "true"),
+        ("label_smoothing_factor", "0.1"),
+        ("average_tokens_across_devices", "false"),
+        ("save_only_model", "true"),
+        ("ignore_data_skip", "true"),
+        ("auto_find_batch_size", "true"),
+        ("restore_callback_states_from_checkpoint", "true"),
+        ("save_on_each_node", "true"),
+        ("enable_jit_checkpoint", "true"),
+        ("logging_nan_inf_filter", "true"),
+        ("accelerator_config", '{"split_batches": true}'),
+        ("save_strategy", "best"),
+        ("save_total_limit", "0"),
+        ("save_total_limit", "-1"),
+        ("save_steps", "-1"),
+        ("logging_steps", "nan"),
+        ("eval_steps", "inf"),
+        ("learning_rate", "nan"),
+        ("learning_rate", "-1"),
+        ("weight_decay", "inf"),
+        ("adam_beta1", "nan"),
+        ("seed", "-1"),
+        ("seed", "1000000000000"),
+        ("max_steps", "0"),
+        ("max_steps", "1000000000000"),
+        ("num_train_epochs", "inf"),
+        ("num_train_epochs", "1e12"),
+        ("per_device_train_batch_size", "0"),
+        ("per_device_train_batch_size", "1000000000000"),
+        ("per_device_eval_batch_size", "-2"),
+        ("gradient_accumulation_steps", "0"),
+        ("dataloader_num_workers", "1000000000000"),
+        ("focal_gamma", "nan"),
+        ("selected_fraction", "2"),
+    ],
+)
+def test_what_a_run_cannot_honour_is_refused_at_the_start(tmp_path: Path, key: str, value: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({"model_type": "masked_mixer", **DATA}))
+    with pytest.raises(ValueError, match=f"^command line: {key}") as failed:
+        read_run_file(path, (DataArguments, RunArguments), [f"--{key}", value])
+    assert "\n" not in str(failed.value)
+
+
+def test_a_cpu_pins_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({"model_type": "masked_mixer", **DATA, "use_cpu": True}))
+    assert not read_run_file(path, (DataArguments, RunArguments))[1][1].dataloader_pin_memory
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
-"""The fast Linear: the same numbers as `nn.Linear`, whatever way they are computed."""
+"""The kernels of plain Linears: the same numbers as PyTorch's own, whatever way they are computed."""
 
+from collections.abc import Callable
 from unittest.mock import patch
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 from torch import nn
 
 from modeling_eem import MaskedMixerConfig, MaskedMixerForCausalLM
-from modeling_eem.models.linear_masked_mixer import FEW_ROWS, FastLinear, few_rows_linear, rows_product
+from modeling_eem.kernels import cpu
+from modeling_eem.kernels.cpu import FEW_ROWS
+from modeling_eem.models.mixing_masked_mixer import linear, product
 
 
 @pytest.mark.parametrize("shape", [(12,), (1, 12), (1, 1, 12), (5, 12), (2, 3, 12), (3, 1, 12)])
@@ -17,27 +20,27 @@ def test_few_rows_are_a_linear(shape: tuple[int, ...], has_bias: bool) -> None:
     bias = torch.randn(8) if has_bias else None
     for rows in (x, x.transpose(0, -2) if x.dim() > 2 else x):  # also rows that do not lie one after the other
         expected = nn.functional.linear(rows, weight, bias)
-        torch.testing.assert_close(few_rows_linear(rows, weight, bias), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(cpu.few_rows_linear(rows, weight, bias), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, FEW_ROWS, FEW_ROWS + 1])
 @pytest.mark.parametrize("num_outputs", [8, 511, 512])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_the_layer_is_a_linear_for_any_rows(num_rows: int, num_outputs: int, dtype: torch.dtype) -> None:
-    layer = FastLinear(256, num_outputs).to(dtype)
+    layer = nn.Linear(256, num_outputs).to(dtype)
     x = torch.randn(num_rows, 256, dtype=dtype)
     with torch.no_grad():
         expected = nn.functional.linear(x, layer.weight, layer.bias)
-        torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(linear(layer, x), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(256, 512), (12, 8)], ids=["large", "small"])
 def test_only_large_weights_go_the_other_way(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """What fits a core's cache gains nothing."""
     called = []
-    monkeypatch.setattr("modeling_eem.models.linear_masked_mixer.few_rows_linear", lambda *_: called.append(1))
+    monkeypatch.setattr("modeling_eem.kernels.cpu.few_rows_linear", lambda *_: called.append(1))
     with torch.no_grad():
-        FastLinear(*size)(torch.randn(1, size[0]))
+        linear(nn.Linear(*size), torch.randn(1, size[0]))
     assert bool(called) == (size == (256, 512))
 
 
@@ -49,18 +52,18 @@ def test_a_product_of_rows_is_one(num_rows: int, num_inputs: int, num_outputs: i
     # As it is, as a transpose, and with gaps between its rows.
     for weight in (dense, dense.T.contiguous().T, wide[:, :num_inputs]):
         expected = (x.double() @ weight.double().T + bias.double()).float()
-        torch.testing.assert_close(rows_product(x, weight, bias), expected, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(cpu._onednn(x, weight, bias), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_gradients_are_those_of_a_linear() -> None:
     """First and second ones, of a sum that is not linear in the weights."""
-    layer, x = FastLinear(24, 16), torch.randn(3, 5, 24, requires_grad=True)
+    layer, x = nn.Linear(24, 16), torch.randn(3, 5, 24, requires_grad=True)
     plain = nn.Linear(24, 16)
     plain.load_state_dict(layer.state_dict())
     found = []
-    for linear in (layer, plain):
-        wanted = (x, linear.weight, linear.bias)
-        first = torch.autograd.grad(linear(x).pow(3).sum(), wanted, create_graph=True)
+    for run, module in ((lambda: linear(layer, x), layer), (lambda: plain(x), plain)):
+        wanted = (x, module.weight, module.bias)
+        first = torch.autograd.grad(run().pow(3).sum(), wanted, create_graph=True)
         second = torch.autograd.grad(sum(grad.pow(2).sum() for grad in first), wanted)
         found.append([*first, *second])
     for ours, theirs in zip(*found):
@@ -69,32 +72,32 @@ def test_gradients_are_those_of_a_linear() -> None:
 
 
 def test_only_wanted_gradients_are_formed() -> None:
-    layer = FastLinear(24, 16).requires_grad_(False)
+    layer = nn.Linear(24, 16).requires_grad_(False)
     x = torch.randn(9, 24, requires_grad=True)
-    layer(x).sum().backward()
+    linear(layer, x).sum().backward()
     assert x.grad.any() and layer.weight.grad is None and layer.bias.grad is None
 
 
 def test_bits_do_not_depend_on_the_place_of_the_weights_or_the_number_of_rows() -> None:
     x, weight = torch.randn(300, 40), torch.randn(24, 40)
-    expected = rows_product(x, weight)
+    expected = product(x, weight)
     for offset in (1, 3, 16):
         moved = torch.empty(weight.numel() + offset)[offset:].view_as(weight).copy_(weight)
-        assert torch.equal(rows_product(x, moved), expected)
+        assert torch.equal(product(x, moved), expected)
     for num_rows in (2, 3, 33, 299):
-        assert torch.equal(rows_product(x[:num_rows], weight), expected[:num_rows])
+        assert torch.equal(product(x[:num_rows], weight), expected[:num_rows])
 
 
 @pytest.mark.parametrize(
     "switch",
-    ["torch.backends.mkldnn.enabled", "modeling_eem.models.linear_masked_mixer.HAS_ONEDNN"],
+    ["torch.backends.mkldnn.enabled", "modeling_eem.kernels.cpu.HAS_ONEDNN"],
     ids=["off", "not built"],
 )
 def test_without_onednn_it_is_pytorchs_linear(switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = torch.randn(300, 40), torch.randn(24, 40)
     monkeypatch.setattr(switch, False)
     with patch.object(nn.functional, "linear", wraps=nn.functional.linear) as linear:
-        rows_product(x, weight)
+        product(x, weight)
     linear.assert_called_once()
 
 
@@ -106,41 +109,51 @@ def test_other_kinds_of_tensors_are_left_to_pytorch() -> None:
 
     x, weight = torch.randn(300, 40), torch.randn(24, 40).as_subclass(Shard)
     with patch.object(nn.functional, "linear", wraps=nn.functional.linear) as linear:
-        assert type(rows_product(x, weight)) is Shard
+        assert type(product(x, weight)) is Shard
     linear.assert_called_once()
 
 
 def test_a_weight_may_be_a_part_of_the_layers() -> None:
     """Tensor parallelism puts its shard in the weight's place; the layer's own sizes then are not the weight's."""
-    layer = FastLinear(256, 1024, bias=False)
+    layer = nn.Linear(256, 1024, bias=False)
     layer.weight = nn.Parameter(layer.weight[:511].detach().clone())
     for num_rows in (1, 300):
         x = torch.randn(num_rows, 256)
         with torch.no_grad():
-            torch.testing.assert_close(layer(x), x @ layer.weight.T, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(linear(layer, x), x @ layer.weight.T, rtol=1e-5, atol=1e-5)
 
 
 def test_mistakes_are_told_as_by_pytorch() -> None:
-    layer = FastLinear(24, 16)
+    layer = nn.Linear(24, 16)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        layer(torch.randn(3, 12))
+        linear(layer, torch.randn(3, 12))
     with pytest.raises(RuntimeError, match="meta"):
-        FastLinear(24, 16, device="meta")(torch.randn(3, 24))
+        linear(nn.Linear(24, 16, device="meta"), torch.randn(3, 24))
 
 
 def test_frozen_layers_hold_nothing_they_do_not_need() -> None:
     held = []
     x = torch.randn(9, 24, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: held.append(tensor.shape), lambda _: None):
-        FastLinear(24, 16).requires_grad_(False)(x)
+        linear(nn.Linear(24, 16).requires_grad_(False), x)
     assert held == [(16, 24)]
 
 
 def test_functional_gradients_and_vmap() -> None:
-    layer, x = FastLinear(24, 16), torch.randn(5, 3, 24)
+    layer, x = nn.Linear(24, 16), torch.randn(5, 3, 24)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return linear(self.layer, rows)
+
+    net = Net()
 
     def loss(weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        return torch.func.functional_call(layer, {"weight": weight}, (rows,)).pow(2).sum()
+        return torch.func.functional_call(net, {"layer.weight": weight}, (rows,)).pow(2).sum()
 
     each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(layer.weight.detach(), x)
     loop = torch.stack([torch.autograd.grad(loss(layer.weight, rows), layer.weight)[0] for rows in x])
@@ -149,18 +162,51 @@ def test_functional_gradients_and_vmap() -> None:
 
 def test_autocast_decides_the_dtype() -> None:
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        assert FastLinear(256, 512)(torch.randn(1, 256)).dtype == torch.bfloat16
+        assert linear(nn.Linear(256, 512), torch.randn(1, 256)).dtype == torch.bfloat16
 
 
-def test_hooks_and_resized_heads_still_count() -> None:
-    """It is called as a module, so what wraps its forward is not passed by; a resized head is a plain Linear again."""
+HOOKS: dict[str, Callable[[nn.Module, list], object]] = {
+    "forward": lambda layer, seen: layer.register_forward_hook(lambda *_: seen.append(1)),
+    "before forward": lambda layer, seen: layer.register_forward_pre_hook(lambda *_: seen.append(1)),
+    "backward": lambda layer, seen: layer.register_full_backward_hook(lambda *_: seen.append(1)),
+    "before backward": lambda layer, seen: layer.register_full_backward_pre_hook(lambda *_: seen.append(1)),
+}
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_watched_layer_is_called(hook: str) -> None:
+    config = MaskedMixerConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, max_position_embeddings=8)
+    model = MaskedMixerForCausalLM(config)
+    seen: list[int] = []
+    HOOKS[hook](model.model.layers[0].mlp.up_proj, seen)
+    ids = torch.tensor([[1, 2, 3]])
+    model(ids, labels=ids).loss.backward()
+    assert seen == [1]
+
+
+def test_a_layer_whose_forward_was_replaced_is_called() -> None:
+    """As accelerate does for offloaded weights."""
+    layer, x = nn.Linear(24, 16), torch.randn(3, 24)
+    layer.forward = lambda rows: rows * 2
+    assert torch.equal(linear(layer, x), x * 2)
+
+
+def test_another_class_is_called() -> None:
+    """As quantized and adapted layers are."""
+
+    class Doubled(nn.Linear):
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return rows * 2
+
+    x = torch.randn(3, 24)
+    assert torch.equal(linear(Doubled(24, 16), x), x * 2)
+
+
+def test_a_resized_head_still_counts() -> None:
     config = MaskedMixerConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, max_position_embeddings=8)
     model = MaskedMixerForCausalLM(config).eval()
-    seen = []
-    model.model.layers[0].mlp.up_proj.register_forward_hook(lambda *_: seen.append(1))
     ids = torch.tensor([[1, 2, 3]])
     with torch.no_grad():
         before = model(ids).logits
         model.resize_token_embeddings(24)
         torch.testing.assert_close(model(ids).logits[..., :20], before)
-    assert len(seen) == 2

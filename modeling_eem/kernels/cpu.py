@@ -1,0 +1,388 @@
+"""Faster ways on a CPU to the models' own numbers, in float32 and double precision.
+
+* `block_token_mixing`: token mixing by blocks of W's columns, so that the half above the diagonal is never computed,
+  and taps by a fast FIR algorithm.
+* `onednn_linear`, `onednn_product`: products of many rows by oneDNN. PyTorch hands them to MKL on an x86 CPU, although
+  the oneDNN it comes with can be the faster one. Its sums depend neither on where in memory the weights lie nor on how
+  many rows there are beyond one; MKL's do. A few rows, as in generation, are different: it is the weights that have to
+  be read. `x W^T` reads them with one core, `W x^T` in two halves, one batched product, with two.
+
+Each declines what it was not made for (other devices and dtypes, shards, quantized or watched layers) by returning
+None, and the models then compute it themselves. What each gains is in `records/speed.md`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Columns of W a product takes at a time: few enough to skip most of the upper triangle, enough for full speed.
+BLOCK_SIZE = 64
+# Numbers in a cache line: products of taps a column short of it took a sixth longer.
+COLUMN_MULTIPLE = 16
+# Rows up to which two halves of W are the faster way, by measurement.
+FEW_ROWS = 4
+# Numbers in W from which they are; smaller ones lie in a core's own cache.
+LEAST_WEIGHTS = 1 << 16
+# The operator that `torch.compile` writes for a Linear on a CPU; builds without oneDNN lack it.
+HAS_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+# What shards (DTensor) and quantized weights are not.
+_PLAIN_TENSORS = (Tensor, nn.Parameter)
+
+
+def _is_plain(x: Tensor, weight: Tensor, *dtypes: torch.dtype) -> bool:
+    """Whether a product is one of such numbers on a CPU, and run as it is written."""
+    return (
+        x.is_cpu
+        and weight.is_cpu
+        and x.dtype == weight.dtype
+        and x.dtype in dtypes
+        and type(x) in _PLAIN_TENSORS
+        and type(weight) in _PLAIN_TENSORS
+        and weight.layout == torch.strided
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def block_token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor, is_causal: bool) -> Tensor | None:
+    """`dense_token_mixing`, by blocks; not in half precision, where sums of blocks and taps would each be rounded."""
+    if not _is_plain(x_HTBE, weight_HTTK, torch.float32, torch.float64):
+        return None
+    return _BlockMixing.apply(weight_HTTK, bias_HT, x_HTBE, is_causal)
+
+
+def onednn_linear(layer: nn.Module, x: Tensor) -> Tensor | None:
+    """A plain `nn.Linear` that nobody watches.
+
+    Two things a function with gradients of its own cannot do: forward-mode differentiation, and leaving out W's
+    gradient where only x's is asked for and W is not frozen. Up to `FEW_ROWS` rows without gradients, the last bits
+    depend on where large weights lie in memory, as they do in PyTorch's own product of one row.
+    """
+    if type(layer) is not nn.Linear or _is_watched(layer) or not _is_taken(x, layer.weight):
+        return None
+    # Not from the layer's own sizes: under tensor parallelism its weight is a part.
+    num_outputs, num_inputs = layer.weight.shape
+    is_halved = x.numel() <= FEW_ROWS * num_inputs and layer.weight.numel() >= LEAST_WEIGHTS and num_outputs % 2 == 0
+    if is_halved and not torch.is_grad_enabled():
+        return few_rows_linear(x, layer.weight, layer.bias)
+    return _linear_rows(x.reshape(-1, num_inputs), layer.weight, layer.bias).view(*x.shape[:-1], num_outputs)
+
+
+def onednn_product(x_NI: Tensor, weight_OI: Tensor) -> Tensor | None:
+    """`x W^T [N, O]`, without gradients."""
+    return _onednn(x_NI, weight_OI, None) if _is_taken(x_NI, weight_OI) else None
+
+
+def _is_watched(layer: nn.Module) -> bool:
+    """Whether a call of the layer is more than its forward: hooks, or a forward put in the place of the class's."""
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return any(hooks) or "forward" in vars(layer)
+
+
+def _is_taken(x: Tensor, weight_OI: Tensor) -> bool:
+    """`torch.backends.mkldnn.enabled = False` leaves all products to the library that PyTorch would take."""
+    return (
+        HAS_ONEDNN
+        and torch.backends.mkldnn.enabled
+        and _is_plain(x, weight_OI, torch.float32)
+        and x.numel() > 0
+        and x.shape[-1] == weight_OI.shape[-1]
+    )
+
+
+def _onednn(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    # With gaps between its rows, oneDNN has no fast way for W.
+    if not (weight_OI.is_contiguous() or weight_OI.T.is_contiguous()):
+        return F.linear(x_NI, weight_OI, bias_O)
+    return torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, bias_O, "none", [], "")
+
+
+def _linear_rows(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """`x W^T + b [N, O]` with its gradients, to any order."""
+    if torch.is_grad_enabled():
+        return _RowsProduct.apply(x_NI, weight_OI, bias_O)
+    return _onednn(x_NI, weight_OI, bias_O)
+
+
+class _RowsProduct(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+        return _onednn(x_NI, weight_OI, bias_O)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+        x_NI, weight_OI, _ = inputs
+        needs_x, needs_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x_NI if needs_weight else None, weight_OI if needs_x else None)
+
+    @staticmethod
+    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x_NI, weight_OI = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        grad_x = _linear_rows(grad_NO, weight_OI.T) if needs_x else None
+        # By the BLAS, which reads transposes as they lie; oneDNN would have them copied.
+        grad_weight = grad_NO.T @ x_NI if needs_weight else None
+        return grad_x, grad_weight, grad_NO.sum(0) if needs_bias else None
+
+
+def few_rows_linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    """`F.linear(x [..., I], W [O, I], b)` as `W x^T` in two halves of W; O is even. Returns `[..., O]`, a view."""
+    num_outputs, num_inputs = weight_OI.shape
+    num_rows = x.numel() // num_inputs
+    x_2IN = x.reshape(num_rows, num_inputs).T.expand(2, num_inputs, num_rows)
+    weight_2OI = weight_OI.reshape(2, num_outputs // 2, num_inputs)
+    if bias_O is None:
+        y_2ON = torch.bmm(weight_2OI, x_2IN)
+    else:
+        y_2ON = torch.baddbmm(bias_O.reshape(2, num_outputs // 2, 1), weight_2OI, x_2IN)
+    shape = (*x.shape[:-1], num_outputs)
+    return y_2ON.view(shape) if num_rows == 1 else y_2ON.view(num_outputs, num_rows).T.view(shape)
+
+
+class _BlockMixing(torch.autograd.Function):
+    """`y = reference_token_mixing` on the layout `[H, T, B, E]`, and its gradients, fast.
+
+    Shapes: `W [H, T, T, K]`, `bias [H, T]`, `x` and `y [H, T, B, E]`. With `is_causal` nothing above W's diagonal
+    counts, whatever stands there, and its gradient is zero: `_mix` skips the blocks there.
+
+    An even number of taps is halved, for three quarters of the products, as a fast FIR filter (F(2, 2) of Winograd).
+    Even and odd taps A, B and even and odd columns U, V of x, with U' for U one further:
+
+        y_even = A*U + B*V  = A*(U - V) + (A + B)*V
+        y_odd  = A*V + B*U' = (A + B)*V + B*(U' - V)
+
+    so that three convolutions of half the taps and half the columns do the work of four. The products are between
+    `_fan_out(taps)` and `_differences(columns)`; `_fan_in` makes y of them. Halved again, it gained nothing.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor, is_causal: bool) -> Tensor:
+        weight_KHTT = weight_HTTK.movedim(3, 0)
+        weight_KHTT = weight_KHTT.tril() if is_causal else weight_KHTT.contiguous()
+        columns = _Columns(*x_HTBE.shape[2:], len(weight_KHTT))
+        kernels = _fan_out(weight_KHTT.unbind(), columns.step)
+        pieces = _differences(columns.of_inputs(x_HTBE))
+        mixed = [
+            [_mix(taps, bias_HT if piece == len(pieces) // 2 else None, x_HTF, columns.num_outputs, is_causal)]
+            for piece, (taps, x_HTF) in enumerate(zip(kernels, pieces))
+        ]
+        needs_weight, _, needs_x = ctx.needs_input_grad[:3]
+        ctx.save_for_backward(weight_KHTT if needs_x else None, *(pieces if needs_weight else ()))
+        ctx.is_causal, ctx.columns = is_causal, columns
+        return columns.outputs(_fan_in(mixed))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_HTBE: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        needs_weight, needs_bias, needs_x = ctx.needs_input_grad[:3]
+        weight_KHTT, *pieces = ctx.saved_tensors
+        columns = ctx.columns
+        grads = [grad for (grad,) in _fan_out(columns.of_outputs(grad_HTBE), columns.step)]
+        grad_weight = grad_x = None
+        if needs_weight:
+            slopes = [_mix_slopes(*pair, columns.num_taps, ctx.is_causal) for pair in zip(grads, pieces)]
+            grad_weight = _interleaved(_fan_in(slopes))
+        if needs_x:
+            kernels = _fan_out(weight_KHTT.unbind(), columns.step)  # formed again: together they are larger than W
+            grad_pieces = [_mix_transposed(*pair, columns.num_inputs, ctx.is_causal) for pair in zip(kernels, grads)]
+            grad_x = columns.inputs(_differences_transposed(grad_pieces))
+        return grad_weight, grad_HTBE.sum((-2, -1)) if needs_bias else None, grad_x, None
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Where `_BlockMixing` has the features of a batch: every `step`-th in a `[H, T, F]` tensor of its own.
+
+    In each the texts stand side by side with zeros between them, so a tap is a view shifted by one column; where it
+    runs from one text into the next there are sums nobody reads. Without taps x and y are taken as they lie.
+    """
+
+    batch_size: int
+    width: int
+    kernel_size: int
+
+    @property
+    def step(self) -> int:
+        """2 where taps are halved, else 1."""
+        return 1 if self.kernel_size % 2 else 2
+
+    @property
+    def num_taps(self) -> int:
+        """Taps of a product."""
+        return self.kernel_size // self.step
+
+    @property
+    def num_outputs(self) -> int:
+        """Columns of a product."""
+        whole = self.batch_size * self._row
+        return whole if self.kernel_size == 1 else _rounded_up(whole, COLUMN_MULTIPLE)
+
+    @property
+    def num_inputs(self) -> int:
+        """Columns that a product's taps read, and `_differences` with them."""
+        beyond = self.num_taps - 2 + self.step
+        return _rounded_up(self.num_outputs + beyond, COLUMN_MULTIPLE) if beyond else self.num_outputs
+
+    def of_inputs(self, x_HTBE: Tensor) -> list[Tensor]:
+        return self._spread(x_HTBE, self._left, self.num_inputs)
+
+    def inputs(self, parts: Sequence[Tensor]) -> Tensor:
+        """The inverse of `of_inputs`, and its transpose."""
+        return self._gathered(parts, self._left)
+
+    def of_outputs(self, y_HTBE: Tensor) -> list[Tensor]:
+        return self._spread(y_HTBE, 0, self.num_outputs)
+
+    def outputs(self, parts: Sequence[Tensor]) -> Tensor:
+        return self._gathered(parts, 0)
+
+    @property
+    def _left(self) -> int:
+        return (self.kernel_size - 1) // 2
+
+    @property
+    def _row(self) -> int:
+        """Columns between a text and the next."""
+        return _rounded_up(self.width + self.kernel_size - 1, self.step) // self.step
+
+    # Gradients pass here too: only what vmap can batch, so no flatten, unflatten or whole slices.
+    def _spread(self, x_HTBE: Tensor, left: int, num_columns: int) -> list[Tensor]:
+        num_heads, length = x_HTBE.shape[:2]
+        if self.kernel_size == 1:
+            return [x_HTBE.reshape(num_heads, length, num_columns)]
+        step = self.step
+        parts = []
+        for start in range(step):
+            first = (start - left) % step
+            features = x_HTBE[..., first::step] if step > 1 else x_HTBE
+            part_HTF = x_HTBE.new_zeros(num_heads, length, num_columns)
+            rows_HTBF = self._rows(part_HTF, 1)
+            rows_HTBF.narrow(-1, (first + left) // step, features.shape[-1]).copy_(features)
+            parts.append(part_HTF)
+        return parts
+
+    def _gathered(self, parts: Sequence[Tensor], left: int) -> Tensor:
+        num_heads, length = parts[0].shape[:2]
+        together_HTF = _interleaved(parts).reshape(num_heads, length, -1)
+        return self._rows(together_HTF, len(parts)).narrow(-1, left, self.width)
+
+    def _rows(self, columns_HTF: Tensor, step: int) -> Tensor:
+        num_heads, length = columns_HTF.shape[:2]
+        used = self.batch_size * self._row * step
+        return columns_HTF.narrow(-1, 0, used).view(num_heads, length, self.batch_size, self._row * step)
+
+
+def _rounded_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
+
+
+def _interleaved(parts: Sequence[Tensor]) -> Tensor:
+    """All with one more axis, the last; one alone is not copied."""
+    return parts[0][..., None] if len(parts) == 1 else torch.stack(tuple(parts), dim=-1)
+
+
+def _fan_out(parts: Sequence[Tensor], step: int) -> list[Sequence[Tensor]]:
+    """Even parts, even + odd ones, odd ones."""
+    if step == 1:
+        return [parts]
+    even, odd = parts[::2], parts[1::2]
+    return [even, [a + b for a, b in zip(even, odd)], odd]
+
+
+def _fan_in(parts: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
+    """The transpose of `_fan_out`: even = first + middle, odd = middle + last."""
+    if len(parts) == 1:
+        return parts[0]
+    return [part for a, b, c in zip(*parts) for part in (a + b, b + c)]
+
+
+def _differences(columns: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Even columns less the odd ones after them, odd ones, the even ones after those less these.
+
+    What comes after the last column is the first: no product reads so far.
+    """
+    if len(columns) == 1:
+        return columns
+    even, odd = columns
+    return [even - odd, odd, even.roll(-1, -1) - odd]
+
+
+def _differences_transposed(pieces: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Gradients of `_differences`' columns, from those of its pieces."""
+    if len(pieces) == 1:
+        return pieces
+    first, middle, last = pieces
+    return [first + last.roll(1, -1), (middle - first).sub_(last)]
+
+
+def _mix(taps: Sequence[Tensor], bias_HT: Tensor | None, x_HTF: Tensor, num_outputs: int, is_causal: bool) -> Tensor:
+    """`bias + sum_p taps[p] x[..., p : p + num_outputs]`, by blocks of L columns of W."""
+    if bias_HT is None:
+        y_HTF = x_HTF.new_zeros(*x_HTF.shape[:2], num_outputs)
+    else:
+        y_HTF = bias_HT[..., None].repeat(1, 1, num_outputs)
+    for weights_SL, x_LF, y_SF in _column_blocks(taps, x_HTF, y_HTF, is_causal):
+        for tap, weight_SL in enumerate(weights_SL):
+            y_SF.addmm_(weight_SL, x_LF.narrow(1, tap, num_outputs))
+    return y_HTF
+
+
+def _mix_transposed(taps: Sequence[Tensor], grad_HTF: Tensor, num_inputs: int, is_causal: bool) -> Tensor:
+    """`_mix`'s gradient with respect to x, by blocks of L rows of W."""
+    num_heads, length, num_outputs = grad_HTF.shape
+    grad_x_HTF = grad_HTF.new_zeros(num_heads, length, num_inputs)  # from the gradient, so that vmap can batch over it
+    size = _block_size(length, is_causal)
+    for weights_TT, grad_x_TF, grad_TF in zip(zip(*taps), grad_x_HTF, grad_HTF):
+        end = 0
+        for grad_LF, weights_LT in zip(grad_TF.split(size), _split(weights_TT, size, 0)):
+            end += len(grad_LF)
+            seen_SF = grad_x_TF.narrow(0, 0, end)
+            for tap, weight_LT in enumerate(weights_LT):
+                seen_SF.narrow(1, tap, num_outputs).addmm_(weight_LT.narrow(1, 0, end).T, grad_LF)
+    return grad_x_HTF
+
+
+def _mix_slopes(grad_HTF: Tensor, x_HTF: Tensor, num_taps: int, is_causal: bool) -> list[Tensor]:
+    """`_mix`'s gradients with respect to its taps, by blocks of L columns of W."""
+    num_heads, length, num_outputs = grad_HTF.shape
+    slopes = [grad_HTF.new_zeros(num_heads, length, length) for _ in range(num_taps)]
+    for slopes_SL, x_LF, grad_SF in _column_blocks(slopes, x_HTF, grad_HTF, is_causal):
+        for tap, slope_SL in enumerate(slopes_SL):
+            slope_SL.addmm_(grad_SF, x_LF.narrow(1, tap, num_outputs).T, beta=0)
+            if is_causal:
+                slope_SL.narrow(0, 0, len(x_LF)).tril_()
+    return slopes
+
+
+def _column_blocks(
+    taps: Sequence[Tensor], x_HTF: Tensor, y_HTF: Tensor, is_causal: bool
+) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
+    """For each head and block of L columns of W: the block of every tap and of x, and y; S rows see the block."""
+    length = x_HTF.shape[1]
+    size = _block_size(length, is_causal)
+    for weights_TT, x_TF, y_TF in zip(zip(*taps), x_HTF, y_HTF):
+        blocks = zip(x_TF.split(size), _split(weights_TT, size, 1))
+        for start, (x_LF, weights_TL) in zip(range(0, length, size), blocks):
+            yield [_rows_from(start, weight_TL) for weight_TL in weights_TL], x_LF, _rows_from(start, y_TF)
+
+
+def _block_size(length: int, is_causal: bool) -> int:
+    return BLOCK_SIZE if is_causal else length
+
+
+def _split(matrices_TT: Sequence[Tensor], size: int, dim: int) -> Iterator[tuple[Tensor, ...]]:
+    """The first blocks of all, the second, …"""
+    return zip(*(matrix_TT.split(size, dim) for matrix_TT in matrices_TT))
+
+
+def _rows_from(start: int, matrix: Tensor) -> Tensor:
+    # Not by a slice: a whole one is an alias, which vmap cannot batch.
+    return matrix.narrow(0, start, matrix.shape[0] - start)
+
+
+__all__ = ["HAS_ONEDNN", "block_token_mixing", "few_rows_linear", "onednn_linear", "onednn_product"]

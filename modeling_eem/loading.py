@@ -1,0 +1,284 @@
+"""Models and tokenizers from folders or the Hub: refused in one line where anything is missing, damaged or foreign.
+
+What is unusual:
+
+* `from_pretrained` fills missing weights with random numbers and only logs it; here missing, extra and mismatched ones
+  are refused.
+* What libraries raise on damaged files is of no common kind, so whatever they raise becomes one ValueError that names
+  the file or folder.
+* Sizes are held against the files before anything is built: building 2⁷⁰ layers takes for ever.
+* Whether a causal model sees later tokens is seen on values: no config says it for every model.
+"""
+
+import copy
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub.errors import HFValidationError
+from safetensors import safe_open
+from torch import Tensor
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from modeling_eem.models.configuration_eem import EEMAutoencoderConfig
+
+ModelKind = Literal["causal", "token_classifier", "autoencoder"]
+
+_NAMES: dict[ModelKind, str] = {
+    "causal": "causal language model",
+    "token_classifier": "token classifier",
+    "autoencoder": "autoencoder",
+}
+_LARGEST_SIZE = 2**31
+_ROUNDING = 1e-5  # of float32, in a mixture of experts, whose products change their shapes
+_LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+# Their positions begin behind the padding token's id, so a table of 514 positions takes 512 tokens.
+_POSITIONS_BEHIND_PADDING = frozenset(
+    ("camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod")
+)
+
+
+def load_config(name: str | Path) -> PreTrainedConfig:
+    """A model's config.
+
+    Raises:
+        ValueError: a config that is damaged, or holds a size that no model has; OSError where there is none.
+    """
+    with _reading(name, "config.json"):
+        config = AutoConfig.from_pretrained(name)
+    _check_sizes(name, config.to_dict())
+    return config
+
+
+def load_model(
+    name: str | Path,
+    kind: ModelKind = "causal",
+    dtype: str = "float32",
+    config: PreTrainedConfig | None = None,
+    new_head: bool = False,
+) -> PreTrainedModel:
+    """A model with all its weights, in evaluation mode, on the CPU.
+
+    Args:
+        config: the folder's with some changes; by default as it is there.
+        new_head: a head may be new or other than the checkpoint's, as at the beginning of a fine-tuning.
+
+    Raises:
+        ValueError: a folder of another kind of model, missing, extra, mismatched or damaged weights, sizes that are
+            not the files', a causal model or token classifier that sees later tokens; OSError where there is no model.
+    """
+    config = load_config(name) if config is None else config
+    auto_class = model_class(config, kind, name)
+    _check_files(Path(name), config)
+    with _reading(name, "weights"):
+        model, found = auto_class.from_pretrained(
+            name, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    _check_weights(name, model, found, kind, new_head)
+    if kind != "autoencoder":
+        check_causal(model)
+    return model.eval()
+
+
+def model_class(config: PreTrainedConfig, kind: ModelKind, name: str | Path) -> Any:
+    """The Auto class of a kind of model; ValueError for a config that has no such model."""
+    if kind == "autoencoder":
+        auto_class, has_kind = AutoModel, isinstance(config, EEMAutoencoderConfig)
+    elif kind == "causal":
+        auto_class, has_kind = AutoModelForCausalLM, type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    else:
+        auto_class, has_kind = AutoModelForTokenClassification, type(config) in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
+    if not has_kind:
+        raise ValueError(f"{name} holds a model of the type {config.model_type!r}, which is no {_NAMES[kind]}.")
+    return auto_class
+
+
+def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or the Hub; ValueError for a damaged one, OSError where there is none."""
+    with _reading(name, "tokenizer"):
+        return AutoTokenizer.from_pretrained(name)
+
+
+def own_tokenizer(name: str | Path) -> PreTrainedTokenizerBase | None:
+    """The tokenizer in a model's folder; None for a folder without one."""
+    folder = Path(name)
+    if folder.is_dir() and not (folder / "tokenizer_config.json").exists():
+        return None
+    return load_tokenizer(name)
+
+
+def check_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, name: str | Path = "") -> None:
+    """Refuse a tokenizer that cannot be the model's.
+
+    Args:
+        name: of the model, for the message.
+
+    Raises:
+        ValueError: for more tokens than the model has, or another BOS than the model was made with. A tokenizer
+            without BOS may be any model's: some configs name one that their tokenizer does not use.
+    """
+    where = f"{name}: " if name else ""
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"{where}the tokenizer has {len(tokenizer):,} tokens and the model {config.vocab_size:,}: it is not the "
+            "model's."
+        )
+    if None not in (config.bos_token_id, tokenizer.bos_token_id) and tokenizer.bos_token_id != config.bos_token_id:
+        raise ValueError(
+            f"{where}the tokenizer's BOS is {tokenizer.bos_token_id} and the model's {config.bos_token_id}: it is not "
+            "the model's tokenizer."
+        )
+
+
+def context_length(config: PreTrainedConfig) -> int | None:
+    """n, the most tokens that a model takes, BOS included; None for one without a limit (Mamba, RWKV, Bloom)."""
+    length = getattr(config, "max_position_embeddings", None)  # what has no limit has no such field
+    if length is not None and config.model_type in _POSITIONS_BEHIND_PADDING:
+        return length - (config.pad_token_id or 0) - 1
+    return length
+
+
+@torch.no_grad()
+def check_causal(model: PreTrainedModel) -> None:
+    """Raise a ValueError for a model whose output at a token depends on later tokens.
+
+    Seen on values: rows that differ in their last tokens give the same outputs before them, but for rounding. An
+    entropy estimation model's decoder is causal; its encoder is meant to see the text, and such models are not looked
+    at.
+    """
+    config = model.config
+    if config.model_type in ("eem", "eem_autoencoder"):
+        return
+    length = min(8, context_length(config) or 8)
+    values = config.to_dict()  # not every config names all of these
+    special = {values.get(name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    ids = [index for index in range(min(config.vocab_size, 64)) if index not in special][: length + 2]
+    if length < 2 or len(ids) < 3:
+        return
+    before = [ids[place % len(ids)] for place in range(length - 1)]
+    rows_BT = torch.tensor([[*before, last] for last in ids[:3]], device=model.device)
+    moved = _moved_by_last_tokens(model, rows_BT)
+    if moved and model.dtype != torch.float32:  # half a unit of rounding hides a leak, or is none
+        moved = _moved_by_last_tokens(copy.deepcopy(model).float(), rows_BT)
+    if moved > _ROUNDING:
+        raise ValueError(
+            f"{config.name_or_path or type(model).__name__} sees later tokens: its prediction of a token changes with "
+            f"those behind it ({config.model_type!r} models need is_decoder or causal in their config, and to be "
+            "trained so)."
+        )
+
+
+def _moved_by_last_tokens(model: PreTrainedModel, rows_BT: Tensor) -> float:
+    """By how much the outputs before the rows' last tokens differ, of the largest of them.
+
+    Row by row: of one shape, equal inputs give equal outputs to the last bit in nearly all models.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        before_BTX = torch.cat([model(input_ids=row_T[None]).logits[:, :-1].float() for row_T in rows_BT])
+    finally:
+        model.train(was_training)
+    return float((before_BTX - before_BTX[:1]).abs().max() / before_BTX.abs().max().clamp(min=1e-30))
+
+
+@contextmanager
+def _reading(name: str | Path, what: str) -> Iterator[None]:
+    """Whatever a library raises on a damaged file, as a ValueError of one line; without its reports."""
+    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, HFValidationError) as error:
+        raise OSError(f"{name}: no {what} there.") from error
+    except OSError as error:
+        if Path(name).exists() and error.errno is not None:
+            raise
+        raise OSError(f"{name}: no readable {what} there: {_one_line(error)}") from error
+    except Exception as error:
+        raise ValueError(f"{name}: the {what} cannot be read, save or copy it again: {_one_line(error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bars:
+            logging.enable_progress_bar()
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+
+
+def _check_sizes(name: str | Path, values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            _check_sizes(name, value)
+        elif isinstance(value, int) and abs(value) >= _LARGEST_SIZE:
+            raise ValueError(f"{name}: {key} is {value:.3g} in config.json: no model is so large.")
+
+
+def _check_files(folder: Path, config: PreTrainedConfig) -> None:
+    """The weights' files are whole, and hold at least a tensor a layer."""
+    if not folder.is_dir():
+        return
+    for index in folder.glob("*.index.json"):
+        with _reading(index, "list of weights"):
+            files = set(json.loads(index.read_text())["weight_map"].values())
+        if missing := sorted(file for file in files if not (folder / file).is_file()):
+            raise ValueError(f"{folder} holds not all weights: {missing[0]} of {index.name} is not there.")
+    tensors = 0
+    safetensors = sorted(folder.glob("*.safetensors"))
+    for file in safetensors:
+        with _reading(file, "weights"), safe_open(file, framework="pt") as weights:
+            tensors += len(weights.keys())
+    if not safetensors and not any(folder.glob("*.bin")):
+        raise ValueError(f"{folder} holds no weights: no file *.safetensors or *.bin.")
+    for key, layers in _layer_counts(config.to_dict()):
+        if safetensors and layers > tensors:
+            raise ValueError(f"{folder}: {key} is {layers:,} in config.json, and the weights are {tensors:,} tensors.")
+
+
+def _layer_counts(values: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _layer_counts(value)
+        elif isinstance(value, int) and key in _LAYER_COUNTS:
+            yield key, value
+
+
+def _check_weights(
+    name: str | Path, model: PreTrainedModel, found: dict[str, Any], kind: ModelKind, new_head: bool
+) -> None:
+    missing, extra = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
+    if new_head:
+        base = f"{model.base_model_prefix}."
+        missing, extra = ([key for key in keys if key.startswith(base)] for keys in (missing, extra))
+    if mismatched := sorted(found["mismatched_keys"]):
+        key, in_file, in_model = mismatched[0]
+        raise ValueError(
+            f"{name}: {key} is {list(in_file)} in the weights and {list(in_model)} by config.json: one of them is "
+            "another model's."
+        )
+    if missing:
+        raise ValueError(f"{name} lacks the weights {_some(missing)}: it was not trained as a {_NAMES[kind]}.")
+    if extra:
+        raise ValueError(f"{name} holds weights that no {_NAMES[kind]} of its config has: {_some(extra)}.")
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")

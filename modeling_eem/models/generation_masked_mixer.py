@@ -1,0 +1,42 @@
+"""Generation that ends at the context, since there are no positions beyond it."""
+
+from typing import Any
+
+from torch import Tensor
+from transformers import GenerationConfig, GenerationMixin
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+
+class ContextGenerationMixin(GenerationMixin):
+    """`GenerationMixin` for a model of `config.max_position_embeddings` positions and no more."""
+
+    def _prepare_generated_length(
+        self,
+        generation_config: GenerationConfig,
+        *,
+        input_ids_length: int,
+        inputs_tensor: Tensor,
+        **kwargs: Any,
+    ) -> GenerationConfig:
+        """Tokens are asked for up to one past the context: the last one is not read again."""
+        generation_config = super()._prepare_generated_length(
+            generation_config=generation_config,
+            input_ids_length=input_ids_length,
+            inputs_tensor=inputs_tensor,
+            **kwargs,
+        )
+        context = self.config.max_position_embeddings
+        room = context + 1 - inputs_tensor.shape[1]
+        # A prompt without room is refused by the model itself, before the first token.
+        if 0 < room < generation_config.max_length - input_ids_length:
+            logger.warning(
+                f"Generation ends after {room} tokens, where the context (max_position_embeddings={context}) is full; "
+                f"{generation_config.max_length - input_ids_length} were asked for."
+            )
+            generation_config.max_length = input_ids_length + room
+        return generation_config
+
+
+__all__ = ["ContextGenerationMixin"]

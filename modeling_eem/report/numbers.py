@@ -1,0 +1,40 @@
+"""Numbers as people read them."""
+
+import math
+import re
+
+_DECIMALS = re.compile(r"\.(\d+)[f%]$")
+_LARGE = 1e6  # from here on, decimals say nothing
+_HUGE = 1e15  # from here on, digits say nothing
+
+
+def readable(value: float | int, spec: str = "") -> str:
+    """A number by a format specification, but never as a row of digits that say nothing.
+
+    Without a specification integers have thousands separators and floats three decimals. A float so large that its
+    decimals mean nothing, or so small that it would be shown as zero, has two significant digits and a power of ten:
+    "3.0e+08", "4.1e-05".
+    """
+    if not math.isfinite(value):
+        return str(value)
+    spec = spec or (".3f" if isinstance(value, float) else ",")
+    text = format(value, spec)
+    sign = "+" if spec.startswith("+") else ""
+    decimals = _DECIMALS.search(spec)
+    if abs(value) >= _HUGE or (decimals and int(decimals[1]) > 0 and abs(value) >= _LARGE):
+        return format(value, f"{sign}.1e")
+    if value and decimals and not any(digit in text for digit in "123456789"):
+        return format(value, f"{sign}.1e")
+    return text
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that people would say it in: "0.5 s", "42 s", "3 min 20 s", "1 h 5 min", "2 d 3 h"."""
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"seconds must be a finite number of at least 0, not {seconds}.")
+    if seconds < 59.5:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    steps = (("min", 60, "s", 1, 3600), ("h", 3600, "min", 60, 86400), ("d", 86400, "h", 3600, math.inf))
+    unit, size, small_unit, small, _ = next(step for step in steps if round(seconds / step[3]) * step[3] < step[4])
+    whole, rest = divmod(round(seconds / small), size // small)
+    return f"{whole:,} {unit}" + (f" {rest} {small_unit}" if rest else "")

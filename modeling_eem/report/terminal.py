@@ -1,0 +1,92 @@
+"""A table on a terminal of any width: no number and no name is ever cut.
+
+The first of these forms that fits: columns side by side, their names over several lines where that helps; rows side
+by side, a line a column (transposed); a block a row, a line a value. In the last a value that is longer than a line
+goes on in the next.
+"""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from rich.cells import cell_len
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.table import Table as RichTable
+from rich.text import Text
+
+_BETWEEN, _EDGES = 3, 4  # characters between columns, and at both ends of a line
+
+Cells = Sequence[Sequence[str]]
+
+
+def lay_out(columns: Sequence[str], cells: Cells, to_right: Sequence[bool], width: int) -> Iterator[RenderableType]:
+    """What `rich` prints of a table in `width` characters.
+
+    Args:
+        columns: their names.
+        cells: a text a row and column.
+        to_right: whether a column's texts stand on the right.
+        width: of the terminal.
+    """
+    if (widths := _fit(columns, cells, width)) is not None:
+        yield _grid([_fold(name, size) for name, size in zip(columns, widths)], cells, widths, to_right)
+        return
+    upright = [[name, *column] for name, column in zip(columns, zip(*cells))]
+    widths = [max(map(_longest_line, column)) for column in zip(*upright)]
+    if cells and _total(widths) <= width:
+        first, *others = upright
+        yield _grid(first, others, widths, [False, *[True] * len(cells)])
+        return
+    indent = min(max(map(cell_len, columns), default=0), width // 2) + 2
+    for number, row in enumerate(cells):
+        if number:
+            yield Text("")
+        for name, text in zip(columns, row):
+            yield from _line(name, text, indent, width)
+
+
+def _line(name: str, text: str, indent: int, width: int) -> Iterator[RenderableType]:
+    """A value behind its name, or below it where both take more than a line."""
+    label = name.ljust(len(name) + max(indent - cell_len(name), 2))
+    if cell_len(label) + _longest_line(text) <= width and "\n" not in text:
+        yield Text.assemble((label, "bold"), text)
+    else:
+        yield Text(name, style="bold", overflow="fold")
+        yield Padding(Text(text, overflow="fold"), (0, 0, 0, 2))
+
+
+def _fit(columns: Sequence[str], cells: Cells, width: int) -> list[int] | None:
+    """Widths of columns side by side: as wide as their texts and the words of their names; None where that is more."""
+    widths = [
+        max([*map(cell_len, name.split()), *(_longest_line(row[i]) for row in cells)], default=0)
+        for i, name in enumerate(columns)
+    ]
+    room = width - _total(widths)
+    if room < 0:
+        return None
+    for i, name in enumerate(columns):  # whole names, from the left, while there is room
+        more = min(max(cell_len(name) - widths[i], 0), room)
+        if widths[i] + more == cell_len(name) or len(_fold(name, widths[i] + more)) < len(_fold(name, widths[i])):
+            widths[i], room = widths[i] + more, room - more
+    return widths
+
+
+def _grid(columns: Sequence[str], cells: Cells, widths: Sequence[int], to_right: Sequence[bool]) -> RichTable:
+    table = RichTable(header_style="bold")
+    for name, size, is_right in zip(columns, widths, to_right):
+        table.add_column(Text(name), justify="right" if is_right else "left", min_width=size, no_wrap=True)
+    for row in cells:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _fold(name: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(name, max(width, 1), break_long_words=False, break_on_hyphens=False)) or name
+
+
+def _longest_line(text: str) -> int:
+    return max(map(cell_len, text.splitlines()), default=0)
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + _BETWEEN * (len(widths) - 1) + _EDGES

@@ -1,0 +1,116 @@
+"""The training arguments of run files: other defaults, and a refusal of all that would lose a run or its numbers."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from transformers.integrations import get_available_reporting_integrations, is_tensorboard_available
+from transformers.trainer_utils import HubStrategy, SaveStrategy
+
+from modeling_eem.training.token_loss_arguments import TokenWeightedTrainingArguments
+
+_MOST = 2**31 - 1  # rows, steps of accumulation, workers
+_AT_LEAST_ONE = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+_AT_LEAST_ONE += ("save_total_limit", "eval_accumulation_steps", "torch_empty_cache_steps")
+
+# Arguments that are refused where the test holds, and why.
+_REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "logging_nan_inf_filter": (bool, "would hide losses that are not finite; leave it out"),
+    "load_best_model_at_end": (bool, "is not for run files: take the best checkpoint-N by its results.json"),
+    "hub_strategy": (
+        lambda value: value not in (HubStrategy.END, HubStrategy.EVERY_SAVE),
+        "must be end or every_save: optimizer states are not pushed",
+    ),
+    # What metrics get
+    "prediction_loss_only": (bool, "keeps from the metrics what they measure; leave it out"),
+    "batch_eval_metrics": (bool, "gives metrics a batch at a time, and they are of the whole; leave it out"),
+    "eval_do_concat_batches": (lambda value: not value, "false gives metrics batches, and they are of the whole"),
+    "eval_use_gather_object": (bool, "gathers objects, and metrics are made of tensors; leave it out"),
+    "include_for_metrics": (bool, "gathers what no metric reads; leave it out"),
+    "label_names": (bool, "follows from what is measured; leave it out"),
+    "remove_unused_columns": (lambda value: not value, "false hands the model columns that it does not take"),
+    "include_num_input_tokens_seen": (lambda value: value not in ("no", False), "is counted anyway; leave it out"),
+    "label_smoothing_factor": (bool, "takes the labels from the token loss; leave it out"),
+    "average_tokens_across_devices": (lambda value: not value, "false contradicts the token loss's mean"),
+    # What a checkpoint is, and what a step is made of
+    "save_only_model": (bool, "leaves out what going on needs; the trained model stands in output_dir anyway"),
+    "enable_jit_checkpoint": (bool, "writes checkpoints that are not known to be whole; use save_steps"),
+    "ignore_data_skip": (bool, "would show a run that goes on the same rows again; leave it out"),
+    "restore_callback_states_from_checkpoint": (bool, "does nothing here: no callback keeps a state; leave it out"),
+    "auto_find_batch_size": (bool, "changes the rows of a step on the way; set per_device_train_batch_size"),
+    "save_on_each_node": (bool, "is not for run files: give all nodes one output_dir"),
+}
+
+
+@dataclass
+class RunArguments(TokenWeightedTrainingArguments):
+    """`TokenWeightedTrainingArguments` with other defaults.
+
+    Held-out rows are measured six times on the way and with every checkpoint, TensorBoard has the logs where
+    it is installed, a progress bar of our own shows the steps, and the Hub gets the trained model only.
+
+    Raises:
+        ValueError: what runs do not do, see `_REFUSED`; reports to what is not installed; numbers out of their range.
+    """
+
+    eval_strategy: str = "steps"
+    eval_steps: float | None = 1 / 6
+    report_to: None | str | list[str] = None
+    disable_tqdm: bool | None = True
+    hub_strategy: str = "end"
+    logging_nan_inf_filter: bool = False
+
+    def __post_init__(self) -> None:
+        if self.report_to is None:
+            self.report_to = "tensorboard" if is_tensorboard_available() else "none"
+        _check_numbers(self)
+        _check_refused(self)
+        super().__post_init__()
+        for name in self.report_to:
+            if name not in (known := get_available_reporting_integrations()):
+                raise ValueError(f"report_to: {name} is not installed here, only {', '.join(known)}.")
+        if (
+            self.save_strategy == SaveStrategy.BEST
+            and str(self.metric_for_best_model).removeprefix("eval_") not in _METRICS
+        ):
+            raise ValueError(f"save_strategy: best needs metric_for_best_model, one of {', '.join(_METRICS)}.")
+        split = self.accelerator_config.split_batches or self.accelerator_config.dispatch_batches
+        if split or not self.accelerator_config.even_batches:
+            raise ValueError("accelerator_config: batches are neither split nor dispatched nor uneven; leave it out.")
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # there is nothing to pin it for, and torch warns
+
+
+_METRICS = ("loss", "bits_per_byte", "cross_entropy", "token_accuracy", "mean_squared_error")
+
+
+def _check_refused(arguments: RunArguments) -> None:
+    for name, (is_refused, why) in _REFUSED.items():
+        if is_refused(getattr(arguments, name)):
+            raise ValueError(f"{name} {why}.")
+
+
+def _check_numbers(arguments: RunArguments) -> None:
+    """Finite, and where a count is meant a count; transformers checks few of them."""
+    for field in fields(arguments):
+        value = getattr(arguments, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{field.name} must be a finite number; got {value}.")
+        if field.name in _AT_LEAST_ONE and value is not None and not 1 <= value <= _MOST:
+            raise ValueError(f"{field.name} must be from 1 to {_MOST}; got {value}.")
+    for name in ("seed", "data_seed"):
+        if (value := getattr(arguments, name)) is not None and not 0 <= value < 2**32:
+            raise ValueError(f"{name} must be from 0 to {2**32 - 1}; got {value}.")
+    for name in ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "num_train_epochs"):
+        if getattr(arguments, name) < 0:
+            raise ValueError(f"{name} must be at least 0; got {getattr(arguments, name)}.")
+    if not 0 <= arguments.dataloader_num_workers <= 1024:
+        raise ValueError(f"dataloader_num_workers must be from 0 to 1024; got {arguments.dataloader_num_workers}.")
+    if not -1 <= arguments.max_steps <= 10**9 or arguments.max_steps == 0:
+        raise ValueError(f"max_steps must be from 1 to {10**9}, or left out; got {arguments.max_steps}.")
+    if arguments.num_train_epochs > 10**6:
+        raise ValueError(f"num_train_epochs must be at most {10**6}; got {arguments.num_train_epochs}.")
+    for name in ("logging_steps", "eval_steps", "save_steps"):
+        if (value := getattr(arguments, name)) is not None and not 0 < value <= 10**12:
+            raise ValueError(f"{name} must be above 0, a number of steps or a share below 1; got {value}.")

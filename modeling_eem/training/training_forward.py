@@ -1,0 +1,118 @@
+"""What runs in place of a model's own forward while a trainer calls it, and for no longer than that.
+
+The call goes through whatever wraps the model (DDP, FSDP2, ZeRO-3, PEFT, `torch.compile`), because that is where
+sharded weights are gathered; so the model's `forward` itself is replaced, on the instance, for one call.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import ModelOutput, TokenClassifierOutput
+
+from modeling_eem.models.loss_eem import IGNORE_INDEX
+
+OwnForward = Callable[..., Any]
+
+
+class TrainingForward(Protocol):
+    """A forward for training, and for measuring with the columns that only training reads.
+
+    Attributes:
+        columns: of the data set, which it takes beside the model's own.
+    """
+
+    columns: tuple[str, ...]
+
+    def __call__(self, own_forward: OwnForward, *args: Any, **kwargs: Any) -> ModelOutput: ...
+
+    def scored(self, batch: dict[str, Any], is_training: bool) -> Tensor:
+        """Which tokens of a batch the loss is a sum over, as booleans."""
+        ...
+
+
+@contextmanager
+def forward_replaced(model: PreTrainedModel, forward: Callable[..., ModelOutput]) -> Iterator[None]:
+    """While this is open, calling `model` runs `forward(own_forward, …)`; afterwards its own again, come what may."""
+    before = vars(model).get("forward")  # what accelerate put there, say
+    own_forward = model.forward
+
+    def training_forward(*args: Any, **kwargs: Any) -> ModelOutput:
+        return forward(own_forward, *args, **kwargs)
+
+    model.forward = training_forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del model.forward
+        else:
+            model.forward = before
+
+
+def without_adapters(model: Any) -> PreTrainedModel:
+    """The model that PEFT's wrapper adapts, or the model itself; PEFT is not imported for that."""
+    peft = sys.modules.get("peft")
+    return model.get_base_model() if peft is not None and isinstance(model, peft.PeftModel) else model
+
+
+def takes(forward: Callable[..., Any], name: str) -> bool:
+    """Whether a forward has a parameter of this name, or any."""
+    parameters = inspect.signature(forward).parameters
+    return name in parameters or any(p.kind == inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+
+
+class RegressionForward:
+    """`sum_j (score_j - e_j)^2 / n` over labelled tokens with an entropy; e in nats.
+
+    Args:
+        is_shifted: whether a token's score stands at the output before it.
+    """
+
+    columns = ("token_entropies", "document_ids")
+
+    def __init__(self, is_shifted: bool):
+        self.is_shifted = is_shifted
+
+    def __call__(
+        self,
+        own_forward: OwnForward,
+        *args: Any,
+        labels: Tensor | None = None,
+        token_entropies: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> ModelOutput:
+        outputs = own_forward(*args, **kwargs)
+        if token_entropies is None or labels is None:
+            return outputs
+        is_scored_BT = is_scored(token_entropies, labels)
+        scores_BT = outputs.logits.squeeze(-1).float()
+        if self.is_shifted:
+            scores_BT = scores_BT.roll(1, dims=1)  # what lands on the first token is not scored
+        # Filled before the square, because NaN times zero is NaN in the gradient too.
+        errors_BT = (scores_BT - token_entropies.float()).masked_fill(~is_scored_BT, 0.0)
+        loss = errors_BT.square().sum() / at_least_one(is_scored_BT.sum(), num_items_in_batch)
+        return TokenClassifierOutput(loss=loss, logits=outputs.logits)
+
+    def scored(self, batch: dict[str, Any], is_training: bool) -> Tensor:
+        return is_scored(batch["token_entropies"], batch["labels"])
+
+
+def is_scored(token_entropies_BT: Tensor, labels_BT: Tensor) -> Tensor:
+    """Tokens with a label and an entropy; never a row's first column, which has no output before it."""
+    is_scored_BT = (labels_BT != IGNORE_INDEX) & ~token_entropies_BT.isnan()
+    is_scored_BT[:, 0] = False
+    return is_scored_BT
+
+
+def at_least_one(count: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor | int:
+    """What a sum is divided by: the step's items, or else the batch's; 1 where there are none, so that a batch with
+    nothing to score has gradient 0 and not 0 · 1/0."""
+    items = count if num_items_in_batch is None else num_items_in_batch
+    return items.clamp(min=1) if isinstance(items, Tensor) else max(items, 1)

@@ -1,0 +1,115 @@
+"""From float to integer models: what is kept, and what is refused."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from modeling_eem import MaskedMixerConfig, MaskedMixerForCausalLM
+from modeling_eem.codec import IntegerModel, build_integer_model, compare_bits
+from modeling_eem.codec.build import quantize_rows
+from modeling_eem.codec.calibration import best_step
+from modeling_eem.codec.weights import check_tensors
+
+MakeModel = Callable[[str], IntegerModel]
+MakeFloat = Callable[..., PreTrainedModel]
+TEXTS = ["a ship came over the sea from far away, and the sails were grey. " * 4]
+
+
+@pytest.mark.parametrize("kind", ["flat", "heads", "taps", "token", "embedding", "combination"])
+def test_integer_bits_are_the_float_bits(integer_model: MakeModel, float_model: MakeFloat, kind: str) -> None:
+    model = integer_model(kind)
+    vocab_size, bos = model.sizes.vocab_size, model.sizes.bos_token_id
+    report = compare_bits(float_model(kind, vocab_size, bos_token_id=bos), model, TEXTS)
+    assert abs(report.ratio - 1) < 0.005
+
+
+def test_rows_are_rounded_to_half_a_step() -> None:
+    weight = torch.randn(5, 40) * torch.tensor([1e-3, 1.0, 0.0, 50.0, 1e-6])[:, None]
+    integers, scale = quantize_rows(weight)
+    error = np.abs(integers * scale[:, None] - weight.double().numpy())
+    assert (error <= 0.5001 * scale[:, None]).all() and np.abs(integers).max() == 127
+
+
+def test_a_step_may_saturate_outliers() -> None:
+    values = torch.cat([torch.randn(100_000), torch.tensor([100.0])])
+    assert best_step(values) < 100 / 127
+    assert math.isclose(best_step(torch.linspace(-1, 1, 10_001)), 1 / 127, rel_tol=0.11)
+
+
+def test_other_models_are_refused(float_model: MakeFloat, integer_model: MakeModel) -> None:
+    from transformers import LlamaConfig
+
+    tokenizer = integer_model("flat").tokenizer
+    llama = AutoModelForCausalLM.from_config(
+        LlamaConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=280)
+    )
+    with pytest.raises(ValueError, match="needs a MaskedMixerForCausalLM"):
+        build_integer_model(llama, tokenizer, TEXTS)
+    right = MaskedMixerForCausalLM(
+        MaskedMixerConfig(hidden_size=16, num_hidden_layers=1, position_alignment="right", bos_token_id=1)
+    )
+    with pytest.raises(ValueError, match="right-aligned"):
+        build_integer_model(right, tokenizer, TEXTS)
+    without_format = float_model("token", len(tokenizer), bos_token_id=tokenizer.bos_token_id)
+    without_format.config.code_dtype = None
+    with pytest.raises(ValueError, match="storage format"):
+        build_integer_model(without_format, tokenizer, TEXTS)
+    with pytest.raises(ValueError, match="no text"):
+        build_integer_model(float_model("flat", len(tokenizer)), tokenizer, [""])
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("0.up.bias", lambda tensor: np.full_like(tensor, 2**31 - 1)),  # sums past int32
+        ("0.mixing.bias", lambda tensor: np.full_like(tensor, -(2**31) + 1)),
+        ("0.down.weight", lambda tensor: np.full_like(tensor, -128)),  # no level of the grid
+        ("head.scale", lambda tensor: np.full_like(tensor, np.nan)),
+        ("1.mlp_norm.gain", lambda tensor: np.full_like(tensor, 2**25)),
+        ("head.weight", lambda tensor: tensor[1:]),
+        ("0.activation.table", lambda tensor: tensor.astype(np.int16)),
+    ],
+)
+def test_tensors_out_of_bounds_are_refused(integer_model: MakeModel, name: str, change: Callable) -> None:
+    model = integer_model("flat")
+    check_tensors(model.sizes, model.tensors)
+    with pytest.raises(ValueError, match=name.split(".bias")[0]):
+        check_tensors(model.sizes, model.tensors | {name: change(model.tensors[name])})
+
+
+def test_sizes_out_of_bounds_are_refused(integer_model: MakeModel) -> None:
+    model = integer_model("flat")
+    for change in ({"hidden_size": 4096}, {"bos_token_id": 10**6}, {"context": 1}, {"norm_epsilon": 0}):
+        with pytest.raises(ValueError):
+            check_tensors(replace(model.sizes, **change), model.tensors)
+
+
+def test_weights_that_are_not_finite_are_refused(float_model: MakeFloat, integer_model: MakeModel) -> None:
+    tokenizer = integer_model("flat").tokenizer
+    model = float_model("flat", len(tokenizer), bos_token_id=tokenizer.bos_token_id)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="not finite"):
+        build_integer_model(model, tokenizer, TEXTS)
+
+
+def test_the_id_names_weights_tokenizer_and_sizes(integer_model: MakeModel) -> None:
+    model = integer_model("flat")
+
+    def changed(sizes=model.sizes, tokenizer_json=model._tokenizer_json, **tensors) -> str:  # noqa: ANN001
+        return IntegerModel(sizes, model.tensors | tensors, model.tokenizer, tokenizer_json).id
+
+    scale = model.tensors["head.scale"].copy()
+    scale[0] *= 2
+    ids = {
+        changed(),
+        changed(**{"head.scale": scale}),
+        changed(sizes=replace(model.sizes, norm_epsilon=model.sizes.norm_epsilon + 1)),
+        changed(tokenizer_json=model._tokenizer_json + " "),
+    }
+    assert model.id in ids and len(ids) == 4
