@@ -12,6 +12,8 @@ DATA_KEYS = {
     "max_length": "tokens of a row; all that the model takes if not given",
     "padding_side": "left or right",
     "max_held_out_rows": "measure on no more than the first so many rows",
+    "licence": "of the trained model, for its card: apache-2.0",
+    "language": "of the trained model, for its card: en",
 }
 
 LOSS_KEYS = {

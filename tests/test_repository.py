@@ -25,6 +25,7 @@ BROUGHT_BY = {
     "deepspeed": "accelerate",  # only below its launcher, which needs it
     "filelock": "huggingface-hub",
     "fsspec": "datasets",
+    "llvmlite": "numba",
     "lm_eval": "lm-eval",
     "loguru": "datatrove",
     "multiprocess": "datasets",

@@ -27,11 +27,10 @@ from transformers import PreTrainedModel
 
 from modeling_eem.data.arrow_files import RESULTS_FILE, TOKENIZER_FOLDER, arrow_stream, finish_dataset, shard_file
 from modeling_eem.data.fingerprint import FINGERPRINT_FILE, read_record
-from modeling_eem.data.folder_lock import LOCK_FILE, locked
 from modeling_eem.data.rows import TOKEN_ENTROPIES
 from modeling_eem.data.segments import RowFolder, Scan, Segments, naming
 from modeling_eem.entropy.base import EntropyEstimator
-from modeling_eem.files import write_atomically
+from modeling_eem.files import LOCK_FILE, locked, write_atomically
 
 ENTROPIES_FILE = "entropies.json"
 _PART_SECONDS = 60.0
