@@ -69,8 +69,8 @@ def bits(
             measure(checkpoint, own_rows, max_length, batch_size, steps.advance)
             for checkpoint, own_rows in zip(checkpoints, scored)
         ]
-    with progress_bar("compressing rows", len(scored[0]) + 1) as advance:
-        compressors = measure_compressors(row_bytes(scored[0], checkpoints[0].tokenizer), advance)
+    with progress_bar("compressing rows", len(scored[0]) + 1) as steps:
+        compressors = measure_compressors(row_bytes(scored[0], checkpoints[0].tokenizer), steps.advance)
 
     tables = [bits_table(models, f"{rows} of up to {max_length:,} tokens")]
     tables += [differences_table(models)] if len(models) > 1 else []
