@@ -1,4 +1,4 @@
-# `make quickstart` and `make test` each start from a bare clone and need nothing but Python >= 3.11.
+# `make quickstart`, `make test` and `make wheel-test` each start from a bare clone and need nothing but Python >= 3.11.
 
 PYTHON ?= python3
 # Where PyTorch comes from when it is not installed yet; this index holds the CPU builds.
@@ -12,7 +12,7 @@ SDIST := $(subst ==,-,$(TRANSFORMERS))
 # The fast tests run in two processes; one thread each keeps them from fighting over two cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
 
-.PHONY: help install quickstart test test-slow bench lint format clean
+.PHONY: help install quickstart test test-slow wheel-test bench lint format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -21,13 +21,16 @@ help: ## list the targets
 install: .venv/.installed ## make .venv with the pinned versions
 
 quickstart: install ## train two small models on the text that ships, in about five minutes
-	$(BIN)/eem-quickstart --output runs/quickstart
+	$(BIN)/eem quickstart --output runs/quickstart
 
 test: lint .venv/transformers-tests ## lint, import contracts and the fast tests
 	$(PYTEST) -m "not slow"
 
 test-slow: install .venv/transformers-tests ## the tests that take more than a few seconds
 	$(PYTEST) -m slow
+
+wheel-test: install ## build the wheel, install it in a fresh environment, use it from an empty folder
+	.ci/wheel-test $(BIN)/python
 
 bench: install ## speed and memory against their floors; exits with 1 if one is missed
 	$(BIN)/python benchmarks/speed.py --output records

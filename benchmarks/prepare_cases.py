@@ -1,4 +1,4 @@
-"""`eem-data prepare` beside the tokenizers library's own `encode_batch`, on the same text and cores.
+"""`eem data prepare` beside the tokenizers library's own `encode_batch`, on the same text and cores.
 
 Every row mode is timed whole: worker processes started, text read, tokens made into rows, files written and the data
 set completed; `encode_batch` gets the texts in memory and leaves its tokens there.

@@ -12,6 +12,8 @@ DATA_KEYS = {
     "max_length": "tokens of a row; all that the model takes if not given",
     "padding_side": "left or right",
     "max_held_out_rows": "measure on no more than the first so many rows",
+    "licence": "of the trained model, for its card: apache-2.0",
+    "language": "of the trained model, for its card: en",
 }
 
 LOSS_KEYS = {
@@ -55,6 +57,7 @@ EEM_KEYS = {
     "noise_scale": "q of the noise U(-q, q) in training",
     "noise_placement": "bottleneck or encoder_output",
     "code_dtype": "how the code is stored and charged: float8_e4m3fn, int8, float16, …",
+    "code_dropout": "of eem: how often a row's code is left out in training",
     "memory_introduction": "of eem: token, embedding or combination",
     "random_prefix_probability": "of eem: how often a row is cut at a random length",
     "memory_expansion": "of eem_autoencoder: repeat or unroll",

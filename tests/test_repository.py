@@ -25,6 +25,7 @@ BROUGHT_BY = {
     "deepspeed": "accelerate",  # only below its launcher, which needs it
     "filelock": "huggingface-hub",
     "fsspec": "datasets",
+    "llvmlite": "numba",
     "lm_eval": "lm-eval",
     "loguru": "datatrove",
     "multiprocess": "datasets",
@@ -131,7 +132,7 @@ def test_everything_that_ships_is_package_data() -> None:
     """setuptools leaves out what no pattern names."""
     patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["modeling_eem"]
     listed = {path for pattern in patterns for path in PACKAGE.glob(pattern)}
-    shipped = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    shipped = {path for path in PACKAGE.rglob("*") if path.is_file() and path.parent.name != "__pycache__"}
     assert {path for path in shipped - listed if path.suffix != ".py"} == set()
 
 

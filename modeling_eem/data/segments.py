@@ -118,7 +118,7 @@ class RowFolder:
 
     @property
     def has_fingerprint(self) -> bool:
-        """Whether `eem-data prepare` made the rows, so that their tokenizer is known."""
+        """Whether `eem data prepare` made the rows, so that their tokenizer is known."""
         return (self.path / FINGERPRINT_FILE).exists()
 
     @property

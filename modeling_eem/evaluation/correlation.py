@@ -1,4 +1,4 @@
-"""Estimates of the same rows, compared: folders of `eem-entropy` in; regressions, curves and words out."""
+"""Estimates of the same rows, compared: folders of `eem entropy` in; regressions, curves and words out."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ _ROWS_A_BATCH = 256
 
 @dataclass(frozen=True, eq=False)
 class EntropyFolder:
-    """What `eem-entropy` made, row by row from disk; a row of several packed windows counts as several.
+    """What `eem entropy` made, row by row from disk; a row of several packed windows counts as several.
 
     Attributes:
         path: the folder.
@@ -55,7 +55,7 @@ class EntropyFolder:
 
     @classmethod
     def open(cls, path: Path, name: str) -> "EntropyFolder":
-        """Raises a ValueError for a folder that eem-entropy did not make, or did not finish."""
+        """Raises a ValueError for a folder that `eem entropy` did not make, or did not finish."""
         if not all((path / name).is_file() for name in (ENTROPIES_FILE, DATASET_FILE)):
             raise ValueError(f"{path} holds no finished entropies: make it with `eem entropy`.")
         made = read_record(path / ENTROPIES_FILE, {"method": str, "unit": str, "rows_sha256": str})
@@ -108,7 +108,7 @@ def open_folders(paths: list[Path]) -> list[EntropyFolder]:
         ValueError: for fewer than two, the same one twice, or estimates of different rows.
     """
     if len({path.resolve() for path in paths}) < max(2, len(paths)):
-        raise ValueError("--entropies needs at least two different folders of eem-entropy.")
+        raise ValueError("--entropies needs at least two different folders of `eem entropy`.")
     names = [path.resolve().name for path in paths]
     folders = [
         EntropyFolder.open(path, name if names.count(name) == 1 else str(path)) for path, name in zip(paths, names)

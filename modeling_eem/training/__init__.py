@@ -1,6 +1,5 @@
 """Training: token losses and their trainer, run files and the runs they describe, what a step costs."""
 
-from modeling_eem.training.callbacks import ProgressBarCallback
 from modeling_eem.training.experiment import Run, prepare_run
 from modeling_eem.training.flops import training_flops
 from modeling_eem.training.outputs import held_out_metrics, learning_curve
@@ -16,7 +15,6 @@ from modeling_eem.training.training_text import DataArguments
 __all__ = [
     "TOKEN_LOSSES",
     "DataArguments",
-    "ProgressBarCallback",
     "Run",
     "RunArguments",
     "RunTrainer",

@@ -1,59 +1,14 @@
-"""Callbacks: a progress bar, random streams of processes, evaluation at checkpoints."""
+"""Callbacks: what a loss is called, random streams of processes, evaluation at checkpoints."""
 
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from modeling_eem.training.token_loss_arguments import TokenLossArguments
 from modeling_eem.training.training_forward import without_adapters
 
 LEFT_OUT = "tokens_without_entropy"  # how the log names labelled tokens that the loss leaves out
-
-
-class ProgressBarCallback(TrainerCallback):
-    """One line: name, bar, steps, time left, last training loss."""
-
-    def __init__(self, name: str):
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[loss]}"),
-        )
-        self.name = name
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.is_world_process_zero:
-            self.progress.start()
-            self.task = self.progress.add_task(self.name, total=state.max_steps, completed=state.global_step, loss="")
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.is_world_process_zero:
-            self.progress.update(self.task, completed=state.global_step)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any],
-        **kwargs: Any,
-    ) -> None:
-        if state.is_world_process_zero and "loss" in logs:
-            self.progress.update(self.task, loss=loss_text(logs, args, kwargs["model"]))
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.is_world_process_zero:
-            self.progress.stop()
 
 
 def loss_text(logs: dict[str, Any], args: TrainingArguments, model: Any) -> str:

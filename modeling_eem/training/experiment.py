@@ -108,7 +108,7 @@ def _prepare(name: str, config: PreTrainedConfig, data: DataArguments, arguments
     rows = run_rows(data)
     if (is_regression(config) or TOKEN_LOSSES[arguments.token_loss].needs_entropies) and not rows.has_entropies:
         what = "num_labels: 1" if is_regression(config) else f"token_loss: {arguments.token_loss}"
-        raise ValueError(f"{what} needs train_rows with a column token_entropies; make one with eem-entropy.")
+        raise ValueError(f"{what} needs train_rows with a column token_entropies; make one with `eem entropy`.")
     tokenizer = _tokenizer(data.tokenizer or config.name_or_path or "asset:tokenizer")
     _fit_vocabulary(config, tokenizer)
     rows.check(config, tokenizer)

@@ -1,6 +1,6 @@
 """Run files: one flat YAML that names a model, its data and its training, checked key by key.
 
-    base: quickstart.yaml            # another run file, beside this one, whose values this one overrides
+    base: quickstart.yaml            # another run file, whose values this one overrides
     model_type: eem                  # any type that AutoConfig knows; its config's fields stand beside it
     num_labels: 1                    # one number a token instead of a language model: regression on entropies
     encoder_config: {hidden_size: 128}
@@ -40,7 +40,7 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from modeling_eem import EEMAutoencoderConfig
-from modeling_eem.files import without_secrets
+from modeling_eem.files import asset, without_secrets
 from modeling_eem.loading import ModelKind, check_causal, load_model, model_class
 
 # Keys whose values are files or folders, and those where a name of something else may stand too.
@@ -207,7 +207,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if "base" in values:
         if not isinstance(name := values.pop("base"), str):
             raise ValueError(f"{path}: base must be the name of a run file, got {name!r}.")
-        base = path.parent / name
+        base = path.parent / asset(name)
         if base.resolve() in (path.resolve(), *above):
             raise ValueError(f"{path}: base {base.name} leads back to this file.")
         values = _merge(_read(base, (*above, path.resolve())), values)

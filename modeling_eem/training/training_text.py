@@ -1,4 +1,4 @@
-"""What a run trains on: text cut into rows here, or rows that `eem-data prepare` made."""
+"""What a run trains on: text cut into rows here, or rows that `eem data prepare` made."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ class DataArguments:
     Args:
         tokenizer: a folder or Hub name; None: that of `model_name_or_path`, or else the one that ships.
         train_files, validation_files: .txt, .jsonl or .parquet, also .gz; text in the column `text`.
-        train_rows: a folder of `eem-data prepare`, in place of `train_files`. Its split `held_out` is what the model
+        train_rows: a folder of `eem data prepare`, in place of `train_files`. Its split `held_out` is what the model
             is measured on where there are no `validation_files`. A column `token_entropies` (nats, one a token)
             reaches the token losses.
         rows: how `train_files` become rows: windows, pad, stream or pack; `validation_files` are always windows.
@@ -104,7 +104,7 @@ class TextRows:
 
 
 class PreparedRows:
-    """Rows that `eem-data prepare` made, read from disk as they are needed.
+    """Rows that `eem data prepare` made, read from disk as they are needed.
 
     Raises:
         ValueError: a folder that it did not make, or did not finish, or that does not go with the rest of the run.
@@ -116,7 +116,7 @@ class PreparedRows:
         self.made = read_fingerprint(self.folder)
         self.splits = open_rows(self.folder)
         if TRAIN not in self.splits:
-            raise ValueError(f"{self.folder} has no split {TRAIN!r}: make it with `eem-data prepare`.")
+            raise ValueError(f"{self.folder} has no split {TRAIN!r}: make it with `eem data prepare`.")
         if data.rows not in ("windows", self.made["rows"]):
             raise ValueError(f"the rows in {self.folder} are {self.made['rows']}, not {data.rows}: leave rows out.")
         if not data.validation_files and (HELD_OUT not in self.splits or self.made["rows"] == "pack"):

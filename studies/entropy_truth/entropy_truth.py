@@ -29,7 +29,7 @@ from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eem.console import ListOptionsCommand, one_line_errors
+from eem.console import Command, one_line_errors
 from modeling_eem.data import (
     CopySource,
     HiddenMarkovSource,
@@ -244,9 +244,7 @@ def chosen(kind: str, asked: list[str] | None, known: Iterable[str]) -> list[str
     return asked or known
 
 
-@app.command(
-    cls=ListOptionsCommand, epilog="Example: python studies/entropy_truth/entropy_truth.py --output runs/truth"
-)
+@app.command(cls=Command, epilog="Example: python studies/entropy_truth/entropy_truth.py --output runs/truth")
 @one_line_errors()
 def main(
     output: Annotated[Path, typer.Option(help="Folder for the scores of each source and backbone.")],

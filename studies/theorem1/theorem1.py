@@ -28,7 +28,7 @@ from theorem1_runs import Curves, Key, Measure, ResultFile, Schedule, all_method
 from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
-from eem.console import ListOptionsCommand, one_line_errors
+from eem.console import Command, one_line_errors
 from modeling_eem.data import CausalCollator, CopySource, HiddenMarkovSource, MarkovSource, Source
 
 SYMBOLS, LENGTH = 10, 48
@@ -106,7 +106,7 @@ def divergence(source: Source, ids_BT: Tensor) -> Measure:
     return measure
 
 
-@app.command(cls=ListOptionsCommand, epilog="Example: python studies/theorem1/theorem1.py --output runs/theorem1")
+@app.command(cls=Command, epilog="Example: python studies/theorem1/theorem1.py --output runs/theorem1")
 @one_line_errors()
 def main(
     output: Annotated[Path, typer.Option(help="Folder for the results of each run.")],

@@ -27,10 +27,11 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedModel, PreTr
 from transformers.trainer_utils import get_last_checkpoint
 
 from eem.console import one_line_errors
+from eem.training_progress import ProgressCallback
 from modeling_eem.data import CausalCollator, Row, RowFormat, encode_text, windows
 from modeling_eem.entropy import CausalEntropy
 from modeling_eem.evaluation import held_out_code_length
-from modeling_eem.training import ProgressBarCallback, TokenWeightedTrainer, TokenWeightedTrainingArguments
+from modeling_eem.training import TokenWeightedTrainer, TokenWeightedTrainingArguments
 
 CONTEXT, WIDTH, LAYERS = 256, 128, 3
 RESERVED_DOCUMENTS = 400  # for the students of all seeds; the teacher never sees them
@@ -102,7 +103,7 @@ def trained_teacher(
         ),
         data_collator=collator_for(tokenizer),
         train_dataset=Dataset.from_list([{"input_ids": row["input_ids"]} for row in rows]),
-        callbacks=[ProgressBarCallback("teacher")],
+        callbacks=[ProgressCallback("teacher")],
     )
     begun = (folder / "trainer").exists()
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder / "trainer")) if begun else None)

@@ -133,5 +133,5 @@ def test_ctrl_c_says_what_is_kept(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    kept = r"stopped: out/checkpoint-\d+ is kept; the same command goes on from it\."
+    kept = r"stopped at step \d+; the same command goes on from out/checkpoint-\d+\."
     assert re.fullmatch(kept, said.splitlines()[-1])

@@ -36,7 +36,7 @@ def train(path: Path, *overrides: str) -> RunTrainer:
 
 @pytest.fixture(scope="module")
 def prepared(run_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A folder of `eem-data prepare`, made once for each set of options."""
+    """A folder of `eem data prepare`, made once for each set of options."""
 
     def make(**options: Any) -> Path:
         folder = tmp_path_factory.getbasetemp() / f"rows-{'-'.join(map(str, options.values()))}"

@@ -143,6 +143,12 @@ def test_paths_are_relative_to_their_run_file(tmp_path: Path, read: Reader, monk
     assert data.train_files == ["x.txt", "z.txt"] and arguments.output_dir == "../out"
 
 
+def test_a_run_file_can_build_on_one_that_ships(read: Reader) -> None:
+    config, data, arguments = read("base: asset:configs/quickstart.yaml\nmax_steps: 3\ntrain_files: [/x.txt]\n")
+    assert isinstance(config, EEMConfig) and arguments.max_steps == 3 and arguments.learning_rate == 2e-3
+    assert data.train_files == ["/x.txt"] and data.validation_files == ["asset:quickstart/validation.jsonl.gz"]
+
+
 def test_a_path_is_the_same_text_however_the_run_file_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
