@@ -36,11 +36,11 @@ def test_flat_mixer(backbone_config: Callable[..., Any], length: int) -> None:
     assert training_flops(model, length) == 3 * 2 * (_mixer(length, d) + length * d * VOCAB_SIZE)
 
 
-@pytest.mark.parametrize("heads, kernel, columns", [(4, 1, 8), (0, 3, 3 * 48), (2, 4, 9 * 16)])
+@pytest.mark.parametrize("heads, kernel, columns", [(4, 1, 8), (0, 3, 3 * 48), (2, 4, 6 * 16)])
 def test_heads_and_kernels(backbone_config: Callable[..., Any], heads: int, kernel: int, columns: int) -> None:
-    """Heads add a projection in and one out; taps are products of their own, nine of a quarter for each four.
+    """Heads add a projection in and one out; taps are products of their own, three of a half for each two.
 
-    Those have a text's columns and the zeros between two, 32 + 2 and (16 + 4) / 4, rounded up to sixteens.
+    Those have a text's columns and the zeros between two, 32 + 2 and (16 + 4) / 2, rounded up to sixteens.
     """
     d, t = 32, 200
     config = backbone_config(
