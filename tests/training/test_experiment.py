@@ -242,7 +242,7 @@ def test_a_language_model_becomes_a_regression(
     [
         ({"train_rows": "rows"}, "train_files and train_rows both say"),
         ({"train_files": None, "train_rows": "rows", "max_length": 8}, "max_length is for train_files"),
-        ({"train_files": None, "train_rows": "nowhere"}, "nowhere holds no readable fingerprint.json"),
+        ({"train_files": None, "train_rows": "nowhere"}, "nowhere holds no fingerprint.json"),
         ({"train_files": None}, "train_files is empty"),
         ({"validation_files": None}, "validation_files is empty"),
         ({"padding_side": "both"}, "padding_side must be left or right"),
