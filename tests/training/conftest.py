@@ -1,0 +1,44 @@
+"""A run that was trained once, and copies of it to go on from."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from modeling_eem.training import RunTrainer, prepare_run
+
+STEPS = {"max_steps": 10, "save_steps": 5, "logging_steps": 2, "eval_steps": 3}
+
+
+@pytest.fixture(scope="module")
+def trained(
+    run_values: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The output of an uninterrupted run with checkpoints 5 and 10, and its values."""
+    folder = tmp_path_factory.mktemp("trained")
+    values = run_values(**STEPS, output_dir=str(folder / "out"))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(values))
+    trainer = RunTrainer(prepare_run(folder / "tiny.yaml"))
+    trainer.fit()
+    trainer.finish()
+    yield folder / "out", values
+
+
+@pytest.fixture
+def again(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> Callable[..., Path]:
+    """A run file with a copy of that output before it was finished, its values changed."""
+
+    def write(**changes: Any) -> Path:
+        output, values = trained
+        shutil.copytree(output, tmp_path / "out", dirs_exist_ok=True)
+        for file in (tmp_path / "out").iterdir():
+            if file.is_file():
+                file.unlink()
+        path = tmp_path / "tiny.yaml"
+        path.write_text(yaml.safe_dump({**values, "output_dir": str(tmp_path / "out"), **changes}))
+        return path
+
+    return write
