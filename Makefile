@@ -12,7 +12,7 @@ SDIST := $(subst ==,-,$(TRANSFORMERS))
 # The fast tests run in two processes; one thread each keeps them from fighting over two cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
 
-.PHONY: help install quickstart test test-slow bench lint format clean
+.PHONY: help install quickstart test test-slow bench findings lint format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -31,6 +31,9 @@ test-slow: install .venv/transformers-tests ## the tests that take more than a f
 
 bench: install ## speed and memory against their floors; exits with 1 if one is missed
 	$(BIN)/python benchmarks/speed.py --output records
+
+findings: ## show what surprised us in libraries, each script from scratch (long; outside CI)
+	@for script in findings/[a-z]*.sh; do echo "$$script"; bash "$$script" || exit 1; done
 
 lint: install ## ruff and the import contracts
 	$(BIN)/ruff check .
