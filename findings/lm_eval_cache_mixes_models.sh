@@ -13,7 +13,7 @@ import lm_eval
 from lm_eval.api.model import LM
 
 with open("rows.jsonl", "w") as file:
-    file.writelines(json.dumps({"question": str(row), "choices": ["a", "b"], "label": 0}) + "\n" for row in range(10))
+    file.writelines(json.dumps({"question": f"q{row}", "choices": ["a", "b"], "label": 0}) + "\n" for row in range(10))
 task = {
     "task": "toy", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "rows.jsonl"}}, "test_split": "test",
     "output_type": "multiple_choice", "doc_to_text": "{{question}}", "doc_to_choice": "choices", "doc_to_target": "label",

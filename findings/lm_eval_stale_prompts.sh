@@ -3,7 +3,7 @@
 # Happens: the cache knows a task's name, the number of examples and the tokenizer's name. After an edit of the prompt (or
 #   of the local data) the old prompts are sent to the model and scored, without a warning.
 # Version: lm-eval 0.4.13.
-# Seen: prompt before the edit '0', after it '0' (it should be 'Question: 0')
+# Seen: prompt before the edit 'q0', after it 'q0' (it should be 'Question: q0')
 . "$(dirname "$0")/_environment.sh"
 packages torch==2.13.0 transformers==5.23.0 accelerate==1.15.0 lm-eval==0.4.13
 export LM_HARNESS_CACHE_PATH=$WORK/requests
@@ -14,7 +14,7 @@ import lm_eval
 from lm_eval.api.model import LM
 
 with open("rows.jsonl", "w") as file:
-    file.writelines(json.dumps({"question": str(row), "choices": ["a", "b"], "label": 0}) + "\n" for row in range(4))
+    file.writelines(json.dumps({"question": f"q{row}", "choices": ["a", "b"], "label": 0}) + "\n" for row in range(4))
 
 
 class Listener(LM):
@@ -44,6 +44,6 @@ before = first_prompt("{{question}}", cache_requests=True)
 after = first_prompt("Question: {{question}}", cache_requests=True)
 fresh = first_prompt("Question: {{question}}")
 print(f"before the edit {before!r}, after it {after!r}, without the cache {fresh!r}")
-assert before == "0" and fresh == "Question: 0"
+assert before == "q0" and fresh == "Question: q0"
 assert after == before, "the cache notices a changed prompt now"
 PY
