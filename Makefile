@@ -12,7 +12,7 @@ SDIST := $(subst ==,-,$(TRANSFORMERS))
 # The fast tests run in two processes; one thread each keeps them from fighting over two cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
 
-.PHONY: help install quickstart test test-slow wheel-test bench lint format clean
+.PHONY: help install quickstart test test-slow wheel-test robustness bench docs findings lint format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -34,6 +34,16 @@ wheel-test: install ## build the wheel, install it in a fresh environment, use i
 
 bench: install ## speed and memory against their floors; exits with 1 if one is missed
 	$(BIN)/python benchmarks/speed.py --output records
+
+robustness: install ## kills, double starts, spoiled files, full disks: the long rounds of tests/robustness
+	ROBUSTNESS=100 $(BIN)/pytest tests/robustness
+
+docs: install ## the site, into site/
+	@$(PIP) install --constraint constraints.txt --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+findings: ## show what surprised us in libraries, each script from scratch (long; outside CI)
+	@for script in findings/[a-z]*.sh; do echo "$$script"; bash "$$script" || exit 1; done
 
 lint: install ## ruff and the import contracts
 	$(BIN)/ruff check .
