@@ -26,7 +26,7 @@ def quickstart(
         Path | None, typer.Option(help="Folder with quickstart.yaml and quickstart-causal.yaml; if not given, ours.")
     ] = None,
     max_steps: Annotated[
-        int | None, typer.Option(help="Train for so many steps: 2 shows in seconds that all works.", min=1)
+        int | None, typer.Option(help="Train for so many steps; held-out text is measured whole all the same.", min=1)
     ] = None,
 ) -> None:
     """Train both models of the quickstart, and write what they scored on held-out text.
