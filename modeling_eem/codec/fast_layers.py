@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -27,6 +27,7 @@ from .arithmetic import (
     SLOPE,
     TOTAL_BITS,
 )
+from .compilation import compiled
 from .tile_product import (
     TILE_COLUMNS,
     linear_tile_1,
@@ -55,10 +56,6 @@ LEAST_WEIGHT_SHIFT = np.uint32(COUNT_BITS + 1)
 
 # Heads, taps, input columns and output columns of a head's row, windows there is room for.
 MixingSizes = tuple[int, int, int, int, int]
-
-compiled = njit(
-    nogil=True, cache=True, fastmath=False, error_model="numpy", boundscheck=False, _nrt=False, no_cfunc_wrapper=True
-)
 
 
 @intrinsic

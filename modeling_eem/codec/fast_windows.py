@@ -3,13 +3,13 @@
 import numpy as np
 
 from .arithmetic import RESIDUAL_LIMIT
+from .compilation import compiled
 from .entropy_coder import LEAST_RANGE
 from .fast_layers import (
     BLOCK,
     activate_rows,
     add_mixed,
     add_rows,
-    compiled,
     find_token,
     head_rows,
     linear_rows,
