@@ -3,6 +3,7 @@
 Both take whatever is too long for the context from the left, as lm-eval does, and keep count of it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -94,7 +95,7 @@ class CausalHarnessModel(HFLM):
     ) -> list[LogLikelihood]:
         # lm-eval's rolling likelihood would show a bar of its own for every batch.
         self._check_lengths(requests)
-        return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
+        return _finite(super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs))
 
     def _check_lengths(self, requests: Sequence[Request]) -> None:
         for texts, context, continuation in requests:
@@ -113,6 +114,21 @@ class CausalHarnessModel(HFLM):
     def _model_generate(self, context: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         self.advance(len(context))
         return super()._model_generate(context, *args, **kwargs)
+
+
+def _finite(answers: list[LogLikelihood]) -> list[LogLikelihood]:
+    """The answers, all of them numbers: lm-eval 0.4.13 takes NaN for the first choice, an accuracy like any other.
+
+    Raises:
+        ValueError: a log-likelihood that is NaN or infinite.
+    """
+    for log_likelihood, _ in answers:
+        if not math.isfinite(log_likelihood):
+            raise ValueError(
+                f"the model scored a continuation with {log_likelihood}: its weights or its dtype overflow; load it in "
+                "float32, or train it again."
+            )
+    return answers
 
 
 @register_model("eem")
@@ -143,7 +159,7 @@ class EEMHarnessModel(CausalHarnessModel):
         for start in range(0, len(requests), size):
             indices = longest_first[start : start + size]
             answers.update(zip(indices, self._score([requests[index] for index in indices])))
-        return [answers[index] for index in range(len(requests))]
+        return _finite([answers[index] for index in range(len(requests))])
 
     @torch.no_grad()
     def _score(self, requests: Sequence[Request]) -> list[LogLikelihood]:

@@ -141,3 +141,14 @@ def test_an_encoder_never_sees_what_is_scored(
     assert not warnings
     HFLM(folder, device="cpu").loglikelihood(_requests("loglikelihood", PAIRS), disable_tqdm=True)
     assert "the very tokens the logits predict" in warnings[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_that_are_not_finite_are_refused(kind: str, harness_model: Callable[..., Path]) -> None:
+    """lm-eval 0.4.13 counts NaN as the first choice: a broken model would have an accuracy."""
+    model = ADAPTERS[kind](str(harness_model(kind)), batch_size=3)
+    torch.nn.init.constant_(model.model.get_output_embeddings().weight, float("nan"))
+    with pytest.raises(ValueError, match="scored a continuation with nan"):
+        model.loglikelihood(_requests("loglikelihood", PAIRS))
+    with pytest.raises(ValueError, match="scored a continuation with nan"):
+        model.loglikelihood_rolling(_requests("loglikelihood_rolling", [(text,) for text in TEXTS]))
