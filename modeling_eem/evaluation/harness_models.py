@@ -125,8 +125,8 @@ def _finite(answers: list[LogLikelihood]) -> list[LogLikelihood]:
     for log_likelihood, _ in answers:
         if not math.isfinite(log_likelihood):
             raise ValueError(
-                f"the model scored a continuation with {log_likelihood}: its weights or its dtype overflow; load it in "
-                "float32, or train it again."
+                f"the model scored a continuation with {log_likelihood}: its weights or its dtype overflow; use "
+                "--dtype float32, or train it again."
             )
     return answers
 

@@ -26,6 +26,8 @@ _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "prediction_loss_only": (bool, "keeps from the metrics what they measure; leave it out"),
     "batch_eval_metrics": (bool, "gives metrics a batch at a time, and they are of the whole; leave it out"),
     "eval_do_concat_batches": (lambda value: not value, "false gives metrics batches, and they are of the whole"),
+    "bf16_full_eval": (bool, "leaves the model in bfloat16 for good (transformers 5.23); use bf16"),
+    "fp16_full_eval": (bool, "leaves the model in float16 for good (transformers 5.23); use fp16"),
     "eval_use_gather_object": (bool, "gathers objects, and metrics are made of tensors; leave it out"),
     "include_for_metrics": (bool, "gathers what no metric reads; leave it out"),
     "label_names": (bool, "follows from what is measured; leave it out"),

@@ -260,6 +260,8 @@ def test_the_command_line_is_blamed_for_what_it_says(read: Reader, override: tup
         ("batch_eval_metrics", "true"),
         ("eval_do_concat_batches", "false"),
         ("eval_use_gather_object", "true"),
+        ("bf16_full_eval", "true"),
+        ("fp16_full_eval", "true"),
         ("include_for_metrics", "loss"),
         ("label_names", "labels"),
         ("remove_unused_columns", "false"),
