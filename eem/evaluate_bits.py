@@ -49,7 +49,7 @@ def bits(
         measure_compressors,
     )
     from modeling_eem.evaluation.code_length import code_bits_of
-    from modeling_eem.evaluation.held_out import held_out_rows, row_bytes
+    from modeling_eem.evaluation.held_out_text import held_out_rows, row_bytes
     from modeling_eem.evaluation.scored_models import common_context, load_checkpoints
     from modeling_eem.files import write_atomically
     from modeling_eem.report import write_results

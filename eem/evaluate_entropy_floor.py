@@ -36,7 +36,7 @@ def entropy_floor(
     from modeling_eem.evaluation.bits_table import measure
     from modeling_eem.evaluation.code_length import code_bits_of
     from modeling_eem.evaluation.entropy_floor import LEAST_RUNS, FloorPoint, fit_entropy_floor, floor_table
-    from modeling_eem.evaluation.held_out import held_out_rows
+    from modeling_eem.evaluation.held_out_text import held_out_rows
     from modeling_eem.evaluation.scored_models import common_context, load_checkpoints
     from modeling_eem.report import write_results
     from modeling_eem.report.curve_plots import entropy_floor_plot

@@ -30,7 +30,7 @@ def quantization(
     from rich.console import Console
 
     from modeling_eem.evaluation.code_length import row_codes
-    from modeling_eem.evaluation.held_out import held_out_rows
+    from modeling_eem.evaluation.held_out_text import held_out_rows
     from modeling_eem.evaluation.quantization import (
         SWEEP_FORMATS,
         SWEEP_PARTS,

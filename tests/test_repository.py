@@ -109,7 +109,7 @@ def test_extras_exist() -> None:
 
     extras = PROJECT["optional-dependencies"]
     assert set(EXTRAS.values()) <= set(extras)
-    for library in ("datatrove", "gradio", "nltk", "peft", "ray", "tensorboard"):
+    for library in ("datatrove", "nltk", "peft", "ray", "tensorboard"):
         assert any(text.startswith(library) for text in extras[EXTRAS[library]])
 
 

@@ -31,7 +31,7 @@ from modeling_eem.entropy.base import EntropyEstimator, pad_right
 from modeling_eem.entropy.registry import build_estimator, load_models
 from modeling_eem.entropy.statistics import Regression, regress, split_words
 from modeling_eem.evaluation.correlation import words_table
-from modeling_eem.evaluation.held_out import held_out_rows
+from modeling_eem.evaluation.held_out_text import held_out_rows
 from modeling_eem.files import write_atomically
 from modeling_eem.report import Table, write_results
 from modeling_eem.report.plots import COLOURS, label_axes, save_png

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from eem.evaluate import app
 from modeling_eem import EEMAutoencoder, EEMAutoencoderConfig, EEMConfig, EEMForCausalLM
 from modeling_eem.evaluation import held_out_code_length
-from modeling_eem.evaluation.held_out import held_out_rows
+from modeling_eem.evaluation.held_out_text import held_out_rows
 from modeling_eem.evaluation.scored_models import load_checkpoints
 
 TOKENIZER = Path(__file__).parents[2] / "tokenizer"

@@ -53,7 +53,7 @@ def test_scores_are_written(with_cards: list[Path], harness_data: Path, tmp_path
     for model in content["models"]:
         assert list(model["tasks"]) == ["arc_easy", "wikitext"]
         assert set(model["tasks"]["arc_easy"]["metrics"]["acc,none"]) == {"value", "standard_error"}
-    assert content["data"] == str(harness_data)
+    assert content["data"] == harness_data.name  # where it lies is this machine's
     assert content["options"] == {
         "batch_size": 8,
         "max_length": None,

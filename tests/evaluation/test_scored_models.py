@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from modeling_eem.evaluation.bits_table import measure
-from modeling_eem.evaluation.held_out import held_out_rows
+from modeling_eem.evaluation.held_out_text import held_out_rows
 from modeling_eem.evaluation.scored_models import common_context, load_checkpoints
 
 ENDLESS = {

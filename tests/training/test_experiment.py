@@ -306,5 +306,5 @@ def test_a_model_without_a_context_needs_max_length() -> None:
     config, short = BloomConfig(), TextRows(DataArguments(**files, max_length=32))
     short.check(config, None)
     assert short.max_length(config) == 32
-    with pytest.raises(ValueError, match="a 'bloom' model takes rows of any length: set max_length"):
-        TextRows(DataArguments(**files)).max_length(config)
+    with pytest.raises(ValueError, match="a bloom model takes rows of any length: set max_length"):
+        TextRows(DataArguments(**files)).check(config, None)

@@ -18,7 +18,7 @@ from modeling_eem.data.prepare import prepare_rows
 from modeling_eem.data.row_options import RowOptions
 from modeling_eem.data.shards import corpus_files, plan_shards
 from modeling_eem.data.tokenizer import encode_text, token_byte_lengths
-from modeling_eem.evaluation.held_out import held_out_rows, row_bytes
+from modeling_eem.evaluation.held_out_text import held_out_rows, row_bytes
 
 TEXTS = ["Call me Ishmael. Some years ago, never mind how long. " * 3, "Whale 👍!", "The sea. " * 40]
 N = 16
