@@ -192,16 +192,11 @@ class _Lines(Steps):
         parts = [f"{self.description}: {self.done:,}" + (f" of {self.total:,}" if self.total else "")]
         if self.total and self.done > self.first:
             left = (now - self.begun) / (self.done - self.first) * max(self.total - self.done, 0)
-            parts.append(f"{_duration(left)} left")
+            from modeling_eem.report.numbers import duration  # long work has the package loaded
+
+            parts.append(f"{duration(left)} left")
         parts += [self.note] if self.note else []
         print(", ".join(parts), file=self.stream, flush=True)
-
-
-def _duration(seconds: float) -> str:
-    """12 s, 3 min, 2.5 h."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager

@@ -79,6 +79,7 @@ def entropy(
     from modeling_eem.entropy.registry import build_estimator, check_options, load_models
     from modeling_eem.files import asset
     from modeling_eem.report import provenance
+    from modeling_eem.report.numbers import duration
 
     quiet_loading()
     options = {name: value for name, value in options.items() if value is not None}
@@ -109,16 +110,16 @@ def entropy(
         run = corpus_run.EntropyRun(rows, output, estimator, begun["rows_a_part"] if begun else fresh)
         tokens_left = identity["tokens"] * run.rows_left() / rows.num_rows
         speed = sum(gather_object([speed]))
-        hours = tokens_left / speed / 3600
-        console.print(f"{speed:,.0f} tokens a second; {tokens_left:,.0f} tokens are left: {hours:.2g} hours")
-        if max_hours is not None and hours > max_hours:
+        seconds = tokens_left / speed
+        console.print(f"{speed:,.0f} tokens a second; {tokens_left:,.0f} tokens are left: {duration(seconds)}")
+        if max_hours is not None and seconds > 3600 * max_hours:
             if not is_main:
                 raise typer.Exit(2)
             if not begun:
                 source.remove()
             raise ValueError(
-                f"it would take {hours:.2g} hours, more than --max-hours {max_hours:g}: raise that, give fewer rows, "
-                "more processes, or a faster method."
+                f"it would take {duration(seconds)}, more than --max-hours {max_hours:g}: raise that, give "
+                "fewer rows, more processes, or a faster method."
             )
         if is_main:
             run.begin(identity, {"data": data, "models": model, "provenance": provenance()})

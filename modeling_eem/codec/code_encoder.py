@@ -43,7 +43,9 @@ class CodeEncoder:
 
     def save(self, folder: Path) -> None:
         save_file(self._encoder.state_dict(), folder / ENCODER_FILE)
-        self._config.save_pretrained(folder / ENCODER_FOLDER)
+        # Not save_pretrained, which would put the code of our configs beside it: a codec model is without code.
+        (folder / ENCODER_FOLDER).mkdir(exist_ok=True)
+        self._config.to_json_file(folder / ENCODER_FOLDER / "config.json")
 
     @classmethod
     def load(cls, folder: Path) -> "CodeEncoder":

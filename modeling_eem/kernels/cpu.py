@@ -8,7 +8,7 @@
   be read. `x W^T` reads them with one core, `W x^T` in two halves, one batched product, with two.
 
 Each declines what it was not made for (other devices and dtypes, shards, quantized or watched layers) by returning
-None, and the models then compute it themselves. What each gains is in `records/speed.md`.
+None, and the models then compute it themselves. What each gained is in `docs/speed.md`.
 """
 
 from collections.abc import Iterator, Sequence

@@ -63,8 +63,8 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(
             steps.advance(10)
         steps.update(note="late")
     assert capsys.readouterr().err.splitlines() == [
-        "reading rows: 150 of 1,000, 85 s left",
-        "reading rows: 300 of 1,000, 70 s left",
+        "reading rows: 150 of 1,000, 1 min 25 s left",
+        "reading rows: 300 of 1,000, 1 min 10 s left",
     ]
 
 
@@ -77,7 +77,7 @@ def test_steps_done_before_say_nothing_of_the_speed(
         steps.resume(500)
         now[0] += 100
         steps.update(600, "5.1 nats a token")
-    assert capsys.readouterr().err == "eem: 600 of 1,000, 7 min left, 5.1 nats a token\n"
+    assert capsys.readouterr().err == "eem: 600 of 1,000, 6 min 40 s left, 5.1 nats a token\n"
 
 
 def test_quiet_progress_shows_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
