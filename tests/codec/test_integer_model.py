@@ -37,6 +37,7 @@ def test_a_saved_model_is_the_same(integer_model: MakeModel, draw_windows: Draw,
     model = integer_model(kind)
     windows, contexts = draw_windows(model, 5)
     model.save_pretrained(tmp_path)
+    assert not [*tmp_path.rglob("*.py")], "weights, tables and a tokenizer, without code"
     loaded = IntegerModel.from_pretrained(tmp_path)
     assert loaded.id == model.id
     assert loaded.encode_windows(windows, contexts) == model.encode_windows(windows, contexts)
