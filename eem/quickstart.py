@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +14,13 @@ from eem.console import check_output, keeps, one_line_errors, quiet_loading
 
 if TYPE_CHECKING:
     from modeling_eem.bits import CodeLength
+    from modeling_eem.codec.report import Report
     from modeling_eem.report import LearningCurve, Table
     from modeling_eem.training import Run
+
+FOLDERS = {"EEM": "eem", "causal baseline": "causal"}
+# Training text that the codec's grids, and an EEM's code prior, are chosen on.
+CALIBRATION_BYTES = 300_000
 
 
 @one_line_errors()
@@ -29,7 +35,7 @@ def quickstart(
         int | None, typer.Option(help="Train for so many steps; held-out text is measured whole all the same.", min=1)
     ] = None,
 ) -> None:
-    """Train both models of the quickstart, and write what they scored on held-out text.
+    """Train both models of the quickstart, measure them on held-out text, and compress that text with them.
 
     Takes about five minutes on two CPU cores.
 
@@ -55,15 +61,20 @@ def quickstart(
         "causal baseline": prepare_run(configs / "quickstart-causal.yaml", arguments),
     }
     flops = {name: training_flops(run.model, run.collator.max_length) for name, run in runs.items()}
-    curves, lengths = {}, {}
+    curves, lengths, files, blobs = {}, {}, {}, {}
     with keeps(lambda: "the quickstart keeps nothing on its way; the same command begins again."):
         for name, run in runs.items():
             curves[name] = _fit(run, name)
             lengths[name] = held_out(run)
 
     texts = [document.text for document in read_documents(runs["causal baseline"].data.validation_files)]
-    general = compressed_bits("".join(texts).encode(), ("gzip", "bzip2", "xz"))
-    table = _table(runs, flops, lengths, general)
+    held_out_file = write_atomically(output / "held_out.txt", "".join(texts))
+    for name, run in runs.items():
+        with console.status(f"compressing {held_out_file} with the {name}"):
+            files[name], blobs[name] = _compress(run, held_out_file, output / "codec" / FOLDERS[name])
+    compressed = write_atomically(output / "held_out.txt.eem", blobs["causal baseline"])
+    general = compressed_bits(held_out_file.read_bytes(), ("gzip", "bzip2", "xz"))
+    table = _table(runs, flops, lengths, files, general)
     console.print(table)
     plot = learning_curves(
         output / "learning_curve.png",
@@ -75,10 +86,11 @@ def quickstart(
     heat_map = _heat_map(output, runs["causal baseline"], texts[0])
     write_atomically(output / "results.md", table.to_markdown())
     write_atomically(output / "results.json", table.to_json())
-    for name, folder in (("EEM", "eem"), ("causal baseline", "causal")):
+    for name, folder in FOLDERS.items():
         compressors = {kind: bits / lengths[name].num_bytes for kind, bits in general.items()}
         _save(output / folder, name, runs[name], flops[name], lengths[name], compressors, table, plot)
     console.print(f"{output}/eem and {output}/causal load with AutoModelForCausalLM.from_pretrained")
+    console.print(f"{compressed}: held-out text, decoded to the same bytes with the codec model {output}/codec/causal")
     console.print(f"{plot}: learning curves\n{heat_map}: losses of a paragraph, token by token")
     console.print(f"{time.monotonic() - began:.0f} seconds")
 
@@ -95,9 +107,37 @@ def _fit(run: Run, name: str) -> LearningCurve:
     return learning_curve(run, trainer.state, name)
 
 
+def _compress(run: Run, file: Path, folder: Path) -> tuple[Report, bytes]:
+    """Build the run's codec model into `folder`; what `file` takes with it, and its bytes, seen to decode."""
+    from modeling_eem.codec import Codec, build_integer_model
+    from modeling_eem.data.documents import read_documents
+    from modeling_eem.files import folder_at_once
+
+    calibration: list[str] = []
+    for document in read_documents(run.data.train_files):
+        calibration.append(document.text)
+        if sum(map(len, calibration)) >= CALIBRATION_BYTES:
+            break
+    built = build_integer_model(run.model, run.tokenizer, calibration)
+    with folder_at_once(folder) as unfinished:
+        built.save_pretrained(unfinished)
+    plain, written = file.read_bytes(), BytesIO()
+    codec = Codec.from_pretrained(folder)
+    report = codec.compress_stream(BytesIO(plain), written)
+    blob = written.getvalue()
+    if codec.decompress(blob) != plain:
+        raise RuntimeError(f"{file} does not come back from its compressed file. Please report this.")
+    return report, blob
+
+
 def _table(
-    runs: dict[str, Run], flops: dict[str, int], lengths: dict[str, CodeLength], general: dict[str, int]
+    runs: dict[str, Run],
+    flops: dict[str, int],
+    lengths: dict[str, CodeLength],
+    files: dict[str, Report],
+    general: dict[str, int],
 ) -> Table:
+    from modeling_eem.codec.container import Kind
     from modeling_eem.report import Table
 
     rows: list[tuple] = []
@@ -109,20 +149,24 @@ def _table(
                 run.model.num_parameters() / 1e6,
                 flops[name] / 1e9,
                 length.bits_per_byte,
+                files[name].bits_per_byte,
                 length.code_bits / length.num_bytes,
                 length.cross_entropy,
             )
         )
     num_bytes = lengths["causal baseline"].num_bytes
-    rows += [(name, None, None, bits / num_bytes, None, None) for name, bits in general.items()]
+    rows += [(name, None, None, bits / num_bytes, bits / num_bytes, None, None) for name, bits in general.items()]
     best = min(lengths, key=lambda name: lengths[name].bits_per_byte)
     run = runs["causal baseline"]
+    windows = files["EEM"].windows
+    coded = windows[Kind.CODED] + windows[Kind.CODED_FULL]
     return Table(
         columns=(
             "what",
             "M params",
             "GFLOPs a row",
             "bits a byte",
+            "in a file",
             "of them code",
             "nats a token",
         ),
@@ -131,6 +175,8 @@ def _table(
         notes=(
             f"At this size and after {run.arguments.max_steps} steps the {best} is ahead.",
             "Bits a byte of held-out text, the code's bits included; nats a token without them.",
+            "In a file: what `eem compress` writes, windows, framing and all. There the decoder goes without the "
+            f"EEM's code wherever that is shorter: it took the code in {coded:,} of {windows.total():,} windows.",
             f"Both models were given the same {run.arguments.max_steps * run.arguments.train_batch_size:,} rows of up "
             f"to {run.collator.max_length} tokens (the EEM saw a tenth of its rows cut short), and code windows of "
             f"that length one by one; the compressors get the whole {num_bytes:,} bytes at once.",
@@ -139,6 +185,7 @@ def _table(
             "M params": ".2f",
             "GFLOPs a row": ".2f",
             "bits a byte": ".3f",
+            "in a file": ".3f",
             "of them code": ".3f",
             "nats a token": ".3f",
         },

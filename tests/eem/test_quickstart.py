@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from eem.__main__ import app
 from modeling_eem import EEMForCausalLM, MaskedMixerForCausalLM
+from modeling_eem.codec import Codec
 from modeling_eem.data import CausalCollator, RowFormat, encode_text, windows
 from modeling_eem.evaluation import held_out_code_length
 
@@ -107,6 +108,18 @@ def test_the_table_is_printed_and_written(run: tuple[Path, str], results: dict[s
         assert all(results[name][column] is not None for column in table["columns"])
 
 
+def test_the_held_out_text_is_compressed_with_both_models(
+    run: tuple[Path, str], results: dict[str, dict[str, Any]]
+) -> None:
+    out, _ = run
+    plain, blob = (out / "held_out.txt").read_bytes(), (out / "held_out.txt.eem").read_bytes()
+    assert plain == "".join(HELD_OUT).encode()
+    assert Codec.from_pretrained(out / "codec" / "causal").decompress(blob) == plain
+    assert results["causal baseline"]["in a file"] == pytest.approx(8 * len(blob) / len(plain))
+    with_code = Codec.from_pretrained(out / "codec" / "eem").compress(plain)
+    assert results["EEM"]["in a file"] == pytest.approx(8 * len(with_code) / len(plain))
+
+
 def test_compressors_get_the_same_bytes(results: dict[str, dict[str, Any]]) -> None:
     data = "".join(HELD_OUT).encode()
     bits = 8 * len(gzip.compress(data, compresslevel=9))
@@ -192,7 +205,10 @@ def test_nothing_else_is_left(run: tuple[Path, str]) -> None:
     assert {path.name for path in out.iterdir()} - {"trainer"} == {
         "eem",
         "causal",
+        "codec",
         "heat_map.html",
+        "held_out.txt",
+        "held_out.txt.eem",
         "learning_curve.png",
         "results.json",
         "results.md",
