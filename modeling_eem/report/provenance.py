@@ -16,6 +16,7 @@ from pathlib import Path
 from modeling_eem.files import command_without_secrets
 
 PACKAGES = ("torch", "transformers", "modeling-eem")
+_UNITS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
 
 def provenance(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
@@ -29,7 +30,7 @@ def provenance(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
         "command": shlex.join([Path(sys.argv[0]).name, *command_without_secrets(sys.argv[1:])]),
         "commit": _commit(),
         "versions": ", ".join(versions),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores{_processor()}",
         "date": date.today().isoformat(),
     }
 
@@ -37,6 +38,18 @@ def provenance(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
 def provenance_line(origin: Mapping[str, str]) -> str:
     """`provenance` as a line of Markdown, to stand below what it is the origin of."""
     return f"`{origin['command']}`; {', '.join(origin[key] for key in ('date', 'commit', 'versions', 'machine'))}."
+
+
+def _processor() -> str:
+    """What numbers of speed depend on, as far as Linux tells: the processor's name and its units for small numbers."""
+    try:
+        info = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+    fields = dict(line.split(":", 1) for line in info.split("\n\n")[0].splitlines() if ":" in line)
+    values = {key.strip(): value.strip() for key, value in fields.items()}
+    units = [name for name in _UNITS if name in values.get("flags", "").split()]
+    return f" of {values['model name']} ({', '.join(units)})" if "model name" in values else ""
 
 
 def _commit() -> str:
