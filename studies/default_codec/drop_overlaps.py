@@ -3,10 +3,11 @@
     python studies/default_codec/drop_overlaps.py \
         --train general_train.parquet math_train.parquet quickstart/train.jsonl \
         --held-out general_validation.parquet math_validation.parquet quickstart/validation.jsonl \
-        --output kept.parquet --report overlaps.json
+        --output kept.parquet --report overlaps.json --calibration calibration.jsonl
 
 Two documents overlap when they share a span of 60 characters, after runs of white space became one space. A training
-document that stands twice is kept once. The report lists what was dropped and because of which held-out file.
+document that stands twice is kept once. The report lists what was dropped and because of which held-out file. Every
+hundredth document that is kept also goes into the calibration file, which `eem codec build` chooses its grids on.
 """
 
 import argparse
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--held-out", nargs="+", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--report", type=Path, required=True)
+    parser.add_argument("--calibration", type=Path, required=True)
     arguments = parser.parse_args()
 
     held_out = {span: path.name for path in arguments.held_out for text in read(path)["text"] for span in spans(text)}
@@ -68,6 +70,7 @@ def main() -> None:
     # Mixed once, so that a run sees all kinds of text from its first step.
     frame = pandas.DataFrame(kept).sample(frac=1, random_state=0)
     frame.to_parquet(arguments.output, index=False)
+    frame[["text"]].iloc[::100].to_json(arguments.calibration, orient="records", lines=True)
     report = {"span": SPAN, "files": counts, "dropped": dropped}
     arguments.report.write_text(json.dumps(report, indent=0, ensure_ascii=False) + "\n")
     print(json.dumps(counts, indent=2), f"dropped {len(dropped)}")
