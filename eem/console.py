@@ -102,8 +102,10 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        is_about_a_file = isinstance(error, OSError) and error.filename is not None
-        _print_error(f"{error.filename}: {error.strerror}" if is_about_a_file else str(error))
+        if isinstance(error, OSError) and error.filename is not None:
+            _print_error(f"{error.filename}: {error.strerror}")
+        else:
+            _print_error(str(error))
         raise typer.Exit(2) from error
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]

@@ -85,6 +85,7 @@ def entropy(
     options = {name: value for name, value in options.items() if value is not None}
     # The others may wait for hours while the main process reads the rows.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
+    assert state.device is not None  # until `state` is destroyed
     is_main = state.is_main_process
     console = Console(stderr=True, quiet=not is_main)
     with one_line_errors(), corpus_run.claimed(output) if is_main else nullcontext() as begun:

@@ -52,13 +52,16 @@ def correlation(
             fit, file = regressions[x.name, y.name], f"scatter-{_slug(x.name)}-{_slug(y.name)}.png"
             scatter_plot(
                 output / file,
-                *_counted(steps.advance, scatter_points, x, y),
+                *(values.tolist() for values in _counted(steps.advance, scatter_points, x, y)),
                 labels=(x.label, y.label),
                 line=(fit.slope.value, fit.intercept.value),
                 title=f"R² {fit.r_squared.value:.3f}, {fit.tokens:,} tokens",
             )
             figures[f"{y.name} against {x.name}"] = file
-    bands = {name: Band(curve.index, curve.mean, curve.low, curve.high) for name, curve in curves.items()}
+    bands = {
+        name: Band(*(values.tolist() for values in (curve.index, curve.mean, curve.low, curve.high)))
+        for name, curve in curves.items()
+    }
     index_plot(output / "index.png", bands)
     figures["entropy over a token's index in its row"] = "index.png"
     tables = [regressions_table(regressions), *([words_table(words)] if words else [])]

@@ -199,12 +199,13 @@ def _heat_map(output: Path, run: Run, text: str) -> Path:
     from modeling_eem.bits import nats_to_bits
     from modeling_eem.data.tokenizer import token_bytes
     from modeling_eem.files import write_atomically
+    from modeling_eem.loading import evaluating
     from modeling_eem.report import entropy_heatmap_html
 
-    model = run.model.eval()
+    model = run.model
     input_ids = run.tokenizer(text, return_tensors="pt", truncation=True, max_length=run.collator.max_length).input_ids
     input_ids = input_ids.to(model.device)
-    with torch.no_grad():
+    with evaluating(model):
         logits = model(input_ids).logits[0, :-1].float()
     losses = torch.nn.functional.cross_entropy(logits, input_ids[0, 1:], reduction="none")
     html = entropy_heatmap_html(

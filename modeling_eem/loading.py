@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from huggingface_hub.errors import HFValidationError
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
@@ -142,6 +142,18 @@ def own_tokenizer(name: str | Path) -> PreTrainedTokenizerBase | None:
     return load_tokenizer(name)
 
 
+def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id to pad a batch with: the tokenizer's, or BOS, since what stands there is masked.
+
+    Raises:
+        ValueError: a tokenizer with neither.
+    """
+    token = tokenizer.bos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if not isinstance(token, int):
+        raise ValueError("the tokenizer has no padding token and no BOS: set tokenizer.bos_token.")
+    return token
+
+
 def check_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, name: str | Path = "") -> None:
     """Refuse a tokenizer that cannot be the model's.
 
@@ -203,15 +215,21 @@ def check_causal(model: PreTrainedModel) -> None:
 
 
 @contextmanager
-def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Without noise and dropout, without gradients; then in the mode it was in."""
+def in_mode(model: nn.Module, is_training: bool) -> Iterator[None]:
+    """In training or evaluation mode; then in the mode it was in."""
     was_training = model.training
-    model.eval()
+    model.train(is_training)
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
         model.train(was_training)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Without noise and dropout, without gradients; then in the mode it was in."""
+    with in_mode(model, is_training=False), torch.no_grad():
+        yield
 
 
 def _moved_by_last_tokens(model: PreTrainedModel, rows_BT: Tensor) -> float:

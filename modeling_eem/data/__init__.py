@@ -3,12 +3,11 @@
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.data.documents import Document, read_documents
 from modeling_eem.data.fingerprint import check_fingerprint
-from modeling_eem.data.rows import IGNORE_INDEX, ROW_MODES, Row, RowFormat, pack, pad, stream, windows
+from modeling_eem.data.rows import ROW_MODES, Row, RowFormat, pack, pad, stream, windows
 from modeling_eem.data.sources import CopySource, HiddenMarkovSource, MarkovSource, ParitySource, Source
 from modeling_eem.data.tokenizer import TokenCounts, count_tokens, encode_text, token_byte_lengths, train_tokenizer
 
 __all__ = [
-    "IGNORE_INDEX",
     "ROW_MODES",
     "CausalCollator",
     "CopySource",

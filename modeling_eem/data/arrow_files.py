@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from modeling_eem.data.fingerprint import read_fingerprint
-from modeling_eem.data.rows import IGNORE_INDEX, Row
+from modeling_eem.data.rows import Row
 from modeling_eem.files import write_atomically
+from modeling_eem.models.loss_eem import IGNORE_INDEX
 
 TRAIN, HELD_OUT = "train", "held_out"
 SHARDS_FILE = "shards.jsonl"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from modeling_eem.data.rows import IGNORE_INDEX
+from modeling_eem.models.loss_eem import IGNORE_INDEX
 
 
 @dataclass

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from modeling_eem.data.tokenizer import token_byte_lengths
+from modeling_eem.models.loss_eem import IGNORE_INDEX
 
 TOKEN_ENTROPIES = "token_entropies"  # the column of a row's entropies, nats, one a token
-IGNORE_INDEX = -100  # as in models/loss_eem.py, whose import would cost rows two seconds
 _OPEN_ROWS = 64  # that `pack` fills at the same time
 
 Documents: TypeAlias = Iterable[tuple[int, Sequence[int] | NDArray]]

@@ -10,9 +10,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from modeling_eem.bits import CodeLength, window_length_bits
 from modeling_eem.data.collator import CausalCollator
-from modeling_eem.data.rows import IGNORE_INDEX, Row
+from modeling_eem.data.rows import Row
 from modeling_eem.loading import evaluating
 from modeling_eem.models.configuration_eem import EncoderDecoderConfig
+from modeling_eem.models.loss_eem import IGNORE_INDEX
+from modeling_eem.models.modeling_eem import EEMForCausalLM
 from modeling_eem.models.modeling_eem_autoencoder import EEMAutoencoder
 from modeling_eem.training import Run
 from modeling_eem.training.token_metrics import code_bits_a_row
@@ -87,7 +89,8 @@ def held_out_code_length(
 
 def held_out(run: Run) -> CodeLength:
     """`held_out_code_length` of a run's held-out rows."""
-    return held_out_code_length(run.model, run.held_out_rows, run.collator)
+    rows = run.held_out_rows
+    return held_out_code_length(run.model, rows, run.collator)  # pyright: ignore[reportArgumentType]  # a Dataset of `Row`s
 
 
 @torch.no_grad()
@@ -120,7 +123,13 @@ def row_nats(
 
 @torch.no_grad()
 def row_codes(model: PreTrainedModel, rows: Sequence[Row], collator: CausalCollator, batch_size: int = 16) -> Tensor:
-    """The code of each row, `[N, P]`, rounded to `config.code_dtype` if there is one."""
+    """The code of each row, `[N, P]`, rounded to `config.code_dtype` if there is one.
+
+    Raises:
+        ValueError: a model without a code.
+    """
+    if not isinstance(model, EEMForCausalLM | EEMAutoencoder):
+        raise ValueError(f"a {model.config.model_type!r} model has no code: name an entropy estimation model.")
     codes = [torch.empty(0)] * len(rows)
     with evaluating(model):
         for indices, batch in _batches(model, rows, collator, batch_size):

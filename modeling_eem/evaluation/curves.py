@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import linregress
 from transformers.trainer import TRAINER_STATE_NAME
 
 from modeling_eem.bits import code_offset_nats
 from modeling_eem.data.fingerprint import read_record
+from modeling_eem.evaluation.straight_line import straight_line
 from modeling_eem.report import Table
 
 _RESULTS, _LOSS = "results.json", "eval_cross_entropy"
@@ -72,7 +72,7 @@ class RunCurve:
         tokens, losses = np.array(self.points).T
         fits = []
         for kind, x in {"linear": tokens, "log-linear": np.log(tokens)}.items():
-            line = linregress(x, losses)
+            line = straight_line(x, losses)
             fits.append(Fit(kind, float(line.intercept), float(line.slope), float(line.rvalue) ** 2))
         return fits
 

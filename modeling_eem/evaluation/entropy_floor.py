@@ -11,12 +11,12 @@ Source: Badger & Neligeorge 2025, language entropy.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from scipy.stats import linregress, t
+from scipy.stats import t
 
 from modeling_eem.bits import CodeLength, nats_to_bits
+from modeling_eem.evaluation.straight_line import Line, straight_line
 from modeling_eem.report import Table
 
 LEAST_RUNS = 3
@@ -98,7 +98,7 @@ def fit_entropy_floor(points: Sequence[FloorPoint], zero: float = 0.01) -> Entro
             f"{len(sizes)} size(s), and a line with an interval needs {LEAST_RUNS}: add runs with smaller codes."
         )
     used = _straight_part(above)
-    line = linregress(*_coordinates(used))
+    line = straight_line(*_coordinates(used))
     if line.slope >= 0:
         raise ValueError("the cross-entropy does not fall as codes grow, so it meets no zero: train the runs longer.")
     crossing = float(-line.intercept / line.slope)
@@ -145,7 +145,7 @@ def _levels_off(x: np.ndarray, y: np.ndarray) -> bool:
     return bool(coefficients[0] > max(t.ppf(0.975, len(x) - 3) * spread, 1e-9 * np.ptp(y)))
 
 
-def _fieller(x: np.ndarray, line: Any) -> tuple[float, float]:
+def _fieller(x: np.ndarray, line: Line) -> tuple[float, float]:
     """Roots of (a + b x)² = t² Var(a + b x), a quadratic in x."""
     quantile = t.ppf(0.975, len(x) - 2)
     variance_b, variance_a = line.stderr**2, line.intercept_stderr**2

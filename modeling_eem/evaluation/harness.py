@@ -4,16 +4,17 @@ import math
 import os
 import random
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from lm_eval import simple_evaluate
 from lm_eval.api.metrics import bits_per_byte, mean
-from lm_eval.api.task import Task
+from lm_eval.api.samplers import ContextSampler
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.utils import resolve_max_length
 from lm_eval.tasks import TaskManager
 from sklearn.exceptions import UndefinedMetricWarning
@@ -86,7 +87,7 @@ def _checked_config(path: Path) -> PreTrainedConfig:
 
 def score_models(
     models: Sequence[ModelFolder],
-    tasks: dict[str, Task],
+    tasks: dict[str, ConfigurableTask],
     options: HarnessOptions,
     begin: Callable[[str, str], None],
     advance: Callable[[int], None],
@@ -157,13 +158,17 @@ def _in_one_process() -> Iterator[None]:
             os.environ[_ONE_PROCESS] = before
 
 
-def score_task(model: CausalHarnessModel, task: Task, options: HarnessOptions) -> TaskScores | None:
+def score_task(model: CausalHarnessModel, task: ConfigurableTask, options: HarnessOptions) -> TaskScores | None:
     """One task; None on every process but the first."""
     model.start()
     if model.world_size > 1:
-        task.sampler.set_rnd = lambda seed: setattr(
-            task.sampler, "rnd", _RandomOfProcess(seed, model.rank, model.world_size)
-        )
+
+        def set_rnd(rnd: int | None) -> ContextSampler:
+            draws = _RandomOfProcess(rnd, model.rank, model.world_size)
+            task.sampler.rnd = draws  # pyright: ignore[reportAttributeAccessIssue]  # `sample` is all that it calls
+            return task.sampler
+
+        task.sampler.set_rnd = set_rnd
     # lm-eval tells of each bootstrap, and scikit-learn of each draw without a positive row: neither is news.
     with redirect_stdout(StringIO()), warnings.catch_warnings(), _in_one_process():
         warnings.simplefilter("ignore", UndefinedMetricWarning)
@@ -178,21 +183,27 @@ def score_task(model: CausalHarnessModel, task: Task, options: HarnessOptions) -
     counted = model.gather_object((model.truncated, model.shortened))
     if results is None:
         return None
-    name = task.config.task
     truncated, shortened = (set().union(*sets) for sets in zip(*counted))
+    return _task_scores(task, results, len(truncated), len(shortened), options.bootstrap_iters)
+
+
+def _task_scores(
+    task: ConfigurableTask, results: Mapping[str, Any], truncated: int, shortened: int, resamples: int
+) -> TaskScores:
+    name = task.config.task
     return TaskScores(
         version=str(results["versions"][name]),
         num_fewshot=results["n-shot"][name],
         num_rows=results["n-samples"][name]["effective"],
         num_rows_available=results["n-samples"][name]["original"],
-        truncated_prompts=len(truncated),
-        shortened_answers=len(shortened),
-        metrics=dict(_scores(task, results["results"][name], results["samples"][name], options.bootstrap_iters)),
+        truncated_prompts=truncated,
+        shortened_answers=shortened,
+        metrics=dict(_scores(task, results["results"][name], results["samples"][name], resamples)),
     )
 
 
 def _scores(
-    task: Task, results: dict[str, Any], samples: Sequence[dict[str, Any]], resamples: int
+    task: ConfigurableTask, results: dict[str, Any], samples: Sequence[dict[str, Any]], resamples: int
 ) -> Iterator[tuple[str, Score]]:
     """lm-eval's flat `metric,filter` and `metric_stderr,filter`, joined, with what each row adds to them."""
     for key, value in results.items():

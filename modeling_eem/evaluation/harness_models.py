@@ -23,7 +23,11 @@ EEM_TYPES = ("eem", "eem_autoencoder")
 _DEFAULT_GENERATED_TOKENS = 256  # lm-eval's own
 
 
-class CausalHarnessModel(HFLM):
+# lm-eval's `register_model` has no types: a checker would take the class that it registers for the base `LM`.
+_HFLM: Any = HFLM
+
+
+class CausalHarnessModel(_HFLM):
     """lm-eval's `hf` model for models whose rows begin with BOS, once.
 
     * The rolling likelihood (`wikitext`) encodes text without special tokens: lm-eval itself puts BOS before it, and
@@ -80,7 +84,7 @@ class CausalHarnessModel(HFLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         fitted = []
         for request in requests:
-            prompt, options = request.args
+            prompt, options = request.arguments
             wanted = options.get("max_gen_toks", _DEFAULT_GENERATED_TOKENS)
             room = min(wanted, self.max_length // 2)
             if room < wanted:
@@ -131,7 +135,6 @@ def _finite(answers: list[LogLikelihood]) -> list[LogLikelihood]:
     return answers
 
 
-@register_model("eem")
 class EEMHarnessModel(CausalHarnessModel):
     """An entropy estimation model that is scored as a language model.
 
@@ -189,3 +192,6 @@ class EEMHarnessModel(CausalHarnessModel):
         ids = torch.tensor([row + [self.tokenizer.pad_token_id] * gap for row, gap in zip(rows, padding)])
         mask = torch.tensor([[1] * len(row) + [0] * gap for row, gap in zip(rows, padding)])
         return ids.to(self.device), mask.to(self.device)
+
+
+register_model("eem")(EEMHarnessModel)

@@ -38,8 +38,8 @@ class Score:
         error = None
         if resamples and self.rows.keys() == first.rows.keys():
             numbers = sorted(self.rows)
-            pairs = [[score.rows[number] for number in numbers] for score in (self, first)]
-            error = paired_error(self.aggregate, *pairs, resamples)
+            rows, others = ([score.rows[number] for number in numbers] for score in (self, first))
+            error = paired_error(self.aggregate, rows, others, resamples)
         return Score(self.value - first.value, error)
 
 

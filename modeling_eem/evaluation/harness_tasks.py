@@ -18,8 +18,9 @@ from huggingface_hub import DatasetCard
 from huggingface_hub.errors import OfflineModeIsEnabled
 from jinja2 import UndefinedError
 from lm_eval import tasks as stock_tasks
-from lm_eval.api.task import Task
+from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
+from lm_eval.tasks._index import Entry
 
 TABLE = "table"
 # What loading a task's data, or asking its first question, may raise.
@@ -84,7 +85,7 @@ COLUMNS = (
 )
 
 
-def load_tasks(names: Sequence[str], data_dir: Path | None = None) -> dict[str, Task]:
+def load_tasks(names: Sequence[str], data_dir: Path | None = None) -> dict[str, ConfigurableTask]:
     """Tasks with their data, by name: everything that can be wrong with them shows here, before any model runs.
 
     Args:
@@ -105,14 +106,14 @@ def load_tasks(names: Sequence[str], data_dir: Path | None = None) -> dict[str, 
         for number, path in enumerate(paths):
             (Path(folder) / f"{number}.yaml").write_text(yaml.safe_dump({"include": str(path)}))
         manager = TaskManager(include_path=folder, include_defaults=False)
-        understood = {int(manager.task_index[task].yaml_path.stem) for task in manager.all_subtasks}
+        understood = {int(_yaml_of(manager.task_index[task]).stem) for task in manager.all_subtasks}
         for number, path in enumerate(paths):
             if number not in understood:
                 raise ValueError(f"{path} is not the YAML of a task, or another of these tasks has the same name.")
         if data_dir is not None:
             for task in manager.all_subtasks:
                 entry = manager.task_index[task]
-                _take_from(data_dir, task, entry.cfg, entry.yaml_path)
+                _take_from(data_dir, task, entry.cfg or {}, _yaml_of(entry))
             manager = TaskManager(include_path=folder, include_defaults=False)
         return {task: _load(manager, task) for task in _in_order(manager)}
 
@@ -139,13 +140,19 @@ def _stock_yamls(names: Sequence[str], is_offline: bool) -> list[Path]:
             if index[name].kind.name == "GROUP":
                 raise ValueError(f"{name!r} is a group of lm-eval's tasks: name its tasks one by one.")
             members = sorted(index[name].tags) if index[name].kind.name == "TAG" else [name]
-            paths += [index[member].yaml_path for member in members]
+            paths += [_yaml_of(index[member]) for member in members]
     return list(dict.fromkeys(paths))
+
+
+def _yaml_of(entry: Entry) -> Path:
+    if entry.yaml_path is None:
+        raise ValueError(f"lm-eval's task {entry.name!r} is Python alone: name one that has a YAML.")
+    return entry.yaml_path
 
 
 def _in_order(manager: TaskManager) -> list[str]:
     """Tasks in the order in which they were asked for, which numbers their files."""
-    return sorted(manager.all_subtasks, key=lambda task: int(manager.task_index[task].yaml_path.stem))
+    return sorted(manager.all_subtasks, key=lambda task: int(_yaml_of(manager.task_index[task]).stem))
 
 
 def _take_from(data_dir: Path, task: str, config: dict[str, Any], path: Path) -> None:
@@ -193,9 +200,10 @@ def _data_files(task: str, folder: Path, config_name: str) -> dict[str, str]:
     return files
 
 
-def _load(manager: TaskManager, name: str) -> Task:
+def _load(manager: TaskManager, name: str) -> ConfigurableTask:
     try:
         task = manager.load([name])["tasks"][name]
+        assert isinstance(task, ConfigurableTask)  # it was made from a YAML
         num_rows = len(task.eval_docs)
         if num_rows:
             task.build_all_requests(limit=1)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +90,7 @@ def _prepared(
     return [_checked(row, number, folder, tokenizer, byte_lengths_V) for number, row in enumerate(splits[HELD_OUT])]
 
 
-def _checked(row: dict, number: int, folder: Path, tokenizer: Tokenizer, byte_lengths_V: NDArray) -> Row:
+def _checked(row: Any, number: int, folder: Path, tokenizer: Tokenizer, byte_lengths_V: NDArray) -> Row:
     """A row without its padding; ValueError for one that `eem data prepare` would not make of this tokenizer's ids."""
     mask = np.asarray(row["attention_mask"])
     real = np.flatnonzero(mask)

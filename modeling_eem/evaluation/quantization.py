@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import bitsandbytes as bnb
 import torch
 from bitsandbytes.functional import int8_vectorwise_quant
+from bitsandbytes.nn.modules import Linear8bitLt
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -55,7 +55,8 @@ def store_codes(codes_NP: Tensor, code_dtype: str) -> StoredCodes:
     code_format = CODE_FORMATS[code_dtype]
     integers_NP, scale_N1 = code_format.encode(codes_NP.float().cpu())
     scales = b"" if scale_N1 is None else scale_N1.float().numpy().tobytes()
-    return StoredCodes(code_dtype, *codes_NP.shape, pack_bits(integers_NP, code_format.bits), scales)
+    num_codes, code_size = codes_NP.shape
+    return StoredCodes(code_dtype, num_codes, code_size, pack_bits(integers_NP, code_format.bits), scales)
 
 
 def load_codes(stored: StoredCodes) -> Tensor:
@@ -93,7 +94,7 @@ def int8_linear(linear: nn.Linear) -> nn.Module:
     if linear.weight.device.type == "cpu":
         return Int8Linear(linear)
     has_bias = linear.bias is not None
-    quantized = bnb.nn.Linear8bitLt(
+    quantized = Linear8bitLt(
         linear.in_features, linear.out_features, bias=has_bias, has_fp16_weights=False, threshold=0.0
     )
     quantized.load_state_dict({name: value.detach().cpu() for name, value in linear.state_dict().items()})
@@ -210,7 +211,7 @@ def sweep_layers(
     return effects
 
 
-def swept_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
+def swept_layers(model: PreTrainedModel) -> dict[str, nn.Linear | nn.Embedding]:
     """The Linears and Embeddings of a model by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Embedding))}
 
@@ -261,7 +262,7 @@ def _rounded_activations(module: nn.Module, code_format: CodeFormat) -> Iterator
 
 
 @contextmanager
-def _rounded_weights(module: nn.Module, code_format: CodeFormat) -> Iterator[Callable[[], bool]]:
+def _rounded_weights(module: nn.Linear | nn.Embedding, code_format: CodeFormat) -> Iterator[Callable[[], bool]]:
     original = module.weight.detach().clone()
     with torch.no_grad():
         module.weight.copy_(code_format.round(original))

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from modeling_eem import EEMAutoencoderConfig
 from modeling_eem.data.collator import CausalCollator
-from modeling_eem.loading import check_tokenizer, context_length, load_config, load_model, load_tokenizer
+from modeling_eem.loading import check_tokenizer, context_length, load_config, load_model, load_tokenizer, padding_id
 from modeling_eem.models.configuration_eem import EncoderDecoderConfig
 from modeling_eem.models.quantization_eem import CODE_FORMATS
 
@@ -52,9 +52,8 @@ class Checkpoint:
 
     def collator(self, max_length: int) -> CausalCollator:
         """For rows of at most `max_length` tokens; what pads does not matter, since it is masked."""
-        pad_token_id = self.tokenizer.pad_token_id
         return CausalCollator(
-            pad_token_id=self.tokenizer.bos_token_id if pad_token_id is None else pad_token_id,
+            pad_token_id=padding_id(self.tokenizer),
             vocab_size=self.config.vocab_size,
             max_length=max_length,
         )

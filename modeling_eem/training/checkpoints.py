@@ -103,7 +103,7 @@ def checkpoint_to_resume(arguments: TokenWeightedTrainingArguments) -> Path | No
         ValueError: a folder that is no whole checkpoint; `false` where there are checkpoints.
     """
     wish = arguments.resume_from_checkpoint
-    output = Path(arguments.output_dir)
+    output = arguments.output_folder
     found = [Path(path) for path in sort_checkpoints(str(output))]
     if wish in ("false", "False"):
         if found:
@@ -127,7 +127,7 @@ def is_finished(arguments: TokenWeightedTrainingArguments, record: dict[str, Any
         ValueError: it holds another run, a model of unknown origin, or this run damaged or with fewer steps and no
             checkpoint to go on from: training would overwrite it.
     """
-    output = Path(arguments.output_dir)
+    output = arguments.output_folder
     if not (output / RUN_FILE).exists():
         if (output / "config.json").exists():
             raise ValueError(f"{output} holds a model that no run file made: choose another output_dir.")

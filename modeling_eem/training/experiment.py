@@ -13,7 +13,7 @@ from modeling_eem.data.collator import CausalCollator
 from modeling_eem.data.rows import RowFormat
 from modeling_eem.data.saved_tokenizer import fit_to_context
 from modeling_eem.files import asset, command_without_secrets
-from modeling_eem.loading import load_tokenizer
+from modeling_eem.loading import load_tokenizer, padding_id
 from modeling_eem.models.configuration_eem import EEMAutoencoderConfig
 from modeling_eem.training.checkpoints import check_same_run, checkpoint_to_resume, is_finished, run_record
 from modeling_eem.training.run_arguments import RunArguments
@@ -130,11 +130,10 @@ def _prepare(name: str, config: PreTrainedConfig, data: DataArguments, arguments
         model=build_model(config),
         tokenizer=tokenizer,
         collator=CausalCollator(
-            # Foreign tokenizers may have no padding; what stands there is masked.
-            pad_token_id=tokenizer.bos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+            pad_token_id=padding_id(tokenizer),
             vocab_size=config.vocab_size,
             max_length=row_format.max_length,
-            padding_side=data.padding_side,
+            padding_side="left" if data.padding_side == "left" else "right",
             random_prefix_probability=_prefix_probability(config),
         ),
         train_rows=train_rows,

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from transformers import PreTrainedModel
 
 from modeling_eem.kernels.cpu import HAS_ONEDNN
+from modeling_eem.loading import in_mode
 
 
 def _addmm_flops(_out_shape: torch.Size, a_shape: torch.Size, b_shape: torch.Size, **_kwargs: object) -> int:
@@ -56,17 +57,13 @@ def training_flops(model: PreTrainedModel, length: int) -> int:
     """
     device = next(model.parameters()).device
     input_ids = torch.zeros(1, length, dtype=torch.long, device=device)
-    was_training = model.training
-    model.train()
 
     def step() -> None:
         loss = model(input_ids=input_ids, labels=input_ids).loss
         torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
 
-    with torch.random.fork_rng():
-        flops = counted_flops(step)
-    model.train(was_training)
-    return flops
+    with in_mode(model, is_training=True), torch.random.fork_rng():
+        return counted_flops(step)
 
 
 def counted_flops(run: Callable[[], object]) -> int:

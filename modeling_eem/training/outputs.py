@@ -30,11 +30,11 @@ def learning_curve(run: Run, state: TrainerState, name: str | None = None) -> Le
     losses = [(entry["num_input_tokens_seen"], entry["loss"]) for entry in state.log_history if "loss" in entry]
     if not run.is_regression and run.arguments.token_loss != "cross_entropy":
         losses = []
-    if key == "eval_bits_per_byte":
+    if key == "eval_bits_per_byte" and (code_bits := run.code_bits) is not None:
         sample = run.train_rows[:_SAMPLE]
         num_bytes = sum(sample["num_bytes"])
         tokens = sum(map(len, sample["input_ids"])) - len(sample["num_bytes"])  # BOS is given
-        code = run.code_bits * len(sample["num_bytes"]) / num_bytes
+        code = code_bits * len(sample["num_bytes"]) / num_bytes
         losses = [(seen, nats_to_bits(loss) * tokens / num_bytes + code) for seen, loss in losses]
     return LearningCurve(name or run.name, held_out=points, train=losses)
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from huggingface_hub import HfApi
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import EvalLoopOutput, HubStrategy
@@ -34,6 +33,8 @@ from modeling_eem.training.checkpoints import (
 from modeling_eem.training.experiment import Run
 from modeling_eem.training.loss_watch import LossWatch, check_weights
 from modeling_eem.training.outputs import DESCRIPTIONS, describe
+from modeling_eem.training.processes import over_processes
+from modeling_eem.training.run_arguments import RunArguments
 from modeling_eem.training.trainer import TokenWeightedTrainer
 
 # Checkpoints, logs and sharded states are in folders; the rest is what training goes on from, DeepSpeed's included.
@@ -52,6 +53,8 @@ class RunTrainer(TokenWeightedTrainer):
     `describe` writes; it counts once `complete.json` lists all of that. Nothing that is not finite is saved. While it
     trains and finishes, `output_dir` is locked.
     """
+
+    args: RunArguments
 
     def __init__(self, run: Run, callbacks: Sequence[TrainerCallback] = ()):
         self.run = run
@@ -81,7 +84,7 @@ class RunTrainer(TokenWeightedTrainer):
             ValueError: another process has `output_dir`, or has changed it since the run was prepared.
             OSError: a full disk, with the file and the space.
         """
-        output = Path(self.args.output_dir)
+        output = self.args.output_folder
         if self.run.is_finished:
             self._load_from_checkpoint(str(output))
             self.state = read_state(output)
@@ -108,7 +111,7 @@ class RunTrainer(TokenWeightedTrainer):
 
         All is written beside what stands there, and takes its place when it is whole.
         """
-        output = Path(self.args.output_dir)
+        output = self.args.output_folder
         if not self.run.is_finished:
             with self._lock(), full_disk_named(output):
                 self._finish(output)
@@ -136,7 +139,7 @@ class RunTrainer(TokenWeightedTrainer):
         self.accelerator.wait_for_everyone()
 
     def _lock(self) -> AbstractContextManager:
-        return locked(self.args.output_dir) if self.is_world_process_zero() else nullcontext()
+        return locked(self.args.output_folder) if self.is_world_process_zero() else nullcontext()
 
     def _how_to_go_on(self) -> str:
         checkpoint = checkpoint_to_resume(self.run.arguments)
@@ -160,6 +163,7 @@ class RunTrainer(TokenWeightedTrainer):
         """`eval_loss` is the metrics' own mean: rows that fill up the last batch of several processes do not count."""
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         name = "mean_squared_error" if self.run.is_regression else "cross_entropy"
+        assert output.metrics is not None
         output.metrics[f"{metric_key_prefix}_loss"] = output.metrics[f"{metric_key_prefix}_{name}"]
         return output
 
@@ -191,7 +195,8 @@ class RunTrainer(TokenWeightedTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """With the real tokens that were trained on, and a `train_loss` that does not depend on interruptions."""
         self.loss_watch.check()
-        self.state.num_input_tokens_seen += int(self.accelerator.reduce(self._new_tokens.to(self.args.device), "sum"))
+        tokens = over_processes(self.accelerator, self._new_tokens.to(self.args.device), "sum")
+        self.state.num_input_tokens_seen += int(tokens)
         self._new_tokens = torch.zeros_like(self._new_tokens)
         logs["num_input_tokens_seen"] = self.state.num_input_tokens_seen
         if "train_loss" in logs:
@@ -234,7 +239,7 @@ class RunTrainer(TokenWeightedTrainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self.loss_watch.check()
         check_weights(self.model, self.state.global_step)
-        output = Path(self.args.output_dir)
+        output = self.args.output_folder
         folder = output / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             delete_checkpoint(folder)  # torn, or about to be written again
@@ -264,13 +269,14 @@ class RunTrainer(TokenWeightedTrainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Without `training_args.bin`, which holds tokens and paths and which nothing here reads."""
         super()._save(output_dir, state_dict)
-        (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        (Path(output_dir or self.args.output_folder) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Nothing: `_save_checkpoint` pushes when the checkpoint is whole, its code and card included."""
 
     def _push(self, folder: Path, message: str) -> None:
         if self.is_world_process_zero():
+            assert self.hub_model_id is not None  # `push_to_hub` makes one
             HfApi(token=self.args.hub_token).upload_folder(
                 repo_id=self.hub_model_id,
                 folder_path=folder,

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from transformers.integrations import get_available_reporting_integrations, is_tensorboard_available
+from transformers.integrations.integration_utils import get_available_reporting_integrations, is_tensorboard_available
+from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 
 from modeling_eem.training.token_loss_arguments import TokenWeightedTrainingArguments
@@ -77,8 +78,9 @@ class RunArguments(TokenWeightedTrainingArguments):
             and str(self.metric_for_best_model).removeprefix("eval_") not in _METRICS
         ):
             raise ValueError(f"save_strategy: best needs metric_for_best_model, one of {', '.join(_METRICS)}.")
-        split = self.accelerator_config.split_batches or self.accelerator_config.dispatch_batches
-        if split or not self.accelerator_config.even_batches:
+        batches = self.accelerator_config
+        assert isinstance(batches, AcceleratorConfig)  # what `super` makes of it
+        if batches.split_batches or batches.dispatch_batches or not batches.even_batches:
             raise ValueError("accelerator_config: batches are neither split nor dispatched nor uneven; leave it out.")
         if self.fsdp and self.device.type == "cpu":
             raise ValueError("fsdp: accelerate passes it over on a CPU; leave it out, or train on GPUs.")

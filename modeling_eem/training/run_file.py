@@ -111,7 +111,7 @@ def _read_run_file(
         _set(values, key.split("."), value)
     checkpoint = values.pop("model_name_or_path", None)
     saved = {} if checkpoint is None else _saved_config(path, checkpoint)
-    if saved and "model_type" in values:
+    if checkpoint is not None and "model_type" in values:
         raise ValueError(f"{path}: model_type makes a new model and model_name_or_path goes on from one; name one.")
     model_type = values.pop("model_type", saved.get("model_type"))
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
@@ -122,7 +122,7 @@ def _read_run_file(
     argument_keys = {field.name for kind in dataclass_types for field in dataclasses.fields(kind) if field.init}
     _refuse_unknown(values, config_keys | argument_keys | {"base"}, str(path))
     given = {key: values.pop(key) for key in list(values) if key in config_keys}
-    if not saved:
+    if checkpoint is None:
         return build_config(model_type, given), _parse(dataclass_types, values)
     for key in given:
         if key not in FINE_TUNING_KEYS:
@@ -322,7 +322,9 @@ def _parse(dataclass_types: Sequence[type], values: dict[str, Any]) -> tuple[Any
             arguments += [f"--{key}", *map(str, value)]
         elif value is not None:
             arguments.append(f"--{key}={json.dumps(value) if isinstance(value, dict) else value}")
-    parser = HfArgumentParser(dataclass_types, exit_on_error=False, allow_abbrev=False)
+    # transformers' own name for a dataclass is a NewType, which no class is.
+    kinds: Any = dataclass_types
+    parser = HfArgumentParser(kinds, exit_on_error=False, allow_abbrev=False)
     parser.error = _raise
     parsed = vars(parser.parse_args(arguments))
     instances = []

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers import TrainingArguments
 
@@ -57,6 +58,12 @@ class TokenLossArguments:
 @dataclass
 class TokenWeightedTrainingArguments(TokenLossArguments, TrainingArguments):
     """transformers' `TrainingArguments` and the token loss."""
+
+    @property
+    def output_folder(self) -> Path:
+        """`output_dir`, for which transformers has a name where none is given."""
+        assert self.output_dir is not None
+        return Path(self.output_dir)
 
 
 __all__ = ["TokenLossArguments", "TokenWeightedTrainingArguments"]

@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.modeling_outputs import CausalLMOutput, ModelOutput
+from transformers.modeling_outputs import CausalLMOutput
 from transformers.utils import logging
+from transformers.utils.generic import ModelOutput
 
 from modeling_eem.entropy.normalization import min_max_normalize
+from modeling_eem.loading import evaluating
 from modeling_eem.models.loss_eem import (
     IGNORE_INDEX,
     has_plain_head,
@@ -114,6 +116,7 @@ class TokenLossHead:
             hidden_ND = self.model.base_model(*args, use_cache=False, **kwargs).last_hidden_state[is_scored_BT]
             targets_N = targets_BT[is_scored_BT]
             entropies_N = linear_token_loss(hidden_ND, self._head_weight(), targets_N, _identity, with_entropy=True)[2]
+            assert entropies_N is not None  # asked for
         else:
             logits_BTV = own_forward(*args, use_cache=False, **kwargs).logits
             entropies_N = torch.distributions.Categorical(logits=logits_BTV[is_scored_BT].float()).entropy()
@@ -167,7 +170,9 @@ class TokenLossHead:
         )
 
     def _head_weight(self) -> Tensor:
-        return self.model.get_output_embeddings().weight
+        head = self.model.get_output_embeddings()
+        assert head is not None  # `has_plain_head` has seen it
+        return head.weight
 
     def _chunked(
         self, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, context: Callable[..., Tokens]
@@ -217,7 +222,7 @@ def _whole_weights(model: PreTrainedModel) -> AbstractContextManager:
     """Under ZeRO-3 a model is born in shards, and nothing gathers them before DeepSpeed's engine has it."""
     if not is_deepspeed_zero3_enabled():
         return nullcontext()
-    import deepspeed
+    import deepspeed  # pyright: ignore[reportMissingImports]  # there where ZeRO-3 is on
 
     return deepspeed.zero.GatheredParameters(list(model.parameters()))
 
@@ -228,14 +233,11 @@ def _router_weight(model: PreTrainedModel) -> float:
     return float(values.get("router_aux_loss_coef") or 0.0) if values.get("output_router_logits") else 0.0
 
 
-@torch.no_grad()
 def _check_own_loss(model: PreTrainedModel, router_weight: float) -> None:
     """ValueError for a model whose loss is more than the cross-entropy of its logits and a known router loss."""
-    was_training = model.training
-    model.eval()
     input_ids = torch.arange(3, device=model.device)[None]
-    outputs = model(input_ids=input_ids, labels=input_ids, use_cache=False)
-    model.train(was_training)
+    with evaluating(model):
+        outputs = model(input_ids=input_ids, labels=input_ids, use_cache=False)
     expected = F.cross_entropy(outputs.logits[0, :-1].float(), input_ids[0, 1:])
     if router_weight:
         expected = expected + router_weight * outputs.aux_loss

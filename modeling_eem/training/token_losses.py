@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modeling_eem.models.loss_eem import IGNORE_INDEX
+
 
 @dataclass(frozen=True)
 class TokenLossOptions:
@@ -46,6 +48,12 @@ class Tokens:
     segments: Tensor | None = None
 
 
+def _given(values: Tensor | None) -> Tensor:
+    """What a loss has asked for, and so is there."""
+    assert values is not None
+    return values
+
+
 def cross_entropy(tokens: Tokens, options: TokenLossOptions) -> Tensor:
     """ℓ: the control."""
     return tokens.losses
@@ -53,22 +61,22 @@ def cross_entropy(tokens: Tokens, options: TokenLossOptions) -> Tensor:
 
 def complement(tokens: Tokens, options: TokenLossOptions) -> Tensor:
     """(1 - ê) ℓ; published as "L1 Attr" with ê from occlusion."""
-    return (1 - tokens.normalized_entropies) * tokens.losses
+    return (1 - _given(tokens.normalized_entropies)) * tokens.losses
 
 
 def distance(tokens: Tokens, options: TokenLossOptions) -> Tensor:
     """|ℓ - e|: the gradient turns round below e, per-token flooding."""
-    return (tokens.losses - tokens.entropies).abs()
+    return (tokens.losses - _given(tokens.entropies)).abs()
 
 
 def hinge(tokens: Tokens, options: TokenLossOptions) -> Tensor:
     """max(ℓ - e, 0): the gradient stops at e."""
-    return (tokens.losses - tokens.entropies).relu()
+    return (tokens.losses - _given(tokens.entropies)).relu()
 
 
 def threshold(tokens: Tokens, options: TokenLossOptions) -> Tensor:
     """ℓ where e < τ, else 0: drops unpredictable tokens."""
-    return tokens.losses * (tokens.entropies < options.entropy_threshold)
+    return tokens.losses * (_given(tokens.entropies) < options.entropy_threshold)
 
 
 def focal(tokens: Tokens, options: TokenLossOptions) -> Tensor:
@@ -78,7 +86,7 @@ def focal(tokens: Tokens, options: TokenLossOptions) -> Tensor:
 
 def mile(tokens: Tokens, options: TokenLossOptions) -> Tensor:
     """(1 + H)^γ ℓ, H a constant; divided by the mean of (1 + H)^γ over the optimizer step (arXiv 2310.19531)."""
-    return (1 + tokens.predictive_entropies) ** options.mile_gamma * tokens.losses
+    return (1 + _given(tokens.predictive_entropies)) ** options.mile_gamma * tokens.losses
 
 
 def selective(tokens: Tokens, options: TokenLossOptions) -> Tensor:
@@ -86,11 +94,12 @@ def selective(tokens: Tokens, options: TokenLossOptions) -> Tensor:
 
     e is a reference model's loss. Of a segment of m tokens ceil(m · share) are kept, exactly.
     """
-    excess = (tokens.losses - tokens.entropies).detach()
+    segments = _given(tokens.segments)
+    excess = (tokens.losses - _given(tokens.entropies)).detach()
     # Within segments, by falling excess: a token's rank is its place minus the segment's first place.
     by_excess = excess.argsort(descending=True, stable=True)
-    order = by_excess[tokens.segments[by_excess].argsort(stable=True)]
-    _, inverse, sizes = tokens.segments.unique(return_inverse=True, return_counts=True)
+    order = by_excess[segments[by_excess].argsort(stable=True)]
+    _, inverse, sizes = segments.unique(return_inverse=True, return_counts=True)
     first = sizes.cumsum(0) - sizes
     ranks = torch.empty_like(order)
     ranks[order] = torch.arange(len(order), device=order.device) - first[inverse[order]]
@@ -156,8 +165,9 @@ def token_loss_function(name: str, **options: float) -> Callable[..., Tensor]:
 
     def compute_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         targets_N = labels[:, 1:].flatten()
-        logits_NV = outputs.logits[:, :-1].flatten(0, 1)[targets_N != -100].float()
-        losses_N = F.cross_entropy(logits_NV, targets_N[targets_N != -100], reduction="none")
+        is_scored_N = targets_N != IGNORE_INDEX
+        logits_NV = outputs.logits[:, :-1].flatten(0, 1)[is_scored_N].float()
+        losses_N = F.cross_entropy(logits_NV, targets_N[is_scored_N], reduction="none")
         if torch.is_grad_enabled():
             losses_N = loss.function(Tokens(losses_N), values)
         count = len(losses_N) if num_items_in_batch is None else num_items_in_batch

@@ -6,7 +6,7 @@ Shapes: R rows, B of them in a batch, T tokens, V vocabulary.
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from modeling_eem.models.quantization_eem import CODE_FORMATS
 from modeling_eem.training.training_forward import is_scored
 
 if TYPE_CHECKING:
-    from evaluate import EvaluationModule
+    from evaluate.module import EvaluationModule
 
 _MODULES = Path(__file__).parent / "metrics"
 
@@ -29,9 +29,15 @@ _MODULES = Path(__file__).parent / "metrics"
 @functools.cache
 def load_metric(name: str) -> "EvaluationModule":
     """A module of the folder `metrics`, by path: nothing is downloaded, and no file is shared between processes."""
-    import evaluate  # takes seconds, and only evaluation needs it
+    from evaluate.loading import load  # takes seconds, and only evaluation needs it
 
-    return evaluate.load(str(_MODULES / name), keep_in_memory=True)
+    return load(str(_MODULES / name), keep_in_memory=True)
+
+
+def _computed(metric: str, **columns: Any) -> dict[str, float]:
+    values = load_metric(metric).compute(**columns)
+    assert values is not None  # as in the other processes of a metric that gathers by itself
+    return values
 
 
 def code_bits_a_row(config: PreTrainedConfig) -> float | None:
@@ -97,20 +103,19 @@ class TokenMetrics:
         return losses_BT, first_BT
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
-        losses_RT, first_RT = prediction.predictions
-        labels_RT = prediction.label_ids
+        losses_RT, first_RT = map(np.asarray, prediction.predictions)
+        labels_RT = np.asarray(prediction.label_ids)
         is_scored_RT = labels_RT != IGNORE_INDEX
         nats_R = np.where(is_scored_RT, losses_RT, 0.0).sum(1, dtype=np.float64)
         metrics = {
             "cross_entropy": float(nats_R.sum() / is_scored_RT.sum()),
-            **load_metric("token_accuracy").compute(
-                predictions=first_RT[is_scored_RT], references=labels_RT[is_scored_RT]
-            ),
+            **_computed("token_accuracy", predictions=first_RT[is_scored_RT], references=labels_RT[is_scored_RT]),
         }
         if self.code_bits is not None:
             bytes_RT = np.where(is_scored_RT, self.byte_lengths.numpy()[np.where(is_scored_RT, labels_RT, 0)], 0)
             lengths_R = 1 + is_scored_RT.sum(1)  # with BOS
-            metrics |= load_metric("bits_per_byte").compute(
+            metrics |= _computed(
+                "bits_per_byte",
                 predictions=nats_R,
                 references=bytes_RT.sum(1),
                 code_bits=self.code_bits * len(labels_RT),

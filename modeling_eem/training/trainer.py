@@ -14,6 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.models.modeling_eem_autoencoder import EEMAutoencoder
 from modeling_eem.training.callbacks import LEFT_OUT, SeedDevicesCallback
+from modeling_eem.training.processes import over_processes
 from modeling_eem.training.token_loss_arguments import TokenLossArguments
 from modeling_eem.training.token_loss_head import TokenLossHead
 from modeling_eem.training.token_losses import TOKEN_LOSSES
@@ -48,23 +49,24 @@ class TokenLossMixin(Trainer):
             or what another part of the Trainer would do to the loss.
     """
 
+    model: nn.Module  # never made by `model_init`
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        _check_arguments(self)
+        arguments = _checked_arguments(self)
         self._base = without_adapters(self.model)
         self.is_regression = (
             self._base.config.num_labels == 1 and "ForTokenClassification" in type(self._base).__name__
         )
-        loss = TOKEN_LOSSES[self.args.token_loss]
+        loss = TOKEN_LOSSES[arguments.token_loss]
         _check_columns(self.train_dataset, self.is_regression or loss.needs_entropies)
-        self.training_forward = self._make_forward()
+        self.training_forward = self._make_forward(arguments)
         if self.training_forward is not None:
             self.model_accepts_loss_kwargs = True  # the replaced forward divides by num_items_in_batch
         self._left_out: Tensor | int = 0
 
-    def _make_forward(self) -> TrainingForward | None:
+    def _make_forward(self, args: TokenLossArguments) -> TrainingForward | None:
         """None for autoencoders, which train on their own loss."""
-        args = self.args
         if isinstance(self._base, EEMAutoencoder):
             if args.token_loss != "cross_entropy":
                 raise ValueError(f"an autoencoder takes token_loss='cross_entropy', not {args.token_loss!r}.")
@@ -83,7 +85,8 @@ class TokenLossMixin(Trainer):
         """The columns that the replaced forward takes are kept too."""
         super()._set_signature_columns_if_needed()
         if self.training_forward is not None:
-            self._signature_columns += [c for c in self.training_forward.columns if c not in self._signature_columns]
+            known = self._signature_columns or []
+            self._signature_columns = [*known, *(c for c in self.training_forward.columns if c not in known)]
 
     def compute_loss(
         self,
@@ -106,10 +109,10 @@ class TokenLossMixin(Trainer):
         """Where weights are averaged over the step, their mean is found before the first of its batches is trained."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         head = self.training_forward
-        if not batches or not isinstance(head, TokenLossHead):
+        if not batches or not isinstance(head, TokenLossHead) or not isinstance(num_items, Tensor):
             return batches, num_items
         if head.loss.needs_entropies:
-            labelled = self._count(batches, device, is_training=False)
+            labelled = self._count(head, batches, device, is_training=False)
             self._left_out = self._left_out + (labelled - num_items)  # read when it is logged
         if head.loss.is_averaged and (len(batches) > 1 or self.args.world_size > 1):
             mean = self._weight_sum(head, batches) / num_items.clamp(min=1)
@@ -120,25 +123,29 @@ class TokenLossMixin(Trainer):
     @torch.no_grad()
     def _weight_sum(self, head: TokenLossHead, batches: list[dict[str, Any]]) -> Tensor:
         """Over all devices. Through the wrapped model, which gathers its weights."""
-        self.model_wrapped.train()
+        model = self.model_wrapped
+        assert model is not None
+        model.train()
         with torch.random.fork_rng(), self._replaced(head.weight_sum), self.accelerator.autocast():
-            sums = [self.model_wrapped(**self._prepare_inputs(batch)).loss for batch in batches]
-        return self.accelerator.reduce(torch.stack(sums).sum(), "sum")
+            sums = [model(**self._prepare_inputs(batch)).loss for batch in batches]
+        return over_processes(self.accelerator, torch.stack(sums).sum(), "sum")
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | int | None:
         if self.training_forward is None:
             return super()._get_num_items_in_batch(batch_samples, device)
         if not batch_samples or "labels" not in batch_samples[0]:
             return None
-        self._num_items = self._count(batch_samples, device, is_training=self.model.training)
+        self._num_items = self._count(self.training_forward, batch_samples, device, self.model.training)
         return self._num_items
 
-    def _count(self, batches: list[dict[str, Any]], device: torch.device, is_training: bool) -> Tensor:
+    def _count(
+        self, forward: TrainingForward, batches: list[dict[str, Any]], device: torch.device, is_training: bool
+    ) -> Tensor:
         """Scored tokens over all devices."""
-        counts = [self.training_forward.scored(batch, is_training).sum() for batch in batches]
+        counts = [forward.scored(batch, is_training).sum() for batch in batches]
         count = torch.stack(counts).sum().to(device)
         if self.args.world_size > 1:
-            count = self.accelerator.gather(count).sum() // self.get_tp_size()
+            count = over_processes(self.accelerator, count, "sum") // self.get_tp_size()
         return count
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -169,7 +176,8 @@ class TokenLossMixin(Trainer):
         self._loss_items = torch.zeros_like(self._loss_sum)
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if self._loss_items > 0:
-            mean = self.accelerator.reduce(self._loss_sum, "mean") / self._loss_items
+            mean = over_processes(self.accelerator, self._loss_sum, "mean") / self._loss_items
+            assert output.metrics is not None
             output.metrics[f"{metric_key_prefix}_loss"] = mean.item()
         return output
 
@@ -196,8 +204,8 @@ def default_collator(config: PreTrainedConfig) -> CausalCollator:
     return CausalCollator(pad_token_id=pad_token_id, vocab_size=config.vocab_size, max_length=max_length)
 
 
-def _check_arguments(trainer: Trainer) -> None:
-    """ValueError for what would change the loss behind its back, or never reach it."""
+def _checked_arguments(trainer: Trainer) -> TokenLossArguments:
+    """The trainer's; ValueError for what would change the loss behind its back, or never reach it."""
     args = trainer.args
     if not isinstance(args, TokenLossArguments):
         raise ValueError(
@@ -220,6 +228,7 @@ def _check_arguments(trainer: Trainer) -> None:
     for message, is_set in refused.items():
         if is_set:
             raise ValueError(message)
+    return args
 
 
 def _check_columns(dataset: Any, is_needed: bool) -> None:

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import ModelOutput, TokenClassifierOutput
+from transformers.modeling_outputs import TokenClassifierOutput
+from transformers.utils.generic import ModelOutput
 
 from modeling_eem.models.loss_eem import IGNORE_INDEX
 
@@ -20,13 +21,12 @@ OwnForward = Callable[..., Any]
 
 
 class TrainingForward(Protocol):
-    """A forward for training, and for measuring with the columns that only training reads.
+    """A forward for training, and for measuring with the columns that only training reads."""
 
-    Attributes:
-        columns: of the data set, which it takes beside the model's own.
-    """
-
-    columns: tuple[str, ...]
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of the data set, which it takes beside the model's own."""
+        ...
 
     def __call__(self, own_forward: OwnForward, *args: Any, **kwargs: Any) -> ModelOutput: ...
 

@@ -162,4 +162,4 @@ def run_rows(data: DataArguments) -> TextRows | PreparedRows:
 
 def _cut(files: Sequence[str], mode: str, row_format: RowFormat, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     documents = encoded_documents(read_documents(files), tokenizer)
-    return Dataset.from_list(list(ROW_MODES[mode](documents, row_format)))
+    return Dataset.from_list([dict(row) for row in ROW_MODES[mode](documents, row_format)])

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from modeling_eem.data import IGNORE_INDEX, Row, RowFormat, encode_text, pack, pad, stream, windows
+from modeling_eem.data import Row, RowFormat, encode_text, pack, pad, stream, windows
+from modeling_eem.models.loss_eem import IGNORE_INDEX
 
 BOS, EOS = 0, 1
 BYTE_LENGTHS = torch.tensor([0, 0, 1, 2, 3, 5])
@@ -177,10 +178,3 @@ def test_bad_formats_are_named(trained: PreTrainedTokenizerFast) -> None:
     bare = PreTrainedTokenizerFast(tokenizer_object=trained.backend_tokenizer)
     with pytest.raises(ValueError, match="no BOS or EOS token"):
         RowFormat.from_tokenizer(bare, 8)
-
-
-def test_labels_that_are_not_scored_are_the_models() -> None:
-    from modeling_eem.data import IGNORE_INDEX as of_rows
-    from modeling_eem.models.loss_eem import IGNORE_INDEX as of_models
-
-    assert of_rows == of_models == -100

@@ -3,8 +3,9 @@
 import math
 
 import datasets
-import evaluate
+import evaluate.module
 import numpy as np
+from evaluate.info import MetricInfo
 
 _DESCRIPTION = """
 The code length of texts per UTF-8 byte that they hold: (Σ nats / ln 2 + code_bits + side_bits) / Σ bytes.
@@ -34,9 +35,9 @@ _CITATION = """
 """
 
 
-class BitsPerByte(evaluate.Metric):
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
+class BitsPerByte(evaluate.module.Metric):
+    def _info(self) -> MetricInfo:
+        return MetricInfo(
             description=_DESCRIPTION,
             citation=_CITATION,
             inputs_description=_KWARGS_DESCRIPTION,

@@ -1,8 +1,11 @@
 """Share of tokens that a model ranks first, as a module of the `evaluate` library."""
 
 import datasets
-import evaluate
+import evaluate.module
 import numpy as np
+from evaluate.info import MetricInfo
+
+from modeling_eem.models.loss_eem import IGNORE_INDEX
 
 _DESCRIPTION = """
 The share of scored tokens whose most likely prediction is the token itself.
@@ -20,12 +23,11 @@ Example:
     >>> token_accuracy.compute(predictions=[3, 4, 5, 6], references=[-100, 4, 5, 5])
     {'token_accuracy': 0.6666666666666666}
 """
-_IGNORED = -100
 
 
-class TokenAccuracy(evaluate.Metric):
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
+class TokenAccuracy(evaluate.module.Metric):
+    def _info(self) -> MetricInfo:
+        return MetricInfo(
             description=_DESCRIPTION,
             citation="",
             inputs_description=_KWARGS_DESCRIPTION,
@@ -36,6 +38,6 @@ class TokenAccuracy(evaluate.Metric):
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
         references_N = np.asarray(references)
-        is_scored_N = references_N != _IGNORED
+        is_scored_N = references_N != IGNORE_INDEX
         hits_N = np.asarray(predictions)[is_scored_N] == references_N[is_scored_N]
         return {"token_accuracy": float(hits_N.mean())}
