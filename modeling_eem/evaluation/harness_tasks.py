@@ -203,7 +203,8 @@ def _data_files(task: str, folder: Path, config_name: str) -> dict[str, str]:
 def _load(manager: TaskManager, name: str) -> ConfigurableTask:
     try:
         task = manager.load([name])["tasks"][name]
-        assert isinstance(task, ConfigurableTask)  # it was made from a YAML
+        if not isinstance(task, ConfigurableTask):
+            raise ValueError("its YAML names a class that is no ConfigurableTask")
         num_rows = len(task.eval_docs)
         if num_rows:
             task.build_all_requests(limit=1)
