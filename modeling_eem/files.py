@@ -102,7 +102,7 @@ def full_disk_named(folder: Path, file: Path | None = None) -> Iterator[None]:
         yield
     except Exception as error:  # safetensors and tokenizers have plain exceptions of their own
         is_full = isinstance(error, OSError) and error.errno in _FULL
-        is_named = is_full and str(error.strerror).startswith(_NO_SPACE)
+        is_named = isinstance(error, OSError) and is_full and str(error.strerror).startswith(_NO_SPACE)
         if is_named or not (is_full or _FULL_WORDS.search(str(error))):
             raise
         files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []

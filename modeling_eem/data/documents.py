@@ -168,7 +168,7 @@ def open_binary(path: str) -> Iterator[BinaryIO]:
 def _open_url(url: str) -> Iterator[BinaryIO]:
     try:
         with fsspec.open(url, "rb") as file:
-            yield file
+            yield cast(BinaryIO, file)
     except (OSError, EOFError, ValueError, pa.ArrowException, zlib.error):
         raise
     except Exception as error:  # a network's errors are those of the library that fsspec reads the URL with

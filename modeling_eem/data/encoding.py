@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from modeling_eem.data.documents import Document
-from modeling_eem.data.tokenizer import token_bytes
+from modeling_eem.data.tokenizer import rust_tokenizer, token_bytes
 
 PIECE_LENGTH = 1 << 18  # characters of a piece, at least; a longer text is cut
 _CUT = re.compile(r"(?<=[^\W_])(?= [^\W\d_])|(?<=\S\n)(?=[^\W\d_])")
@@ -41,7 +41,7 @@ class TextEncoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._bytes = vocabulary_bytes(tokenizer)
-        self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._backend = Tokenizer.from_str(rust_tokenizer(tokenizer).to_str())
         self._backend.encode_special_tokens = True
         self._backend.no_padding()
         self._backend.no_truncation()

@@ -9,12 +9,14 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from modeling_eem.data.tokenizer import rust_tokenizer
+
 FINGERPRINT_FILE = "fingerprint.json"
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """A SHA-256 of all that decides a text's ids, and of the special tokens; a saved and loaded tokenizer keeps it."""
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend = json.loads(rust_tokenizer(tokenizer).to_str())
     parts = {name: backend[name] for name in ("model", "added_tokens", "normalizer", "pre_tokenizer")}
     parts["special"] = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

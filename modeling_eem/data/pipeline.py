@@ -89,7 +89,9 @@ class ShardReader(BaseDiskReader):
                 logger.warning(f"document {number} is left out: {text}")
                 self.stat_update("skipped")
             elif text:
-                yield self.get_document_from_dict({"text": text, "id": str(number)}, shard.span.path, number)
+                document = self.get_document_from_dict({"text": text, "id": str(number)}, shard.span.path, number)
+                if document is not None:  # as it is for an empty text
+                    yield document
 
     def _side(self, number: int, text: str | ValueError = "") -> str:
         if self.held_out >= 1:
@@ -182,7 +184,9 @@ class QuietLocalExecutor(LocalPipelineExecutor):
     def run(self) -> PipelineStats | None:
         """Run the tasks that are left; the first error ends all."""
         # Imported once, then forked: PyTorch alone takes seconds to import.
-        multiprocess.set_forkserver_preload([__name__])
+        multiprocess.set_forkserver_preload(  # pyright: ignore[reportAttributeAccessIssue] - set when it is imported
+            [__name__]
+        )
         return super().run()
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:

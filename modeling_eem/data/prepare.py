@@ -121,7 +121,7 @@ def _run(
     from modeling_eem.data import pipeline  # datatrove, which the rest of the package does without
 
     executor = pipeline.shard_executor(pipeline.pipeline_steps(output, made), output, len(shards), launch)
-    if launch.executor == "slurm":
+    if isinstance(executor, pipeline.SlurmPipelineExecutor):
         pipeline.slurm_finisher(output, launch, depends=executor).run()
         return None
     watch = _Watch(output, shards)

@@ -17,14 +17,14 @@ be compared with a compressor's.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NotRequired, TypeAlias, TypedDict
+from typing import TypeAlias, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from modeling_eem.data.tokenizer import token_byte_lengths
+from modeling_eem.data.tokenizer import bos_and_eos, token_byte_lengths
 from modeling_eem.models.loss_eem import IGNORE_INDEX
 
 TOKEN_ENTROPIES = "token_entropies"  # the column of a row's entropies, nats, one a token
@@ -37,15 +37,19 @@ class Row(TypedDict):
     """One row of t ≤ n tokens, all of them real.
 
     `document_ids` say for each token which document it belongs to (BOS: the document that it begins), and `num_bytes`
-    how many UTF-8 bytes the row's tokens hold. Only packed rows have `position_ids`, and `labels` that differ from
-    `input_ids`; models shift labels themselves.
+    how many UTF-8 bytes the row's tokens hold.
     """
 
     input_ids: list[int]
     document_ids: list[int]
     num_bytes: int
-    position_ids: NotRequired[list[int]]
-    labels: NotRequired[list[int]]
+
+
+class PackedRow(Row):
+    """Several windows in one row: their positions, and `labels` that differ from `input_ids`; models shift these."""
+
+    position_ids: list[int]
+    labels: list[int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +81,10 @@ class RowFormat:
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase, max_length: int, add_eos: bool = False) -> "RowFormat":
         """The format for a byte-level tokenizer's ids; ValueError if it lacks the special tokens asked for."""
-        if tokenizer.bos_token_id is None or (add_eos and tokenizer.eos_token_id is None):
+        bos, eos = bos_and_eos(tokenizer)
+        if bos is None or (add_eos and eos is None):
             raise ValueError("the tokenizer has no BOS or EOS token: set tokenizer.bos_token and tokenizer.eos_token.")
-        eos_token_id = tokenizer.eos_token_id if add_eos else None
-        return cls(max_length, tokenizer.bos_token_id, token_byte_lengths(tokenizer), eos_token_id)
+        return cls(max_length, bos, token_byte_lengths(tokenizer), eos if add_eos else None)
 
     def check(self, documents: Documents) -> Iterator[tuple[int, NDArray, NDArray]]:
         """The documents that hold tokens, EOS added where the format has one; and the bytes of each token before it.
@@ -155,14 +159,14 @@ def stream(documents: Documents, row_format: RowFormat) -> Iterator[Row]:
         yield row
 
 
-def pack(documents: Documents, row_format: RowFormat) -> Iterator[Row]:
+def pack(documents: Documents, row_format: RowFormat) -> Iterator[PackedRow]:
     """Put several windows into a row of at most n tokens: each where it leaves the least room (best fit).
 
     Positions restart at every window, and its BOS has the label -100, so that a causal model given the positions and
     no attention mask computes what it would for each window alone.
     """
     positions = list(range(row_format.max_length))
-    open_rows: list[Row] = []
+    open_rows: list[PackedRow] = []
     lengths: list[int] = []  # of the open rows
     for window in windows(documents, row_format):
         ids = window["input_ids"]
@@ -170,7 +174,7 @@ def pack(documents: Documents, row_format: RowFormat) -> Iterator[Row]:
         fits = [place for place, length in enumerate(lengths) if length <= room]
         place = max(fits, key=lengths.__getitem__, default=len(lengths))
         if not fits:
-            open_rows.append(Row(input_ids=[], document_ids=[], num_bytes=0, position_ids=[], labels=[]))
+            open_rows.append(PackedRow(input_ids=[], document_ids=[], num_bytes=0, position_ids=[], labels=[]))
             lengths.append(0)
         row = open_rows[place]
         row["input_ids"] += ids

@@ -47,7 +47,7 @@ class Segments:
     def of(cls, table: pa.Table) -> "Segments":
         """The segments of rows with `input_ids`, and `attention_mask` and `position_ids` where they have them."""
         column = table["input_ids"].combine_chunks()
-        lengths_B = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+        lengths_B = pc.call_function("list_value_length", [column]).to_numpy(zero_copy_only=False)
         flat_N = _flat(table, "input_ids")
         rows_N = np.repeat(np.arange(len(lengths_B)), lengths_B)
         places = np.arange(len(flat_N))
@@ -102,7 +102,7 @@ class RowFolder:
             _check_split_names(path)
         loaded = open_rows(path) if (path / CONTENTS_FILE).exists() else _load(path)
         splits = dict(loaded) if isinstance(loaded, DatasetDict) else {TRAIN: loaded}
-        splits = {name: rows for name, rows in splits.items() if len(rows)}
+        splits = {str(name): rows for name, rows in splits.items() if len(rows)}
         for name, rows in splits.items():
             if "input_ids" not in rows.column_names:
                 raise ValueError(f"{path}: the split {name} has no column input_ids, only {rows.column_names}.")

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AddedToken, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from modeling_eem.data.documents import check_encodable
@@ -105,7 +105,7 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
     )["input_ids"]
 
 
-def token_byte_lengths(tokenizer: PreTrainedTokenizerBase) -> torch.LongTensor:
+def token_byte_lengths(tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
     """UTF-8 bytes that each token holds, `[vocab_size]`, exactly; special tokens hold 0.
 
     A byte-level token may hold a part of a character, so this is not the length of the decoded token. Over the ids of
@@ -136,7 +136,7 @@ class _TokenTable:
 
     added: dict[int, AddedToken]
     size: int
-    byte_lengths_V: torch.LongTensor
+    byte_lengths_V: torch.Tensor
     bytes_of: dict[int, bytes]
 
 
@@ -215,6 +215,19 @@ def _encodable(texts: Iterable[str]) -> Iterator[str]:
         yield text
     if empty:
         raise ValueError("the corpus holds no text: give at least one document that is not empty.")
+
+
+def bos_and_eos(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, int | None]:
+    """The ids of BOS and EOS, None for one that the tokenizer lacks: transformers tells a type checker any type."""
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    return bos if isinstance(bos, int) else None, eos if isinstance(eos, int) else None
+
+
+def rust_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """The `tokenizers` object that a fast tokenizer wraps; ValueError for another."""
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ValueError(f"{type(tokenizer).__name__} is no fast tokenizer: use one that the tokenizers library runs.")
+    return tokenizer.backend_tokenizer
 
 
 def is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:

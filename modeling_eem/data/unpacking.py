@@ -72,7 +72,9 @@ def json_values(file: BinaryIO) -> Iterator[Any]:
         ended = not block
         text, place = text[place:] + decoder.decode(block, final=ended), 0
         while True:
-            place = _BETWEEN.match(text, place).end()
+            between = _BETWEEN.match(text, place)
+            assert between is not None  # it may be empty
+            place = between.end()
             if is_list is None and place < len(text):
                 is_list = text[place] == "["
                 place += is_list

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling_eem.entropy.result import NATS, TokenEntropies
-from modeling_eem.entropy.texts import Rows, real_tokens, rows_of_ids, rows_of_texts
+from modeling_eem.entropy.texts import Rows, TextRows, real_tokens, rows_of_ids, rows_of_texts
 from modeling_eem.loading import ModelKind, check_tokenizer, context_length, evaluating
 from modeling_eem.models.modeling_eem import EEMForCausalLM
 
@@ -80,6 +80,7 @@ class EntropyEstimator(ABC):
         if texts is not None:
             rows, layout = self.rows_of_texts(texts, tokenizer), None
         else:
+            assert input_ids is not None  # one of the two
             ids, mask_BT = real_tokens(input_ids, attention_mask)
             rows, layout = self.rows_of_ids(ids, tokenizer), (input_ids.cpu(), mask_BT)
         for number, ids_T in enumerate(rows.ids):
@@ -120,7 +121,7 @@ class EntropyEstimator(ABC):
         """Most tokens of a row, BOS included; None for a method that slides, or a model without a limit."""
         return self.context
 
-    def rows_of_texts(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None) -> Rows:
+    def rows_of_texts(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None) -> TextRows:
         """Texts as rows of the model's tokens."""
         if tokenizer is None:
             raise ValueError("texts need the model's tokenizer: pass tokenizer=.")

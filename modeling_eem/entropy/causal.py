@@ -118,11 +118,11 @@ class CausalEntropy(EntropyEstimator):
             for places in zip(*((window.first - window.start, len(window) - 1) for window in windows))
         )
         is_read_BT = (places_T >= first_B1) & (places_T <= last_B1)
-        if self.has_plain_head:
-            outputs_BTX = self.model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
-            head = self.model.get_output_embeddings()
-        else:
+        head = self.model.get_output_embeddings() if self.has_plain_head else None
+        if head is None:
             outputs_BTX, head = self.model(input_ids=ids_BT, use_cache=False).logits, nn.Identity()
+        else:
+            outputs_BTX = self.model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
         targets_BT = ids_BT.roll(-1, dims=1)  # what the last output is given is read by nobody
         outputs_NX = self._columns(outputs_BTX[is_read_BT], head, targets_BT[is_read_BT]).cpu()
         return outputs_NX.split((last_B1 - first_B1 + 1).squeeze(1).tolist())

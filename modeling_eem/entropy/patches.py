@@ -78,5 +78,6 @@ def conditional_entropies(
         raise ValueError(f"{len(prefixes)} prefixes need as many continuations, not {len(continuations)}.")
     result = estimator([prefix + continuation for prefix, continuation in zip(prefixes, continuations)], tokenizer)
     lengths_B = torch.tensor([len(prefix.encode()) for prefix in prefixes])
+    assert result.offsets is not None  # it was given texts
     is_prefix_BT = result.offsets[:, :, 1] <= lengths_B[:, None]
     return replace(result, values=result.values.masked_fill(is_prefix_BT, float("nan")))

@@ -66,15 +66,13 @@ def _codes_of_prefixes(
     for place, (window, _) in enumerate(prefixes):
         of_window[window].append(place)
     lengths = torch.tensor([length for _, length in prefixes])
-    codes = None
+    places, codes = [], []
     for batch in length_batches([len(window) for window in windows], batch_tokens):
         hidden_BTD = encoder.hidden_states(pad_right([windows[index] for index in batch])[0])
-        places = torch.tensor([place for index in batch for place in of_window[index]])
+        places.append(torch.tensor([place for index in batch for place in of_window[index]]))
         rows = torch.tensor([row for row, index in enumerate(batch) for _ in of_window[index]])
-        batch_codes = encoder.bottleneck.compress(hidden_BTD[rows, lengths[places] - 1])
-        codes = batch_codes.new_empty(len(prefixes), batch_codes.shape[1]) if codes is None else codes
-        codes[places] = batch_codes
-    return codes
+        codes.append(encoder.bottleneck.compress(hidden_BTD[rows, lengths[places[-1]] - 1]))
+    return torch.cat(codes)[torch.cat(places).argsort()]
 
 
 def _encode(encoder: TextEncoder, prefix_GT: Tensor, lengths_G: Tensor) -> Tensor:

@@ -91,7 +91,10 @@ def load_models(
     if len(names) != kind.num_models:
         plural = "s"[: kind.num_models - 1]
         raise ValueError(f"the method {method} takes {kind.num_models} model{plural}, not {len(names)}.")
-    return [load_model(name, kind.model_kind, dtype).to(device) for name in names]
+    models = [load_model(name, kind.model_kind, dtype) for name in names]
+    for model in models:
+        model.to(device)  # pyright: ignore[reportArgumentType] - its decorator hides that it is a method
+    return models
 
 
 def build_estimator(
@@ -116,7 +119,9 @@ def build_estimator(
         return kind(*models, batch_tokens=batch_tokens, **options)
     if tokenizer is None:
         raise ValueError("the method teacher needs the tokenizer that the rows were made with: pass --tokenizer.")
-    own = load_tokenizer(models[0].name_or_path)
+    folder = models[0].name_or_path
+    assert folder is not None  # `load_models` loads from folders and the Hub
+    own = load_tokenizer(folder)
     return TeacherEntropy(models[0], own, tokenizer, batch_tokens=batch_tokens, **options)
 
 

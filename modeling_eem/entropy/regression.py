@@ -65,10 +65,12 @@ class RegressionEntropy(EntropyEstimator):
 def _alignment(trained: str | None, asked: str | None) -> str:
     if asked is not None and asked not in ALIGNMENTS:
         raise ValueError(f"alignment must be one of {', '.join(ALIGNMENTS)}, not {asked!r}.")
-    if trained is None and asked is None:
+    if trained is not None:
+        if asked not in (None, trained):
+            raise ValueError(f"the model was trained with alignment={trained!r}, not {asked!r}: leave alignment out.")
+        return trained
+    if asked is None:
         raise ValueError(
             "the model's config has no regression_alignment: pass alignment='prefix' or 'token', as it was trained."
         )
-    if trained is not None and asked not in (None, trained):
-        raise ValueError(f"the model was trained with alignment={trained!r}, not {asked!r}: leave alignment out.")
-    return trained or asked
+    return asked

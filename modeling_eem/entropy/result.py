@@ -15,7 +15,7 @@ from torch import Tensor
 
 from modeling_eem.data.rows import TOKEN_ENTROPIES
 from modeling_eem.entropy.normalization import min_max_normalize
-from modeling_eem.entropy.texts import Rows
+from modeling_eem.entropy.texts import Rows, TextRows
 from modeling_eem.entropy.words import (
     ASCII_WHITESPACE,
     WHITESPACE_WORDS,
@@ -88,9 +88,11 @@ class TokenEntropies:
             mask_BT = torch.arange(int(lengths_B.max())) < lengths_B[:, None]
             layout = _place(torch.cat(rows.ids), mask_BT, 0), mask_BT
         ids_BT, mask_BT = layout
-        offsets = None if rows.offsets is None else _place(torch.cat(rows.offsets), mask_BT, 0)
+        texts = offsets = None
+        if isinstance(rows, TextRows):
+            texts, offsets = rows.texts, _place(torch.cat(rows.offsets), mask_BT, 0)
         values_BT = _place(torch.cat(list(values)).double(), mask_BT, math.nan)
-        return cls(ids_BT, values_BT, mask_BT, method, unit, texts=rows.texts, offsets=offsets)
+        return cls(ids_BT, values_BT, mask_BT, method, unit, texts=texts, offsets=offsets)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -143,7 +145,7 @@ class TokenEntropies:
         for row in range(len(self)):
             columns: dict[str, Any] = {"id": self._real(self.ids, row)}
             if self.texts is not None:
-                spans = self._real(self.offsets, row).numpy()
+                spans = self._spans(row).numpy()
                 columns["token"] = [_readable(self.texts[row][start:end]) for start, end in spans]
                 columns["start_byte"], columns["end_byte"] = spans.T
             columns[self.value_column] = self._real(self.values, row)
@@ -223,7 +225,7 @@ class TokenEntropies:
     def _shown_tokens(self, row: int) -> list[builtins.bytes]:
         """The row's text, cut behind each token: also what belongs to no token is shown."""
         text, shown, tokens = self._text(row), 0, []
-        for end in self._real(self.offsets, row)[:, 1].tolist():
+        for end in self._spans(row)[:, 1].tolist():
             tokens.append(text[shown:end])
             shown = max(shown, end)
         return tokens
@@ -258,10 +260,14 @@ class TokenEntropies:
             raise ValueError("these entropies know no text: pass tokenizer= to the estimator.")
         return self.texts[row]
 
+    def _spans(self, row: int) -> Tensor:
+        if self.offsets is None:
+            raise ValueError("these entropies know no text: pass tokenizer= to the estimator.")
+        return self._real(self.offsets, row)
+
     def _text_values(self, row: int) -> tuple[builtins.bytes, np.ndarray]:
         text = self._text(row)
-        offsets_TX = self._real(self.offsets, row)
-        return text, spread_over_bytes(self._real(self.values, row), offsets_TX, len(text))
+        return text, spread_over_bytes(self._real(self.values, row), self._spans(row), len(text))
 
     def _pieces(self, row: int, name: str, starts_W: np.ndarray) -> pd.DataFrame:
         text, values_N = self._text_values(row)
@@ -276,8 +282,8 @@ class TokenEntropies:
                 "corrected words are delimited by whitespace, and need "
                 "CausalEntropy(model, word_starts=word_start_tokens(tokenizer))."
             )
-        boundary_T, offsets_TX = self._real(self.boundary_nats, row), self._real(self.offsets, row)
-        return word_boundary_corrections(boundary_T, offsets_TX, starts_W, len(self._text(row)))
+        boundary_T = self._real(self.boundary_nats, row)
+        return word_boundary_corrections(boundary_T, self._spans(row), starts_W, len(self._text(row)))
 
     def _joined(self, frames: list[pd.DataFrame], bits: bool) -> pd.DataFrame:
         frame = pd.concat(frames, ignore_index=True)

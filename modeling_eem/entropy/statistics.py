@@ -93,7 +93,7 @@ def regression(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Regression:
         ValueError: for rows of different lengths, fewer than three tokens, or an x that is constant.
     """
     sums = []
-    shift = None
+    shift = np.zeros(2)
     for x_T, y_T in pairs:
         if x_T.shape != y_T.shape:
             raise ValueError(f"the estimates are of different rows: {x_T.shape[0]} and {y_T.shape[0]} tokens.")
@@ -101,7 +101,7 @@ def regression(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Regression:
         x_N, y_N = x_T[both_T].astype(np.float64), y_T[both_T].astype(np.float64)
         if len(x_N) == 0:
             continue
-        if shift is None:
+        if not sums:
             shift = np.array([x_N.mean(), y_N.mean()])  # squares of large numbers would lose digits
         x_N, y_N = x_N - shift[0], y_N - shift[1]
         sums.append([len(x_N), x_N.sum(), y_N.sum(), x_N @ x_N, x_N @ y_N, y_N @ y_N])
@@ -185,19 +185,18 @@ def split_words(entropies: Iterable[TokenEntropies]) -> SplitWords:
 
 def _split_word_sums(entropies: TokenEntropies) -> Iterable[tuple[int, float, float]]:
     """For each row: split words, the sum of their first pieces, and of the means of their later ones."""
-    tokens = entropies.to_pandas()
-    if "start_byte" not in tokens:
+    if entropies.texts is None or entropies.offsets is None:
         raise ValueError("words need a text: pass tokenizer= to the estimator.")
-    for row, frame in tokens.groupby("row"):
-        starts_W = word_starts(entropies.texts[row])
-        frame = frame[frame["end_byte"] > frame["start_byte"]]
-        first_word, last_word = (
-            np.searchsorted(starts_W, frame[name] - offset, side="right") - 1
-            for name, offset in (("start_byte", 0), ("end_byte", 1))
-        )
-        is_piece = (frame["token"].str.strip(ASCII_WHITESPACE) != "").to_numpy()
+    whitespace = ASCII_WHITESPACE.encode()
+    for row, (text, is_real_T) in enumerate(zip(entropies.texts, entropies.attention_mask)):
+        has_bytes_T = is_real_T & (entropies.offsets[row, :, 1] > entropies.offsets[row, :, 0])
+        starts_N, ends_N = entropies.offsets[row][has_bytes_T].numpy().T
+        starts_W = word_starts(text)
+        first_word = np.searchsorted(starts_W, starts_N, side="right") - 1
+        last_word = np.searchsorted(starts_W, ends_N - 1, side="right") - 1
+        is_piece = np.array([text[start:end].strip(whitespace) != b"" for start, end in zip(starts_N, ends_N)], bool)
         spoiled = set(first_word[first_word != last_word]) | set(last_word[first_word != last_word])
-        values = frame[entropies.value_column].to_numpy()
+        values = entropies.values[row][has_bytes_T].numpy()
         words, first_sum, later_sum = 0, 0.0, 0.0
         for word in np.unique(first_word):
             pieces = values[(first_word == word) & is_piece]

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from modeling_eem.entropy.base import EntropyEstimator, Option
 from modeling_eem.entropy.causal import CausalEntropy
 from modeling_eem.entropy.sliding import STRIDE_HELP
-from modeling_eem.entropy.texts import Rows, rows_of_texts
+from modeling_eem.entropy.texts import Rows, TextRows, rows_of_texts
 from modeling_eem.loading import check_tokenizer
 
 SPREADS = ("bytes", "character_mean")
@@ -75,13 +75,14 @@ class TeacherEntropy(EntropyEstimator):
         self.tokenizer = tokenizer
         self.spread = spread
 
-    def rows_of_texts(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None) -> Rows:
+    def rows_of_texts(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None) -> TextRows:
         return super().rows_of_texts(texts, tokenizer or self.tokenizer)
 
     def rows_of_ids(self, ids: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase | None = None) -> Rows:
         return super().rows_of_ids(ids, tokenizer or self.tokenizer)
 
     def measure(self, rows: Rows, names: Sequence[int | str] | None = None) -> list[Tensor]:
+        assert isinstance(rows, TextRows)  # as `rows_of_texts` and `rows_of_ids` make them
         names = range(len(rows)) if names is None else names
         documents = [document for row in range(len(rows)) for document in self._documents(rows, row, names[row])]
         byte_values = [torch.full((len(text),), float("nan"), dtype=torch.float64) for text in rows.texts]
@@ -141,7 +142,7 @@ class TeacherEntropy(EntropyEstimator):
         if tokenizer is not self.tokenizer and tokenizer.get_vocab() != self.tokenizer.get_vocab():
             raise ValueError("the tokenizer is not the student's that the estimator was made with: leave it out.")
 
-    def _documents(self, rows: Rows, row: int, name: int | str) -> Iterator["_Document"]:
+    def _documents(self, rows: TextRows, row: int, name: int | str) -> Iterator["_Document"]:
         """The texts between a row's special tokens, without the parts of characters at either end."""
         text, spans_TX = rows.texts[row], rows.offsets[row]
         is_special_T = torch.isin(rows.ids[row], torch.tensor(self.tokenizer.all_special_ids))
@@ -164,7 +165,7 @@ class TeacherEntropy(EntropyEstimator):
                 is_whole = start + len(characters.encode()) == end
                 yield _Document(row, name, start, characters, first_at.get(end) if is_whole else None)
 
-    def _to_tokens(self, rows: Rows, row: int, values_N: Tensor) -> Tensor:
+    def _to_tokens(self, rows: TextRows, row: int, values_N: Tensor) -> Tensor:
         spans_TX = rows.offsets[row]
         has_bytes_T = spans_TX[:, 1] > spans_TX[:, 0]
         token_P, byte_P = _pairs(_without_gaps(spans_TX[has_bytes_T], len(values_N)))

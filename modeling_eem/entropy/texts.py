@@ -14,24 +14,29 @@ from modeling_eem.data.tokenizer import encode_texts, is_byte_level, token_byte_
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows of real tokens, none padded.
-
-    Attributes:
-        ids: of each row, `[t]`.
-        texts: the UTF-8 bytes of each row, where they are known.
-        offsets: of each row, `[t, 2]`: first and last-plus-one byte of each token in its text; special tokens span
-            nothing.
-    """
+    """Rows of real tokens, `ids [t]` of each, none padded."""
 
     ids: list[Tensor]
-    texts: tuple[bytes, ...] | None = None
-    offsets: list[Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-def rows_of_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Rows:
+@dataclass(frozen=True, eq=False)
+class TextRows(Rows):
+    """Rows whose text is known.
+
+    Attributes:
+        texts: the UTF-8 bytes of each row.
+        offsets: of each row, `[t, 2]`: first and last-plus-one byte of each token in its text; special tokens span
+            nothing.
+    """
+
+    texts: tuple[bytes, ...]
+    offsets: list[Tensor]
+
+
+def rows_of_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> TextRows:
     """Whole texts, each behind BOS where the tokenizer has one.
 
     Raises:
@@ -48,10 +53,10 @@ def rows_of_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> R
     for text_ids, spans_TX in encode_with_offsets(tokenizer, texts):
         ids.append(torch.tensor(bos + text_ids))
         offsets.append(F.pad(spans_TX, (0, 0, len(bos), 0)))
-    return Rows(ids, tuple(text.encode() for text in texts), offsets)
+    return TextRows(ids, tuple(text.encode() for text in texts), offsets)
 
 
-def rows_of_ids(ids: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase) -> Rows:
+def rows_of_ids(ids: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase) -> TextRows:
     """Rows of ids `[t]` with the bytes that a byte-level tokenizer's tokens hold.
 
     Raises:
@@ -69,7 +74,7 @@ def rows_of_ids(ids: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase) -> Ro
         lengths_T = lengths_V[ids_T]
         offsets.append(_spans(lengths_T))
         texts.append(_text_of(tokenizer, ids_T, lengths_T))
-    return Rows(list(ids), tuple(texts), offsets)
+    return TextRows(list(ids), tuple(texts), offsets)
 
 
 def real_tokens(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[list[Tensor], Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from modeling_eem.data.tokenizer import token_byte_lengths, token_bytes
+from modeling_eem.data.tokenizer import bos_and_eos, token_byte_lengths, token_bytes
 
 ASCII_WHITESPACE = " \t\n\r\v\f"
 WHITESPACE_WORDS = f"[{ASCII_WHITESPACE}]*[^{ASCII_WHITESPACE}]+"
@@ -116,6 +116,7 @@ def word_start_tokens(tokenizer: PreTrainedTokenizerBase, vocab_size: int | None
     ids = token_byte_lengths(tokenizer).nonzero().flatten().tolist()
     for index, held in zip(ids, token_bytes(tokenizer, ids)):
         starts_V[index] = chr(held[0]) in ASCII_WHITESPACE
-    if tokenizer.eos_token_id is not None:
-        starts_V[tokenizer.eos_token_id] = True
+    _, eos = bos_and_eos(tokenizer)
+    if eos is not None:
+        starts_V[eos] = True
     return starts_V

@@ -164,7 +164,8 @@ class _BlockMixing(torch.autograd.Function):
     def forward(ctx: Any, weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor, is_causal: bool) -> Tensor:
         weight_KHTT = weight_HTTK.movedim(3, 0)
         weight_KHTT = weight_KHTT.tril() if is_causal else weight_KHTT.contiguous()
-        columns = _Columns(*x_HTBE.shape[2:], len(weight_KHTT))
+        _, _, batch_size, width = x_HTBE.shape
+        columns = _Columns(batch_size, width, len(weight_KHTT))
         kernels = _fan_out(weight_KHTT.unbind(), columns.step)
         pieces = _differences(columns.of_inputs(x_HTBE))
         mixed = [

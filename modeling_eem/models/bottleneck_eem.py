@@ -4,23 +4,32 @@ Shapes: B batch, T tokens, D features of the encoder, P numbers of the code.
 """
 
 import inspect
+from typing import Any, Protocol, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .configuration_eem import EncoderDecoderConfig
 from .configuration_masked_mixer import MaskedMixerConfig
-from .hub_eem import RemoteCodeMixin
+from .hub_eem import RemoteCodePreTrainedModel
 from .layout_masked_mixer import check_ids, check_shape, is_readable, token_ranks
 from .modeling_masked_mixer import MaskedMixerModel, embedding_std, init_linear
 from .quantization_eem import CODE_FORMATS
 
 
-def is_masked_mixer(config: PreTrainedConfig) -> bool:
+class BackboneOutput(Protocol):
+    """What a backbone returns: transformers' own classes do not promise the hidden state."""
+
+    last_hidden_state: Tensor
+    hidden_states: tuple[Tensor | None, ...] | None
+
+    def get(self, name: str) -> Any: ...
+
+
+def is_masked_mixer(config: PreTrainedConfig) -> TypeGuard[MaskedMixerConfig]:
     """By name, not class: code loaded from a checkpoint's folder may hold the class twice."""
     return config.model_type == MaskedMixerConfig.model_type
 
@@ -33,7 +42,7 @@ def build_backbone(field: str, config: PreTrainedConfig) -> PreTrainedModel:
             `attention_mask` and `position_ids`.
     """
     if is_masked_mixer(config):
-        backbone = MaskedMixerModel(config)
+        backbone: PreTrainedModel = MaskedMixerModel(config)
     else:
         backbone = AutoModel.from_config(config)
         # Models that can be either (BERT and its kin) say in their attention layers which they are.
@@ -46,8 +55,9 @@ def build_backbone(field: str, config: PreTrainedConfig) -> PreTrainedModel:
         raise ValueError(
             f"{field}: a {config.model_type!r} backbone does not take {', '.join(sorted(missing))}; choose another."
         )
-    backbone.set_input_embeddings(None)
-    backbone._tp_plan.pop("embed_tokens", None)  # a tensor-parallel plan must not name what is not there
+    backbone.set_input_embeddings(None)  # pyright: ignore[reportArgumentType] - PyTorch's way to have no such module
+    if backbone._tp_plan is not None:
+        backbone._tp_plan.pop("embed_tokens", None)  # a tensor-parallel plan must not name what is not there
     return backbone
 
 
@@ -57,7 +67,7 @@ def run_backbone(
     attention_mask: Tensor | None,
     position_ids: Tensor | None,
     **kwargs,
-) -> BaseModelOutputWithPast:
+) -> BackboneOutput:
     """The backbone's outputs. A masked mixer ranks the tokens by the mask itself, faster than by `position_ids`."""
     if is_masked_mixer(backbone.config):
         position_ids = None
@@ -183,9 +193,10 @@ def check_length(length: int, max_length: int) -> None:
         )
 
 
-class EncoderDecoderPreTrainedModel(RemoteCodeMixin, PreTrainedModel):
+class EncoderDecoderPreTrainedModel(RemoteCodePreTrainedModel):
     """What models of an encoder, a bottleneck and a decoder share."""
 
+    config: EncoderDecoderConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = ["past_key_values"]
@@ -209,9 +220,9 @@ class EncoderDecoderPreTrainedModel(RemoteCodeMixin, PreTrainedModel):
 
     def _resize_token_embeddings(
         self, new_num_tokens: int | None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
-    ) -> nn.Embedding:
+    ) -> nn.Module:
         """Resizes the encoder's table along with the decoder's and the head."""
-        encoder = self.base_model.encoder
+        encoder = cast(TextEncoder, self.base_model.encoder)  # every base model here has one
         encoder.embed_tokens = self._get_resized_embeddings(
             encoder.embed_tokens, new_num_tokens, pad_to_multiple_of, mean_resizing
         )

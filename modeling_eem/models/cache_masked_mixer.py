@@ -42,14 +42,15 @@ class MixingLayer(DynamicLayer):
         if torch.is_grad_enabled() and key_states.requires_grad:
             return super().update(key_states, value_states, *args, **kwargs)  # what autograd holds is not overwritten
         past_length = self.get_seq_length()
-        if past_length and len(self.keys) != len(key_states):
-            raise ValueError(f"the cache holds {len(self.keys)} rows and got {len(key_states)} new ones.")
+        past = self.keys if past_length else None
+        if past is not None and len(past) != len(key_states):
+            raise ValueError(f"the cache holds {len(past)} rows and got {len(key_states)} new ones.")
         length = past_length + key_states.shape[-2]
         if self.buffer_TBD is None or length > len(self.buffer_TBD):
             batch_size, _, _, width = key_states.shape
             self.buffer_TBD = key_states.new_empty(max(2 * length, _LEAST_ROOM), batch_size, width)
-            if past_length:
-                self.buffer_TBD[:past_length] = self.keys[:, 0].transpose(0, 1)
+            if past is not None:
+                self.buffer_TBD[:past_length] = past[:, 0].transpose(0, 1)
         self.buffer_TBD[past_length:length] = key_states[:, 0].transpose(0, 1)
         self.view = self.keys = self.buffer_TBD[:length].transpose(0, 1)[:, None]
         self.values = self.keys[..., :0]

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import difflib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -12,6 +12,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .configuration_masked_mixer import MaskedMixerConfig
 from .quantization_eem import CODE_FORMATS
+
+if TYPE_CHECKING:
+    from .configuration_masked_mixer import CompletedField
+
+    BackboneField = CompletedField[PreTrainedConfig | dict[str, Any] | None, PreTrainedConfig]
 
 # Keys a config takes beside its dataclass fields; the last two are older names that transformers still converts.
 _COMMON_KEYS = {"model_type", "attn_implementation", "num_labels", "is_causal", "name_or_path"}
@@ -94,8 +99,12 @@ class EncoderDecoderConfig(PreTrainedConfig):
 
     sub_configs_defaults = {"encoder_config": _BACKBONE, "decoder_config": _BACKBONE}
 
-    encoder_config: PreTrainedConfig | dict | None = None
-    decoder_config: PreTrainedConfig | dict | None = None
+    if TYPE_CHECKING:
+        encoder_config: BackboneField = CompletedField()
+        decoder_config: BackboneField = CompletedField()
+    else:
+        encoder_config: PreTrainedConfig | dict | None = None
+        decoder_config: PreTrainedConfig | dict | None = None
     bottleneck_size: int | None = 64
     noise_scale: float | int = 0.0
     noise_placement: str = "bottleneck"

@@ -4,8 +4,21 @@ What is unusual: there is no attention and no positional encoding. Order enters 
 which are as long as the context, so `max_position_embeddings` is part of the weights' shape.
 """
 
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+
+if TYPE_CHECKING:
+    Given = TypeVar("Given")
+    Held = TypeVar("Held")
+
+    class CompletedField(Generic[Given, Held]):
+        """For type checkers: a config's field that may be given as `Given`; once the config is made, it is `Held`."""
+
+        def __get__(self, config: object, config_class: Any = None) -> Held: ...
+
+        def __set__(self, config: object, value: Given) -> None: ...
 
 
 @strict
@@ -40,7 +53,10 @@ class MaskedMixerConfig(PreTrainedConfig):
 
     vocab_size: int = 8000
     hidden_size: int = 512
-    intermediate_size: int | None = None
+    if TYPE_CHECKING:
+        intermediate_size: CompletedField[int | None, int] = CompletedField()
+    else:
+        intermediate_size: int | None = None
     num_hidden_layers: int = 8
     max_position_embeddings: int = 512
     num_mixing_heads: int = 0

@@ -3,7 +3,7 @@
 from typing import Any
 
 from torch import Tensor
-from transformers import GenerationConfig, GenerationMixin
+from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -11,6 +11,8 @@ logger = logging.get_logger(__name__)
 
 class ContextGenerationMixin(GenerationMixin):
     """`GenerationMixin` for a model of `config.max_position_embeddings` positions and no more."""
+
+    config: PreTrainedConfig
 
     def _prepare_generated_length(
         self,
@@ -21,7 +23,8 @@ class ContextGenerationMixin(GenerationMixin):
         **kwargs: Any,
     ) -> GenerationConfig:
         """Tokens are asked for up to one past the context: the last one is not read again."""
-        generation_config = super()._prepare_generated_length(
+        # No model is what transformers annotates `self` as: its protocol wants `encoder`, `hf_quantizer` and others.
+        generation_config = super()._prepare_generated_length(  # pyright: ignore[reportAttributeAccessIssue]
             generation_config=generation_config,
             input_ids_length=input_ids_length,
             inputs_tensor=inputs_tensor,

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from transformers import PreTrainedModel
 
-class RemoteCodeMixin:
+
+class RemoteCodePreTrainedModel(PreTrainedModel):
     """Names all of a family's classes in `config.auto_map`; transformers itself names only the one that is saved."""
 
     auto_map: dict[str, str]
@@ -13,4 +15,4 @@ class RemoteCodeMixin:
         super().save_pretrained(*args, **kwargs)
 
 
-__all__ = ["RemoteCodeMixin"]
+__all__ = ["RemoteCodePreTrainedModel"]

@@ -73,12 +73,12 @@ class AlignedLayout:
 
     def align(self, x_TBD: Tensor) -> Tensor:
         """Real tokens in order on their side, zeros elsewhere."""
-        if self.order is None:
+        if self.order is None or self.is_real_TB1 is None:
             return x_TBD
         return self._move(x_TBD, self.order).masked_fill(~self.is_real_TB1, 0.0)
 
     def restore(self, x_TBD: Tensor) -> Tensor:
-        if self.inverse is None:
+        if self.inverse is None or self.is_real_TB1 is None:
             return x_TBD
         return self._move(x_TBD.masked_fill(~self.is_real_TB1, 0.0), self.inverse)
 

@@ -66,7 +66,7 @@ class _LinearTokenLoss(torch.autograd.Function):
                 log_z = z.log()
                 losses = (log_z - target_logits).squeeze(1).masked_fill(~is_scored, 0.0)
                 entropies = None
-                if with_entropy:
+                if entropies_N is not None:
                     entropies = (log_z - torch.einsum("nv,nv->n", exponentials, logits)[:, None] / z).squeeze(1)
                     entropies_N[chunk] = entropies
                 losses_N[chunk] = losses
@@ -81,11 +81,11 @@ class _LinearTokenLoss(torch.autograd.Function):
                     # d CE / d logits = softmax - onehot, times the slope of the token's loss, in the logits' memory.
                     slopes = slopes[:, None].to(z.dtype)
                     grad_logits = exponentials.mul_(slopes / z).scatter_add_(1, targets, -slopes).to(dtype)
-                    if needs_hidden:
+                    if grad_hidden is not None:
                         grad_hidden[chunk] = product(grad_logits, weight_low_VD.T)
-                    if needs_weight and dtype == torch.float32:
+                    if grad_weight is not None and dtype == torch.float32:
                         grad_weight.addmm_(grad_logits.T, hidden_low)
-                    elif needs_weight:
+                    elif grad_weight is not None:
                         grad_weight += (grad_logits.T @ hidden_low).float()
         grad_weight = None if grad_weight is None else grad_weight.to(weight_VD.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight, (labels_N == IGNORE_INDEX).all())
@@ -219,12 +219,10 @@ def causal_lm_loss(
     targets_N = targets_BT.flatten()
     weights_N = None if loss_weights_BT is None else loss_weights_BT.flatten()
     # Of meta tensors autocast knows nothing, and their logits cost nothing.
-    is_chunked = logits_BTV is None and type(lm_head) is nn.Linear and lm_head.bias is None and not hidden_BTD.is_meta
-    if is_chunked:
+    if logits_BTV is None and type(lm_head) is nn.Linear and lm_head.bias is None and not hidden_BTD.is_meta:
         total, losses_N = linear_cross_entropy(hidden_BTD.flatten(0, 1), lm_head.weight, targets_N, weights_N)
     else:
-        logits_BTV = lm_head(hidden_BTD) if logits_BTV is None else logits_BTV
-        logits_NV = logits_BTV.flatten(0, 1).float()
+        logits_NV = (lm_head(hidden_BTD) if logits_BTV is None else logits_BTV).flatten(0, 1).float()
         losses_N = F.cross_entropy(logits_NV, targets_N, ignore_index=IGNORE_INDEX, reduction="none")
         total = losses_N.sum() if weights_N is None else (losses_N * weights_N).sum()
     is_scored_BT = targets_BT != IGNORE_INDEX

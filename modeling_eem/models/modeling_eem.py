@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationConfig
 from transformers.cache_utils import Cache, DynamicCache, StaticLayer
-from transformers.generation import CandidateGenerator
+from transformers.generation.candidate_generator import CandidateGenerator
 from transformers.generation.utils import GenerateOutput
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple, logging
+from transformers.utils import logging
+from transformers.utils.generic import can_return_tuple
 
 from .bottleneck_eem import (
     EncoderDecoderPreTrainedModel,
@@ -43,7 +43,8 @@ logger = logging.get_logger(__name__)
 class EEMModelOutputWithPast(BaseModelOutputWithPast):
     """`BaseModelOutputWithPast` and the `code [B, P]` the decoder was shown (None if it was occluded)."""
 
-    code: torch.FloatTensor | None = None
+    hidden_states: tuple[Tensor | None, ...] | None = None
+    code: Tensor | None = None
 
 
 @dataclass
@@ -53,8 +54,8 @@ class EEMCausalLMOutputWithPast(CausalLMOutputWithPast):
     A token's loss stands at the token itself, in nats; NaN where nothing was scored (the first token, label -100).
     """
 
-    code: torch.FloatTensor | None = None
-    token_losses: torch.FloatTensor | None = None
+    code: Tensor | None = None
+    token_losses: Tensor | None = None
 
 
 class EEMCache(DynamicCache):
@@ -97,6 +98,7 @@ class EEMCache(DynamicCache):
 
 
 class EEMPreTrainedModel(EncoderDecoderPreTrainedModel):
+    config: EEMConfig
     config_class = EEMConfig
     auto_map = {
         "AutoConfig": "configuration_eem.EEMConfig",
@@ -120,7 +122,7 @@ class EEMModel(EEMPreTrainedModel):
         self.decoder = build_backbone("decoder_config", config.decoder_config)
         self.post_init()
 
-    def encode(self, input_ids: torch.LongTensor, attention_mask: Tensor | None = None) -> Tensor:
+    def encode(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Codes `[B, P]` of rows `[B, T]`, rounded to `code_dtype` outside training, noisy in training.
 
         Raises:
@@ -136,16 +138,16 @@ class EEMModel(EEMPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: Tensor,
         attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
-        encoder_input_ids: torch.LongTensor | None = None,
+        encoder_input_ids: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
-        code: torch.FloatTensor | None = None,
+        code: Tensor | None = None,
         occlude_memory: bool | Tensor = False,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs,
     ) -> EEMModelOutputWithPast:
         """Decoder states `[B, T, D]` of the text; hidden states too leave out the memory's own position.
 
@@ -181,7 +183,7 @@ class EEMModel(EEMPreTrainedModel):
 
         if code is not None:
             code = self.encoder.bottleneck.quantize(code)
-        elif past_length:
+        elif past_key_values is not None and past_length:
             code = past_key_values.code
         elif isinstance(occlude_memory, Tensor) or not occlude_memory:
             if encoder_input_ids is None:
@@ -279,28 +281,28 @@ class EEMForCausalLM(EEMPreTrainedModel, ContextGenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
-    def encode(self, input_ids: torch.LongTensor, attention_mask: Tensor | None = None) -> Tensor:
+    def encode(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """See `EEMModel.encode`."""
         return self.model.encode(input_ids, attention_mask)
 
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: Tensor,
         attention_mask: Tensor | None = None,
-        labels: torch.LongTensor | None = None,
+        labels: Tensor | None = None,
         past_key_values: Cache | None = None,
-        encoder_input_ids: torch.LongTensor | None = None,
+        encoder_input_ids: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
-        code: torch.FloatTensor | None = None,
+        code: Tensor | None = None,
         occlude_memory: bool | Tensor = False,
-        loss_weights: torch.FloatTensor | None = None,
+        loss_weights: Tensor | None = None,
         output_logits: bool | None = None,
         output_token_losses: bool = False,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs,
     ) -> EEMCausalLMOutputWithPast:
         """Logits `[B, T, V]`, one position a text token; see `EEMModel.forward` for the memory, masks and errors.
 
@@ -354,7 +356,9 @@ class EEMForCausalLM(EEMPreTrainedModel, ContextGenerationMixin):
             loss_weights_BT=None if loss_weights is None else F.pad(loss_weights[:, 1:], (0, 1)),
             num_items_in_batch=num_items_in_batch,
         )
-        token_losses = F.pad(target_losses[:, :-1], (1, 0), value=float("nan")) if output_token_losses else None
+        token_losses = None
+        if output_token_losses and target_losses is not None:
+            token_losses = F.pad(target_losses[:, :-1], (1, 0), value=float("nan"))
         return EEMCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -368,10 +372,10 @@ class EEMForCausalLM(EEMPreTrainedModel, ContextGenerationMixin):
     @torch.no_grad()
     def generate(
         self,
-        inputs: torch.LongTensor | None = None,
+        inputs: Tensor | None = None,
         generation_config: GenerationConfig | None = None,
-        code: torch.FloatTensor | None = None,
-        encoder_input_ids: torch.LongTensor | None = None,
+        code: Tensor | None = None,
+        encoder_input_ids: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         occlude_memory: bool = False,
         **kwargs,
@@ -387,14 +391,17 @@ class EEMForCausalLM(EEMPreTrainedModel, ContextGenerationMixin):
             cache = kwargs["past_key_values"] = EEMCache(self.config, cache)
         if code is None and cache is not None and cache.get_seq_length():
             code = cache.code
-        elif code is None and not occlude_memory and (encoder_input_ids is not None or input_ids is not None):
-            if encoder_input_ids is None:
+        elif code is None and not occlude_memory:
+            if encoder_input_ids is None and input_ids is not None:
                 encoder_input_ids = input_ids
                 encoder_attention_mask = kwargs.get("attention_mask")
                 if encoder_attention_mask is None:
                     encoder_attention_mask = self._infer_mask(input_ids)
-            code = self.encode(encoder_input_ids, encoder_attention_mask)
-        return super().generate(inputs, generation_config, code=code, occlude_memory=occlude_memory, **kwargs)
+            if encoder_input_ids is not None:
+                code = self.encode(encoder_input_ids, encoder_attention_mask)
+        return super().generate(  # pyright: ignore[reportAttributeAccessIssue] - its `self` is no PreTrainedModel
+            inputs, generation_config, code=code, occlude_memory=occlude_memory, **kwargs
+        )
 
     def _infer_mask(self, input_ids: Tensor) -> Tensor | None:
         """The mask `generate` infers for a prompt that comes without one: padding is where the pad token is."""
@@ -406,7 +413,9 @@ class EEMForCausalLM(EEMPreTrainedModel, ContextGenerationMixin):
     def _get_candidate_generator(self, *args, model_kwargs: dict, **kwargs) -> CandidateGenerator:
         # An assistant knows nothing of this model's code; one that is an EEM too encodes the prompt itself.
         model_kwargs = {key: value for key, value in model_kwargs.items() if key not in ("code", "occlude_memory")}
-        return super()._get_candidate_generator(*args, model_kwargs=model_kwargs, **kwargs)
+        return super()._get_candidate_generator(  # pyright: ignore[reportAttributeAccessIssue] - as in `generate`
+            *args, model_kwargs=model_kwargs, **kwargs
+        )
 
 
 __all__ = ["EEMCache", "EEMForCausalLM", "EEMModel", "EEMPreTrainedModel"]

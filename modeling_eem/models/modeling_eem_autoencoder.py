@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from .bottleneck_eem import (
     EncoderDecoderPreTrainedModel,
@@ -28,11 +27,11 @@ from .loss_eem import IGNORE_INDEX, logits_and_loss
 class EEMAutoencoderOutput(ModelOutput):
     """`loss` in nats a token, `logits [B, T, V]` of the tokens themselves (unshifted), and the `code [B, P]`."""
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    code: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    code: Tensor | None = None
+    hidden_states: tuple[Tensor | None, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 class Repeat(nn.Module):
@@ -65,6 +64,7 @@ class Unroll(nn.Module):
 class EEMAutoencoder(EncoderDecoderPreTrainedModel):
     """Encoder, bottleneck, expansion, decoder and head."""
 
+    config: EEMAutoencoderConfig
     config_class = EEMAutoencoderConfig
     auto_map = {
         "AutoConfig": "configuration_eem.EEMAutoencoderConfig",
@@ -86,7 +86,7 @@ class EEMAutoencoder(EncoderDecoderPreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.encoder.embed_tokens = value
 
-    def encode(self, input_ids: torch.LongTensor, attention_mask: Tensor | None = None) -> Tensor:
+    def encode(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Codes `[B, P]` of rows `[B, T]`, rounded to `code_dtype` outside training, noisy in training.
 
         Raises:
@@ -96,21 +96,21 @@ class EEMAutoencoder(EncoderDecoderPreTrainedModel):
         return self.encoder.bottleneck.quantize(self.encoder(input_ids, attention_mask))
 
     @torch.no_grad()
-    def reconstruct(self, code: Tensor, attention_mask: Tensor | None = None) -> torch.LongTensor:
+    def reconstruct(self, code: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """The most likely token at each position, `[B, T]`; all n of them where there is no mask to give lengths."""
         return self(code=code, attention_mask=attention_mask).logits.argmax(-1)
 
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        labels: torch.LongTensor | None = None,
-        code: torch.FloatTensor | None = None,
+        labels: Tensor | None = None,
+        code: Tensor | None = None,
         output_logits: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         output_hidden_states: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs,
     ) -> EEMAutoencoderOutput:
         """Regenerates the text of `input_ids [B, T]`, or of a `code [B, P]` alone.
 
@@ -126,26 +126,28 @@ class EEMAutoencoder(EncoderDecoderPreTrainedModel):
         """
         refuse_arguments(kwargs)
         kwargs.pop("use_cache", None)  # all tokens are regenerated in one pass: there is nothing to keep
-        if (input_ids is None) == (code is None):
-            raise ValueError("Pass either input_ids, to encode and regenerate, or code, to regenerate.")
-        if code is None:
+        if input_ids is not None and code is None:
             self._check_text(input_ids, attention_mask, in_forward=True)
-            code = self.encoder(input_ids, attention_mask)
-        check_shape("code", code, len(code), self.config.code_size)
-        code = self.encoder.bottleneck.quantize(code)
+            code_BP: Tensor = self.encoder(input_ids, attention_mask)
+        elif code is None or input_ids is not None:
+            raise ValueError("Pass either input_ids, to encode and regenerate, or code, to regenerate.")
+        else:
+            code_BP = code
+        check_shape("code", code_BP, len(code_BP), self.config.code_size)
+        code_BP = self.encoder.bottleneck.quantize(code_BP)
 
         length = self.config.max_position_embeddings
         for given in (input_ids, attention_mask):
             length = length if given is None else given.shape[1]
         if attention_mask is None:
-            position_ids = torch.arange(length, device=code.device)[None]
+            position_ids = torch.arange(length, device=code_BP.device)[None]
         else:
             check_length(length, self.config.max_position_embeddings)
-            check_shape("attention_mask", attention_mask, len(code), length)
+            check_shape("attention_mask", attention_mask, len(code_BP), length)
             if input_ids is None:
                 check_rows(attention_mask)
             position_ids = token_ranks(attention_mask)
-        vector = self.encoder.bottleneck.expand(code.to(self.encoder.embed_tokens.weight.dtype))
+        vector = self.encoder.bottleneck.expand(code_BP.to(self.encoder.embed_tokens.weight.dtype))
         outputs = run_backbone(
             self.decoder,
             self.expansion(vector, position_ids),
@@ -171,7 +173,7 @@ class EEMAutoencoder(EncoderDecoderPreTrainedModel):
         return EEMAutoencoderOutput(
             loss=loss,
             logits=logits,
-            code=code,
+            code=code_BP,
             hidden_states=outputs.hidden_states,
             attentions=outputs.get("attentions"),
         )

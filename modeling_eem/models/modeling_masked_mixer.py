@@ -15,15 +15,13 @@ from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, TokenClassifierOutput
-from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple
-from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .cache_masked_mixer import MixingLayer, grow_in_place, is_ranked, set_ranked
 from .configuration_masked_mixer import MaskedMixerConfig
 from .generation_masked_mixer import ContextGenerationMixin
-from .hub_eem import RemoteCodeMixin
+from .hub_eem import RemoteCodePreTrainedModel
 from .layout_masked_mixer import AlignedLayout, ContinuedLayout, Layout, check_ids, choose_layout, has_ranks
 from .loss_eem import logits_and_loss, next_token_targets, token_classification_loss
 from .mixing_masked_mixer import (
@@ -87,6 +85,7 @@ class MaskedMixerMixing(nn.Module):
         if isinstance(layout, AlignedLayout):
             y_TBD = self._mix_aligned(weight_HTTK, bias_HT, x_TBD, layout)
         elif isinstance(layout, ContinuedLayout):
+            assert past_key_values is not None  # what it continues
             cached = past_key_values.layers[self.layer_idx]
             if layout.new_length == 1 and isinstance(cached, MixingLayer) and cached.is_steady:
                 y_TBD, cached.ahead = next_token_mixing(weight_HTTK, bias_HT, held_TBD, cached.ahead)
@@ -148,7 +147,8 @@ class MaskedMixerBlock(GradientCheckpointingLayer):
         return x_TBD.transpose(0, 1)
 
 
-class MaskedMixerPreTrainedModel(RemoteCodeMixin, PreTrainedModel):
+class MaskedMixerPreTrainedModel(RemoteCodePreTrainedModel):
+    config: MaskedMixerConfig
     config_class = MaskedMixerConfig
     auto_map = {
         "AutoConfig": "configuration_masked_mixer.MaskedMixerConfig",
@@ -216,14 +216,14 @@ class MaskedMixerModel(MaskedMixerPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         read_positions: Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs,
     ) -> BaseModelOutputWithPast:
         """Hidden states `[B, T, D]` of tokens `[B, T]`.
 
@@ -241,19 +241,21 @@ class MaskedMixerModel(MaskedMixerPreTrainedModel):
                 alignment; a cache without causality, of another kind than dynamic, or filled at positions of the
                 caller's own; ids, embeddings, mask or positions of another shape; positions that are not there.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Pass either input_ids or inputs_embeds.")
-        if inputs_embeds is None:
+        if input_ids is not None and inputs_embeds is None:
             check_ids(input_ids, self.config.vocab_size if input_ids.is_cpu else None)  # elsewhere a look would wait
-            inputs_embeds = self.embed_tokens(input_ids)
+            embeds_BTD: Tensor = self.embed_tokens(input_ids)
+        elif inputs_embeds is None or input_ids is not None:
+            raise ValueError("Pass either input_ids or inputs_embeds.")
         elif (
             inputs_embeds.ndim != 3 or inputs_embeds.numel() == 0 or inputs_embeds.shape[-1] != self.config.hidden_size
         ):
             raise ValueError(
                 f"inputs_embeds must be [batch, tokens, {self.config.hidden_size}], got {list(inputs_embeds.shape)}."
             )
+        else:
+            embeds_BTD = inputs_embeds
         # The blocks want the embeddings to lie in memory as [T, B, D].
-        inputs_embeds = inputs_embeds.transpose(0, 1).contiguous().transpose(0, 1)
+        embeds_BTD = embeds_BTD.transpose(0, 1).contiguous().transpose(0, 1)
         is_cacheable = self.config.is_causal and self.config.position_alignment == "left"
         if past_key_values is not None and not is_cacheable:
             raise ValueError(
@@ -267,19 +269,18 @@ class MaskedMixerModel(MaskedMixerPreTrainedModel):
         if past_key_values is not None:
             grow_in_place(past_key_values)
             past_length = past_key_values.get_seq_length()
-
-        if past_length and not is_ranked(past_key_values):
-            raise ValueError(
-                "this cache holds tokens at positions that were given (packed rows): it cannot be continued. Pass the "
-                "whole text, or documents as rows of their own."
-            )
-        layout = choose_layout(self.config, inputs_embeds, attention_mask, position_ids, past_length)
-        hidden_states = inputs_embeds
+            if past_length and not is_ranked(past_key_values):
+                raise ValueError(
+                    "this cache holds tokens at positions that were given (packed rows): it cannot be continued. Pass "
+                    "the whole text, or documents as rows of their own."
+                )
+        layout = choose_layout(self.config, embeds_BTD, attention_mask, position_ids, past_length)
+        hidden_states = embeds_BTD
         reads = [None] * (len(self.layers) - 1) + [read_positions]
         for layer, read in zip(self.layers, reads):
             hidden_states = layer(hidden_states, layout=layout, past_key_values=past_key_values, read_positions=read)
         if past_key_values is not None:
-            set_ranked(past_key_values, has_ranks(position_ids, attention_mask, past_length, inputs_embeds.shape[1]))
+            set_ranked(past_key_values, has_ranks(position_ids, attention_mask, past_length, embeds_BTD.shape[1]))
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
 
 
@@ -299,17 +300,17 @@ class MaskedMixerForCausalLM(MaskedMixerPreTrainedModel, ContextGenerationMixin)
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        labels: torch.LongTensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         output_logits: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs,
     ) -> CausalLMOutputWithPast:
         """As `LlamaForCausalLM.forward`; see `MaskedMixerModel.forward` for positions, masks and errors.
 
@@ -352,21 +353,22 @@ class MaskedMixerForTokenClassification(MaskedMixerPreTrainedModel):
 
     def __init__(self, config: MaskedMixerConfig):
         super().__init__(config)
+        assert config.num_labels is not None  # transformers labels two classes by default
         self.num_labels = config.num_labels
         self.model = MaskedMixerModel(config)
-        self.score = nn.Linear(config.hidden_size, config.num_labels)
+        self.score = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()
 
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs,
     ) -> TokenClassifierOutput:
         """Scores `[B, T, num_labels]`, and a loss if there are `labels [B, T]`.
 

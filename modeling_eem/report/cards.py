@@ -66,8 +66,7 @@ def check_card(folder: Path) -> None:
     card = folder / "README.md"
     if not card.is_file():
         raise ValueError(f"{folder} has no model card: put one into {card}, with a section '## Results'.")
-    if not _RESULTS.search(card.read_text()):
-        raise ValueError(f"{card} has no section '## Results' to put a table into: add that heading.")
+    _results(card, card.read_text())
 
 
 def add_to_card(folder: Path, name: str, tables: Sequence[Table], origin: Mapping[str, str]) -> None:
@@ -76,11 +75,21 @@ def add_to_card(folder: Path, name: str, tables: Sequence[Table], origin: Mappin
     Args:
         name: of the tables, in comments around them that a reader does not see.
         origin: `provenance`, shown below them.
+
+    Raises:
+        ValueError: for a card without such a section, see `check_card`.
     """
     path = folder / "README.md"
     card = path.read_text()
-    start, end = _RESULTS.search(card).span()
+    start, end = _results(path, card).span()
     begins, ends = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
     others = re.sub(f"{begins}.*?{ends}", "", card[start:end], flags=re.DOTALL).rstrip()
     blocks = [others + "\n", begins, *(table.to_markdown() for table in tables), provenance_line(origin) + "\n", ends]
     write_atomically(path, (card[:start] + "\n".join([*blocks, card[end:]])).rstrip() + "\n")
+
+
+def _results(path: Path, card: str) -> re.Match[str]:
+    found = _RESULTS.search(card)
+    if found is None:
+        raise ValueError(f"{path} has no section '## Results' to put a table into: add that heading.")
+    return found
