@@ -114,21 +114,25 @@ def _mode(**wanted: bool) -> str:
 
 def _work(mode: str, paths: list[Path], options: dict, estimate: bool) -> None:
     """Do it to each file; exit with 2 where one has an error, after the others are done."""
-    from modeling_eem.codec import files
+    from modeling_eem.codec import file_operations
 
-    asked = files.FileOptions(**options)
+    asked = file_operations.FileOptions(**options)
     kept = "files that are done are kept; the one under way left nothing. The same command with the rest goes on."
     with keeps(lambda: kept):
         if mode in ("list", "estimate"):
             results = _answer(
                 lambda say: (
-                    files.list_files(paths, asked, say, estimate)
+                    file_operations.list_files(paths, asked, say, estimate)
                     if mode == "list"
-                    else files.estimate_files(paths, asked, say)
+                    else file_operations.estimate_files(paths, asked, say)
                 )
             )
         else:
-            do = {"compress": files.compress_files, "decompress": files.decompress_files, "test": files.test_files}
+            do = {
+                "compress": file_operations.compress_files,
+                "decompress": file_operations.decompress_files,
+                "test": file_operations.test_files,
+            }
             results = do[mode](paths, asked, _to_stderr, _watch)
     if any(result.error is not None for result in results):
         raise typer.Exit(2)

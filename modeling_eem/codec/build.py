@@ -15,7 +15,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import ACT2FN
 
-from .arithmetic import (
+from .calibration import Activations, best_step, record_activations
+from .code_encoder import CodeEncoder
+from .code_prior import code_tensors
+from .float_parts import FloatParts, float_parts
+from .integer_model import IntegerModel
+from .tensor_grids import (
     ACTIVATION_ENTRIES,
     ACTIVATION_LIMIT,
     GAIN_BITS,
@@ -26,11 +31,6 @@ from .arithmetic import (
     RESIDUAL_LIMIT,
     WEIGHT_LIMIT,
 )
-from .calibration import Activations, best_step, record_activations
-from .code_encoder import CodeEncoder
-from .code_prior import code_tensors
-from .float_parts import FloatParts, float_parts
-from .integer_model import IntegerModel
 from .weights import Sizes, Tensors
 
 # How much further than on the calibration text the residual stream may reach before it saturates.

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .arithmetic import ACTIVATION_LIMIT
 from .float_parts import FloatParts
+from .tensor_grids import ACTIVATION_LIMIT
 
 # Values of an activation that are kept to choose its step from.
 SAMPLE_SIZE = 1 << 17

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from .arithmetic import CODE_LIMIT
 from .entropy_coder import RangeDecoder, RangeEncoder
 from .float_parts import CODE_FORMATS, ScaledInteger
+from .tensor_grids import CODE_LIMIT
 from .weights import Sizes, Tensors
 
 UPPER_BITS = 8

@@ -14,12 +14,12 @@ import numba
 
 # Whatever ends up in a compiled function.
 SOURCES = (
-    "arithmetic",
     "compilation",
     "entropy_coder",
     "fast_layers",
     "fast_windows",
     "packed_weights",
+    "tensor_grids",
     "tile_product",
 )
 

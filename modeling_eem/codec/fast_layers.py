@@ -14,7 +14,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .arithmetic import (
+from .compilation import compiled
+from .tensor_grids import (
     ACTIVATION_ENTRIES,
     ACTIVATION_LIMIT,
     COUNT_BITS,
@@ -27,7 +28,6 @@ from .arithmetic import (
     SLOPE,
     TOTAL_BITS,
 )
-from .compilation import compiled
 from .tile_product import (
     TILE_COLUMNS,
     linear_tile_1,

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .arithmetic import (
+from .entropy_coder import RangeDecoder
+from .tensor_grids import (
     ACTIVATION_ENTRIES,
     ACTIVATION_LIMIT,
     COUNT_BITS,
@@ -24,7 +25,6 @@ from .arithmetic import (
     SLOPE,
     TOTAL_BITS,
 )
-from .entropy_coder import RangeDecoder
 from .weights import Sizes, Tensors, unpack_triangle
 
 

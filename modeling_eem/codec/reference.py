@@ -1,7 +1,7 @@
 """Reference decoder of the codec's windows: NumPy alone, one window and one token at a time, sharing no code.
 
-It follows the operations listed in `arithmetic.TENSORS` and nothing else, so that a reader can check each against the
-table. Slow and plain on purpose; every other decoder must give the tokens it gives.
+It follows the operations listed in `tensor_grids.TENSORS` and nothing else, so that a reader can check each against
+the table. Slow and plain on purpose; every other decoder must give the tokens it gives.
 
     reference = ReferenceDecoder(folder)
     tokens = reference.decode(payload, length)
