@@ -38,7 +38,7 @@ def exact_product(a_RK: np.ndarray, weight_OK: torch.Tensor) -> np.ndarray:
     return total
 
 
-def scaled(sums: np.ndarray, scale: np.ndarray, limit: int) -> np.ndarray:
+def scaled(sums: np.ndarray, scale: np.ndarray | np.float64, limit: int) -> np.ndarray:
     """`rint(sum * scale)`, saturated at +-limit."""
     return np.clip(np.rint(sums * scale.astype(np.float64)), -limit, limit).astype(np.int64)
 
