@@ -10,44 +10,52 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from eem.console import keeps, one_line_errors, progress_bar
-
-Files = Annotated[list[Path] | None, typer.Argument(help="Files; - or none: standard input to standard output.")]
-Model = Annotated[
-    str | None,
-    typer.Option("--model", help="Folder or Hub name of a codec model; else ours, or the file's own."),
-]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write one input's output there; -: to stdout.")]
-ToStdout = Annotated[bool, typer.Option("--stdout", "-c", help="Write to standard output; sources stay.")]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite; write compressed bytes to a terminal.")]
-Keep = Annotated[bool, typer.Option("--keep/--rm", "-k", help="Sources stay, or go once their output is on the disk.")]
-Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Take each file in folders by itself.")]
-Threads = Annotated[int, typer.Option("--threads", "-T", help="0: as many as PyTorch takes.", min=0)]
-Test = Annotated[bool, typer.Option("--test", "-t", help="Decode and write nothing: whether files are whole.")]
-Listing = Annotated[bool, typer.Option("--list", "-l", help="Show what files are made of.")]
-MaxOutput = Annotated[
-    int | None, typer.Option("--max-output", help="Refuse files that hold more plain bytes than this.", min=0)
-]
-Salvage = Annotated[
-    bool, typer.Option("--salvage", help="Recover every undamaged window of damaged files, and say what is lost.")
-]
+from eem.shared_options import options_of, with_options
 
 
+def _file_options(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Files; - or none: standard input to standard output.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Folder or Hub name of a codec model; else ours, or the file's own."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write one input's output there; -: to stdout.")
+    ] = None,
+    to_stdout: Annotated[bool, typer.Option("--stdout", "-c", help="Write to standard output; sources stay.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Overwrite; write compressed bytes to a terminal.")
+    ] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep/--rm", "-k", help="Sources stay, or go once their output is on the disk.")
+    ] = True,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Take each file in folders by itself.")] = False,
+    threads: Annotated[int, typer.Option("--threads", "-T", help="0: as many as PyTorch takes.", min=0)] = 0,
+    test: Annotated[
+        bool, typer.Option("--test", "-t", help="Decode and write nothing: whether files are whole.")
+    ] = False,
+    listing: Annotated[bool, typer.Option("--list", "-l", help="Show what files are made of.")] = False,
+    max_output: Annotated[
+        int | None, typer.Option("--max-output", help="Refuse files that hold more plain bytes than this.", min=0)
+    ] = None,
+    salvage: Annotated[
+        bool, typer.Option("--salvage", help="Recover every undamaged window of damaged files, and say what is lost.")
+    ] = False,
+) -> None:
+    """What both commands take."""
+
+
+@with_options(options_of(_file_options))
 @one_line_errors()
 def compress(
-    files: Files = None,
     decompress: Annotated[bool, typer.Option("--decompress", "-d", help="The same as `eem decompress`.")] = False,
-    model: Model = None,
-    output: Output = None,
-    to_stdout: ToStdout = False,
-    force: Force = False,
-    keep: Keep = True,
-    recursive: Recursive = False,
-    threads: Threads = 0,
     carry: Annotated[
         bool,
         typer.Option("--carry", help="Windows know the one before: smaller files, and damage costs more."),
@@ -55,10 +63,7 @@ def compress(
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Say size and time, write nothing; with -l the model's estimate.")
     ] = False,
-    test: Test = False,
-    listing: Listing = False,
-    max_output: MaxOutput = None,
-    salvage: Salvage = False,
+    **options: Any,
 ) -> None:
     """Compress files: FILE becomes FILE.eem, which every machine decodes to the same bytes.
 
@@ -66,39 +71,23 @@ def compress(
 
     Example: `eem compress notes.txt`
     """
-    reads = decompress or test or listing
+    reads = decompress or options["test"] or options["listing"]
+    of_reading = {"--max-output": options["max_output"] is not None, "--salvage": options["salvage"]}
     _refuse({"--carry": carry}, reads, "is for compressing: leave it out")
-    _refuse({"--max-output": max_output is not None, "--salvage": salvage}, not reads, "is for decompressing: add -d")
-    mode = _mode(list=listing, test=test, decompress=decompress, estimate=estimate)
-    options = {"output": output, "to_stdout": to_stdout, "force": force, "keep": keep, "recursive": recursive}
-    options |= {"model": model, "threads": threads, "carry": carry, "max_output": max_output, "salvage": salvage}
-    _work(mode, files or [], options, estimate)
+    _refuse(of_reading, not reads, "is for decompressing: add -d")
+    _work({"decompress": decompress, "estimate": estimate}, **options, carry=carry)
 
 
+@with_options(options_of(_file_options))
 @one_line_errors()
-def decompress(
-    files: Files = None,
-    model: Model = None,
-    output: Output = None,
-    to_stdout: ToStdout = False,
-    force: Force = False,
-    keep: Keep = True,
-    recursive: Recursive = False,
-    threads: Threads = 0,
-    test: Test = False,
-    listing: Listing = False,
-    max_output: MaxOutput = None,
-    salvage: Salvage = False,
-) -> None:
+def decompress(**options: Any) -> None:
     """Decompress files: FILE.eem becomes FILE.
 
     A file of another model is refused before anything is decoded, and a damaged one before anything keeps its name.
 
     Example: `eem decompress notes.txt.eem`
     """
-    options = {"output": output, "to_stdout": to_stdout, "force": force, "keep": keep, "recursive": recursive}
-    options |= {"model": model, "threads": threads, "max_output": max_output, "salvage": salvage}
-    _work(_mode(list=listing, test=test, decompress=True), files or [], options, False)
+    _work({"decompress": True}, **options)
 
 
 def _refuse(given: dict[str, bool], is_wrong: bool, why: str) -> None:
@@ -107,28 +96,34 @@ def _refuse(given: dict[str, bool], is_wrong: bool, why: str) -> None:
             raise ValueError(f"{name} {why}.")
 
 
-def _mode(**wanted: bool) -> str:
-    """The first of `wanted` that is asked for, else "compress"."""
-    return next((name for name, is_wanted in wanted.items() if is_wanted), "compress")
+def _work(modes: dict[str, bool], files: list[Path] | None, test: bool, listing: bool, **options: Any) -> None:
+    """Do it to each file; exit with 2 where one has an error, after the others are done.
 
+    Args:
+        modes: what is asked for beside a test or a listing, which go first; compressing is what is left.
+        options: those of `FileOptions`.
+    """
+    from modeling_eem.codec import file_operations
 
-def _work(mode: str, paths: list[Path], options: dict, estimate: bool) -> None:
-    """Do it to each file; exit with 2 where one has an error, after the others are done."""
-    from modeling_eem.codec import files
-
-    asked = files.FileOptions(**options)
+    wanted = {"list": listing, "test": test, **modes}
+    mode = next((name for name, is_wanted in wanted.items() if is_wanted), "compress")
+    paths, asked = files or [], file_operations.FileOptions(**options)
     kept = "files that are done are kept; the one under way left nothing. The same command with the rest goes on."
     with keeps(lambda: kept):
         if mode in ("list", "estimate"):
             results = _answer(
                 lambda say: (
-                    files.list_files(paths, asked, say, estimate)
+                    file_operations.list_files(paths, asked, say, modes.get("estimate", False))
                     if mode == "list"
-                    else files.estimate_files(paths, asked, say)
+                    else file_operations.estimate_files(paths, asked, say)
                 )
             )
         else:
-            do = {"compress": files.compress_files, "decompress": files.decompress_files, "test": files.test_files}
+            do = {
+                "compress": file_operations.compress_files,
+                "decompress": file_operations.decompress_files,
+                "test": file_operations.test_files,
+            }
             results = do[mode](paths, asked, _to_stderr, _watch)
     if any(result.error is not None for result in results):
         raise typer.Exit(2)

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from eem.shared_options import with_options
+
 _TYPES: dict[str, type] = {"int": int, "str": str}
 _PACKAGE = find_spec("modeling_eem")  # found, not imported: its help must not wait for torch
 _TABLE: dict[str, Any] = json.loads(
@@ -19,11 +21,8 @@ METHODS: tuple[str, ...] = tuple(_TABLE["methods"])
 
 def with_method_options(panel: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command every option of every estimator, None where it is not given, in place of its `**options`."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        signature = inspect.signature(command, eval_str=True)
-        own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
-        options = [
+    return with_options(
+        [
             inspect.Parameter(
                 option["name"],
                 inspect.Parameter.KEYWORD_ONLY,
@@ -34,13 +33,7 @@ def with_method_options(panel: str) -> Callable[[Callable[..., None]], Callable[
             )
             for option in _TABLE["options"]
         ]
-        parameters = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in own] + options
-        # What typer reads a command's options from.
-        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": None}
-        return command
-
-    return decorate
+    )
 
 
 def _help(option: dict[str, Any]) -> str:

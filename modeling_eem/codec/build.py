@@ -7,15 +7,21 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.activations import ACT2FN
 
-from .arithmetic import (
+from modeling_eem.loading import evaluating
+
+from .calibration import Activations, best_step, record_activations
+from .code_encoder import CodeEncoder
+from .code_prior import code_tensors
+from .float_parts import CodeParts, FloatParts, MaskedMixerBlock, MaskedMixerMixing, float_parts
+from .integer_model import IntegerModel
+from .tensor_grids import (
     ACTIVATION_ENTRIES,
     ACTIVATION_LIMIT,
     GAIN_BITS,
@@ -26,11 +32,6 @@ from .arithmetic import (
     RESIDUAL_LIMIT,
     WEIGHT_LIMIT,
 )
-from .calibration import Activations, best_step, record_activations
-from .code_encoder import CodeEncoder
-from .code_prior import code_tensors
-from .float_parts import FloatParts, float_parts
-from .integer_model import IntegerModel
 from .weights import Sizes, Tensors
 
 # How much further than on the calibration text the residual stream may reach before it saturates.
@@ -42,7 +43,7 @@ CALIBRATION_ROWS = 128
 ROWS_AT_ONCE = 8
 
 
-def quantize_decoder(parts: FloatParts, batches: Sequence[dict[str, Tensor]]) -> tuple[Sizes, Tensors]:
+def quantize_decoder(parts: FloatParts, batches: Sequence[dict[str, Tensor | bool]]) -> tuple[Sizes, Tensors]:
     """Sizes and tensors of the decoder; of an EEM without its code's tables.
 
     Raises:
@@ -64,12 +65,12 @@ def quantize_decoder(parts: FloatParts, batches: Sequence[dict[str, Tensor]]) ->
         context=parts.context,
         num_heads=config.num_mixing_heads,
         kernel_size=config.mixing_kernel_size,
-        bos_token_id=config.bos_token_id,
+        bos_token_id=parts.bos_token_id,
         norm_epsilon=max(1, round(config.layer_norm_eps * (d * unit) ** 2)),
         is_tied=bool(config.tie_word_embeddings),
         introduction=parts.introduction,
-        code_dtype=parts.code_dtype,
-        code_size=parts.code_size,
+        code_dtype=None if parts.code is None else parts.code.dtype,
+        code_size=0 if parts.code is None else parts.code.config.code_size,
     )
     tensors = _embedding_and_head(parts, unit, sizes.is_tied)
     for index, layer in enumerate(parts.layers):
@@ -99,13 +100,13 @@ def _embedding_and_head(parts: FloatParts, unit: float, is_tied: bool) -> Tensor
     return tensors if is_tied else tensors | {"embedding.weight": embedding}
 
 
-def _block(name: str, layer: nn.Module, activations: Activations, unit: float, hidden_act: str) -> Tensors:
+def _block(name: str, layer: MaskedMixerBlock, activations: Activations, unit: float, hidden_act: str) -> Tensors:
     mixing, mlp = layer.mixing, layer.mlp
     tensors: Tensors = {}
     step = best_step(activations.sample(f"{name}.mixing_norm"))
     tensors |= _norm(f"{name}.mixing_norm", layer.mixing_layernorm, step)
-    if mixing.in_proj is None:
-        tensors |= _mixing(name, layer, np.array([step]), np.array([1 / unit]))
+    if mixing.in_proj is None or mixing.out_proj is None:
+        tensors |= _mixing(name, mixing, np.array([step]), np.array([1 / unit]))
     else:
         head_steps = [
             np.array([best_step(activations.sample(f"{name}.{site}.{h}")) for h in range(mixing.num_heads)])
@@ -114,7 +115,7 @@ def _block(name: str, layer: nn.Module, activations: Activations, unit: float, h
         width = len(mixing.in_proj.weight) // mixing.num_heads
         inputs, outputs = (np.repeat(steps, width) for steps in head_steps)
         tensors |= _linear(f"{name}.mixing_in", mixing.in_proj, step, 1 / inputs)
-        tensors |= _mixing(name, layer, *head_steps)
+        tensors |= _mixing(name, mixing, *head_steps)
         # A step a head goes into the columns of the projection.
         weight = mixing.out_proj.weight * torch.from_numpy(outputs).to(mixing.out_proj.weight)
         tensors |= _linear(f"{name}.mixing_out", mixing.out_proj, 1.0, unit, weight=weight)
@@ -157,9 +158,8 @@ def _linear(
     }
 
 
-def _mixing(name: str, layer: nn.Module, steps_H: np.ndarray, out_steps_H: np.ndarray) -> Tensors:
+def _mixing(name: str, mixing: MaskedMixerMixing, steps_H: np.ndarray, out_steps_H: np.ndarray) -> Tensors:
     """Mixing matrices by row of positions; step of each head's inputs and outputs."""
-    mixing = layer.mixing
     n, heads, taps = mixing.bias.shape[-1], mixing.num_heads, mixing.kernel_size
     weight_HNNK = mixing.without_future(mixing.weight.detach()).reshape(heads, n, n, taps)
     integers, scale = quantize_rows(weight_HNNK.reshape(heads * n, n, taps))
@@ -194,14 +194,10 @@ def _int32(name: str, values: np.ndarray) -> np.ndarray:
     return np.rint(values).astype(np.int32)
 
 
-def memory_tensors(parts: FloatParts, code_bits: int, tensors: Tensors) -> Tensors:
+def memory_tensors(code: CodeParts, code_bits: int, tensors: Tensors) -> Tensors:
     """The projection of a code in fixed point (by 2^-code_bits) to the memory in the residual stream's units."""
     unit = (1 << LOGIT_BITS) / (math.log(2) * ACTIVATION_LIMIT * float(tensors["head.factor"][0]))
-    size = parts.code_size
-    if parts.introduction == "embedding":
-        weight, bias = torch.eye(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
-    else:
-        weight, bias = parts.memory_projection()
+    weight, bias = code.memory_projection()
     scale = weight.abs().amax(1).clamp(min=1e-30) / MEMORY_WEIGHT_LIMIT
     scale = (scale * 2.0**-code_bits * unit).float().double()
     integers = (weight * 2.0**-code_bits * unit / scale[:, None]).round()
@@ -229,22 +225,22 @@ def build_integer_model(
 
     Raises:
         ValueError: a model that no codec can be built from (`float_parts`), calibration texts without text, or
-            weights outside the bounds of the format.
+            weights outside the bounds of the format; a tokenizer without tokenizer.json.
     """
     parts = float_parts(model)
-    was_training = model.training
-    model.eval()
-    try:
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ValueError(
+            f"{type(tokenizer).__name__} has no tokenizer.json, which a codec model stores: use a fast one."
+        )
+    with evaluating(model):
         rows = calibration_rows(parts, tokenizer, calibration_texts)
         batches = list(_batches(parts, rows[:CALIBRATION_ROWS]))
         sizes, tensors = quantize_decoder(parts, batches)
         code_encoder = None
-        if parts.introduction != "none":
-            code_encoder = CodeEncoder(copy.deepcopy(model.model.encoder).float(), copy.deepcopy(model.config))
-            code, code_bits = code_tensors(code_encoder.values(rows), parts.code_dtype)
-            tensors |= code | memory_tensors(parts, code_bits, tensors)
-    finally:
-        model.train(was_training)
+        if parts.code is not None:
+            code_encoder = CodeEncoder(copy.deepcopy(parts.code.encoder).float(), copy.deepcopy(parts.code.config))
+            tables, code_bits = code_tensors(code_encoder.values(rows), parts.code.dtype)
+            tensors |= tables | memory_tensors(parts.code, code_bits, tensors)
     return IntegerModel(sizes, tensors, tokenizer, tokenizer.backend_tokenizer.to_str(), code_encoder)
 
 
@@ -254,20 +250,20 @@ def calibration_rows(parts: FloatParts, tokenizer: PreTrainedTokenizerBase, text
     for text in texts:
         tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         for first in range(0, len(tokens), parts.context - 1):
-            rows.append([parts.config.bos_token_id, *tokens[first : first + parts.context - 1]])
+            rows.append([parts.bos_token_id, *tokens[first : first + parts.context - 1]])
     if not rows:
         raise ValueError("the calibration texts hold no text: give some that are like what will be compressed.")
     return rows
 
 
-def _batches(parts: FloatParts, rows: Sequence[list[int]]) -> Iterator[dict[str, Tensor]]:
+def _batches(parts: FloatParts, rows: Sequence[list[int]]) -> Iterator[dict[str, Tensor | bool]]:
     for first in range(0, len(rows), ROWS_AT_ONCE):
         # Rows of one length only: what stands on padding is not what the codec meets.
         by_length: dict[int, list[list[int]]] = {}
         for row in rows[first : first + ROWS_AT_ONCE]:
             by_length.setdefault(len(row), []).append(row)
         for same in by_length.values():
-            batch: dict[str, Any] = {"input_ids": torch.tensor(same)}
+            batch: dict[str, Tensor | bool] = {"input_ids": torch.tensor(same)}
             if parts.introduction == "none":
                 yield batch
             else:

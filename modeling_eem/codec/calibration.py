@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .arithmetic import ACTIVATION_LIMIT
 from .float_parts import FloatParts
+from .tensor_grids import ACTIVATION_LIMIT
 
 # Values of an activation that are kept to choose its step from.
 SAMPLE_SIZE = 1 << 17
@@ -28,38 +28,42 @@ class Activations:
         step = max(1, len(values) * 8 // SAMPLE_SIZE)
         self.samples[name].append(values[::step].clone())
 
+    def record_heads(self, name: str, values: Tensor, num_heads: int) -> None:
+        """Record each head's features as `{name}.{head}`; all of them as `name` where there are no heads."""
+        if not num_heads:
+            self.record(name, values)
+            return
+        for head, part in enumerate(values.detach().chunk(num_heads, dim=-1)):
+            self.record(f"{name}.{head}", part)
+
     def sample(self, name: str) -> Tensor:
         return torch.cat(self.samples[name])
 
 
 @torch.no_grad()
-def record_activations(parts: FloatParts, batches: Sequence[dict[str, Tensor]]) -> Activations:
+def record_activations(parts: FloatParts, batches: Sequence[dict[str, Tensor | bool]]) -> Activations:
     """Run the float model on `batches` (arguments of its forward) and record what the integer model rounds."""
     activations = Activations()
     handles = []
 
-    def outputs(module: nn.Module, name: str) -> None:
-        handles.append(module.register_forward_hook(lambda _m, _i, y: activations.record(name, y)))
+    def outputs(module: nn.Module, name: str, num_heads: int = 0) -> None:
+        def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], values: Tensor) -> None:
+            activations.record_heads(name, values, num_heads)
 
-    def inputs(module: nn.Module, name: str) -> None:
-        handles.append(module.register_forward_pre_hook(lambda _m, args: activations.record(name, args[0])))
+        handles.append(module.register_forward_hook(hook))
 
-    def heads(module: nn.Module, name: str, is_input: bool, num_heads: int) -> None:
-        def split(values: Tensor) -> None:
-            for head, part in enumerate(values.detach().chunk(num_heads, dim=-1)):
-                activations.record(f"{name}.{head}", part)
+    def inputs(module: nn.Module, name: str, num_heads: int = 0) -> None:
+        def hook(_module: nn.Module, values: tuple[Tensor, ...]) -> None:
+            activations.record_heads(name, values[0], num_heads)
 
-        if is_input:
-            handles.append(module.register_forward_pre_hook(lambda _m, args: split(args[0])))
-        else:
-            handles.append(module.register_forward_hook(lambda _m, _i, y: split(y)))
+        handles.append(module.register_forward_pre_hook(hook))
 
     for index, layer in enumerate(parts.layers):
         inputs(layer.mixing_layernorm, "residual")
         outputs(layer.mixing_layernorm, f"{index}.mixing_norm")
-        if layer.mixing.in_proj is not None:
-            heads(layer.mixing.in_proj, f"{index}.mixing_in", False, layer.mixing.num_heads)
-            heads(layer.mixing.out_proj, f"{index}.mixing_out", True, layer.mixing.num_heads)
+        if layer.mixing.in_proj is not None and layer.mixing.out_proj is not None:
+            outputs(layer.mixing.in_proj, f"{index}.mixing_in", layer.mixing.num_heads)
+            inputs(layer.mixing.out_proj, f"{index}.mixing_out", layer.mixing.num_heads)
         inputs(layer.mlp_layernorm, "residual")
         outputs(layer.mlp_layernorm, f"{index}.mlp_norm")
         outputs(layer.mlp.up_proj, f"{index}.up")

@@ -8,16 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .code_prior import code_indices
 from .float_parts import EEMConfig, TextEncoder
-from .weights import Tensors
 
 ENCODER_FILE, ENCODER_FOLDER = "encoder.safetensors", "encoder"
 ROWS_AT_ONCE = 16
 
 
 class CodeEncoder:
-    """Code numbers of windows. What it computes is stored with each window, so it need not be exact."""
+    """Real codes of windows. What it computes is stored with each window, so it need not be exact."""
 
     def __init__(self, encoder: nn.Module, config: EEMConfig) -> None:
         self._encoder = encoder.eval()
@@ -34,12 +32,6 @@ class CodeEncoder:
             mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch])
             codes.append(self._encoder(input_ids, mask).float())
         return torch.cat(codes).numpy()
-
-    def encode(self, rows: Sequence[Sequence[int]], tensors: Tensors) -> list[np.ndarray]:
-        """Code numbers of each row, rounded to the format that is stored."""
-        if not rows:
-            return []
-        return list(code_indices(self.values(rows), self._config.code_dtype, tensors))
 
     def save(self, folder: Path) -> None:
         save_file(self._encoder.state_dict(), folder / ENCODER_FILE)

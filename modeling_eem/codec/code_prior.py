@@ -7,14 +7,12 @@ coded as they are. Formats with a scale (int2 … int8) have one more index at t
 Shapes: N windows, P numbers, Q the upper bits' values.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
-from .arithmetic import CODE_LIMIT
 from .entropy_coder import RangeDecoder, RangeEncoder
 from .float_parts import CODE_FORMATS, ScaledInteger
+from .tensor_grids import CODE_LIMIT
 from .weights import Sizes, Tensors
 
 UPPER_BITS = 8
@@ -93,18 +91,21 @@ def fixed_point(indices_NP: np.ndarray, code_dtype: str, tensors: Tensors) -> np
     """What the decoder computes with, `[N, P]` by 2^-code_bits: exact integers of code numbers."""
     if "code.table" in tensors:
         return tensors["code.table"][indices_NP].astype(np.int64)
-    largest = CODE_FORMATS[code_dtype].largest
+    format_ = CODE_FORMATS[code_dtype]
+    assert isinstance(format_, ScaledInteger), "the other formats have a table"
+    largest = format_.largest
     scale_N1 = tensors["code.scales"].astype(np.int64)[indices_NP[:, -1:]]
     product = 2 * (indices_NP[:, :-1] - largest) * scale_N1 + largest
     return product // (2 * largest)  # to the nearest, halves upwards
 
 
-def check_code(sizes: Sizes, tensors: Tensors) -> None:
-    """Raise a ValueError where the tables of the code do not fit the sizes."""
-    if sizes.code_dtype not in CODE_FORMATS:
-        raise ValueError(f"unknown code_dtype {sizes.code_dtype!r}: use one of {', '.join(CODE_FORMATS)}.")
-    bits = CODE_FORMATS[sizes.code_dtype].bits
-    is_scaled = isinstance(CODE_FORMATS[sizes.code_dtype], ScaledInteger)
+def check_code(sizes: Sizes, tensors: Tensors) -> str:
+    """The name of the code's format; a ValueError where it is unknown or its tables do not fit the sizes."""
+    code_dtype = sizes.code_dtype
+    if code_dtype not in CODE_FORMATS:
+        raise ValueError(f"unknown code_dtype {code_dtype!r}: use one of {', '.join(CODE_FORMATS)}.")
+    bits = CODE_FORMATS[code_dtype].bits
+    is_scaled = isinstance(CODE_FORMATS[code_dtype], ScaledInteger)
     shapes = {"code.prior": (sizes.code_size, 1 << min(bits, UPPER_BITS)), "code.bits": (1,)}
     shapes |= (
         {"code.scales": (NUM_SCALES,), "code.scale_prior": (1, NUM_SCALES)}
@@ -118,19 +119,32 @@ def check_code(sizes: Sizes, tensors: Tensors) -> None:
             raise ValueError(f"tensor {name!r} must be int32 {shape}: build the codec model again.")
         if "prior" in name and (tensors[name].min() < 1 or tensors[name].sum(-1).max() >= 1 << 31):
             raise ValueError(f"tensor {name!r} must hold counts of at least 1: build the codec model again.")
+    return code_dtype
 
 
 class CodeCoder:
-    """Writes and reads code numbers with a range coder, and says what they cost."""
+    """Writes and reads code numbers with a range coder, and says what they cost.
+
+    Raises:
+        ValueError: tables of the code that do not fit the sizes.
+    """
 
     def __init__(self, sizes: Sizes, tensors: Tensors) -> None:
-        self._dtype = sizes.code_dtype
-        self._lower_bits = max(0, CODE_FORMATS[sizes.code_dtype].bits - UPPER_BITS)
+        self._dtype = check_code(sizes, tensors)
+        self._lower_bits = max(0, CODE_FORMATS[self._dtype].bits - UPPER_BITS)
         priors = [*tensors["code.prior"], *tensors.get("code.scale_prior", ())]
         self._ends = [np.cumsum(prior, dtype=np.int64) for prior in priors]
         self._tensors = tensors
 
-    def symbols(self, code: Sequence[int]) -> list[tuple[int, int, int]]:
+    def numbers(self, values_NP: np.ndarray) -> np.ndarray:
+        """Code numbers of real codes, a row each: `code_indices` of this model's format."""
+        return code_indices(values_NP, self._dtype, self._tensors)
+
+    def fixed_point(self, code: np.ndarray) -> np.ndarray:
+        """What the decoder computes with, of one code's numbers."""
+        return fixed_point(np.asarray(code, dtype=np.int64)[None], self._dtype, self._tensors)[0]
+
+    def symbols(self, code: np.ndarray) -> list[tuple[int, int, int]]:
         """(start, count, total) of every symbol of a code.
 
         Raises:
@@ -150,7 +164,7 @@ class CodeCoder:
                 symbols.append((int(number) & ((1 << lower_bits) - 1), 1, 1 << lower_bits))
         return symbols
 
-    def encode(self, encoder: RangeEncoder, code: Sequence[int]) -> None:
+    def encode(self, encoder: RangeEncoder, code: np.ndarray) -> None:
         for symbol in self.symbols(code):
             encoder.encode(*symbol)
 

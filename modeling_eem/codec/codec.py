@@ -9,11 +9,20 @@ from huggingface_hub import ModelHubMixin, snapshot_download
 from modeling_eem.codec.archive import Archive, Layout, describe
 from modeling_eem.codec.container import MODEL_ID_BYTES, CodecError, Header, WrongModel
 from modeling_eem.codec.decoding import WindowDecoder
-from modeling_eem.codec.estimate import Estimate, estimate_file
+from modeling_eem.codec.estimate import Estimate, Sampled, estimate_file
 from modeling_eem.codec.registry import default_model, release_of
 from modeling_eem.codec.report import Report
 from modeling_eem.codec.salvage import Salvage, salvage
-from modeling_eem.codec.streams import Progress, Source, decode_stream, encode_stream, no_progress, read_header
+from modeling_eem.codec.streams import (
+    Progress,
+    Reader,
+    Source,
+    Writer,
+    decode_stream,
+    encode_stream,
+    no_progress,
+    read_header,
+)
 from modeling_eem.codec.text import TokenTable
 from modeling_eem.codec.window_model import WindowModel
 
@@ -60,7 +69,7 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
             return cls(None)
         release = release_of(header.model_id)
         if release is None:
-            raise WrongModel(_missing(header))
+            raise WrongModel(_missing(header.model_id, header.release))
         return cls(_load(release.folder))
 
     @property
@@ -74,7 +83,7 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
         self.compress_stream(BytesIO(data), out, progress)
         return out.getvalue()
 
-    def compress_stream(self, reader: BinaryIO, writer: BinaryIO, progress: Progress = no_progress) -> Report:
+    def compress_stream(self, reader: Reader, writer: Writer, progress: Progress = no_progress) -> Report:
         """All of `reader` as an `.eem` file into `writer` (which need not be seekable), in bounded memory."""
         return encode_stream(reader, writer, self.model, self._table, self._header(self.carry), progress)
 
@@ -96,8 +105,8 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
 
     def decompress_stream(
         self,
-        reader: BinaryIO | Source,
-        writer: BinaryIO,
+        reader: Reader | Source,
+        writer: Writer,
         max_output: int | None = None,
         progress: Progress = no_progress,
     ) -> int:
@@ -145,22 +154,24 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
         unmarked = [Header(header.carry, header.model_id) for header in own if header.release is not None]
         return salvage(blob, [Header(), *own, *unmarked], self._decoder)
 
-    def estimate(self, data: bytes, sample: int = 1 << 20) -> Estimate:
+    def estimate(self, data: Sampled, sample: int = 1 << 20) -> Estimate:
         """Size and time of compressing `data`, from at most `sample` bytes spread over it; nothing is written."""
         return estimate_file(data, sample, self.model, self._table)
 
     def _header(self, carry: bool) -> Header:
-        if self.model is None:
+        model_id = self.model_id
+        if model_id is None:
             return Header()
-        known = release_of(self.model_id)
-        return Header(carry, self.model_id, known.release if known is not None else None)
+        known = release_of(model_id)
+        return Header(carry, model_id, known.release if known is not None else None)
 
     def _decoder(self, header: Header) -> WindowDecoder:
         """The decoder for a file of this header; WrongModel where it is another model's."""
         if header.model_id is None:
             return WindowDecoder(None, None, False)
         if header.model_id != self.model_id:
-            raise WrongModel(_mismatch(header, self.model_id))
+            at_hand = "no model is given" if self.model_id is None else f"the model given is {self.model_id.hex()}"
+            raise WrongModel(f"the file needs {_named(header.model_id, header.release)}, and {at_hand}.")
         return WindowDecoder(self.model, self._table, header.carry)
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -202,23 +213,18 @@ def _load(folder: Path) -> WindowModel:
     return IntegerModel.from_pretrained(folder)
 
 
-def _named(header: Header) -> str:
+def _named(model_id: bytes, release: tuple[int, int] | None) -> str:
     """The model of a file, by id and, for a default one, by the release that brought it."""
-    if header.release is None:
-        return f"codec model {header.model_id.hex()}"
-    return f"codec model {header.model_id.hex()}, a default since release {'.'.join(map(str, header.release))}"
+    if release is None:
+        return f"codec model {model_id.hex()}"
+    return f"codec model {model_id.hex()}, a default since release {'.'.join(map(str, release))}"
 
 
-def _missing(header: Header) -> str:
-    if header.release is None:
-        return f"the file needs {_named(header)}, which is no default of this release: give its folder with --model."
-    version = ".".join(map(str, header.release))
-    return f"the file needs {_named(header)}: install modeling-eem {version} or newer."
-
-
-def _mismatch(header: Header, model_id: bytes | None) -> str:
-    at_hand = "no model is given" if model_id is None else f"the model given is {model_id.hex()}"
-    return f"the file needs {_named(header)}, and {at_hand}."
+def _missing(model_id: bytes, release: tuple[int, int] | None) -> str:
+    needed = f"the file needs {_named(model_id, release)}"
+    if release is None:
+        return f"{needed}, which is no default of this release: give its folder with --model."
+    return f"{needed}: install modeling-eem {'.'.join(map(str, release))} or newer."
 
 
 __all__ = ["Codec", "Estimate"]

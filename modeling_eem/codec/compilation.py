@@ -11,17 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core import config
+from numba.extending import intrinsic
 
 # Whatever ends up in a compiled function.
 SOURCES = (
-    "arithmetic",
     "compilation",
     "entropy_coder",
     "fast_layers",
     "fast_windows",
     "packed_weights",
+    "tensor_grids",
     "tile_product",
 )
+
+
+# numba sets the attributes of this module when it is imported, where no type checker sees them.
+_SETTINGS: Any = config
 
 
 def _cache_folder() -> Path | None:
@@ -29,7 +35,7 @@ def _cache_folder() -> Path | None:
     here = Path(__file__).parent
     digest = hashlib.sha256(b"".join((here / f"{name}.py").read_bytes() for name in SOURCES)).hexdigest()
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(numba.config.CACHE_DIR or caches / "modeling_eem") / f"codec-{digest[:16]}"
+    folder = Path(_SETTINGS.CACHE_DIR or caches / "modeling_eem") / f"codec-{digest[:16]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -42,11 +48,11 @@ _FOLDER = _cache_folder()
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile at the first call: without Python's lock, floats exactly as written."""
-    before = numba.config.CACHE_DIR
+    before = _SETTINGS.CACHE_DIR
     # Read when a function is decorated, and only then.
-    numba.config.CACHE_DIR = str(_FOLDER or "")
+    _SETTINGS.CACHE_DIR = str(_FOLDER or "")
     try:
-        return numba.njit(
+        return numba.njit(  # pyright: ignore[reportCallIssue]  # numba's stub leaves out _nrt
             nogil=True,
             cache=_FOLDER is not None,
             fastmath=False,
@@ -56,4 +62,12 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
             _nrt=False,  # nothing here allocates, so nothing needs counting
         )(function)
     finally:
-        numba.config.CACHE_DIR = before
+        _SETTINGS.CACHE_DIR = before
+
+
+def compiled_by_hand(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that writes its own instructions, for `compiled` ones to call without its first parameter.
+
+    It is numba's `intrinsic`, whose stub forgets that a call leaves out the typing context.
+    """
+    return intrinsic(function)

@@ -156,18 +156,15 @@ class Header:
             raise DamagedFile(
                 f"the file has format version {version}; this release reads {VERSION}: install a newer one."
             )
-        at = 5
-        model_id = release = None
-        if flags & _NAMES_MODEL:
-            model_id = bytes(data[at : at + MODEL_ID_BYTES])
-            at += MODEL_ID_BYTES
-            if flags & _NAMES_RELEASE:
-                release = tuple(data[at : at + 2])
-                at += 2
-        if len(data) < at + 4:
+        names_model = bool(flags & _NAMES_MODEL)
+        names_release = names_model and bool(flags & _NAMES_RELEASE)
+        end = 5 + MODEL_ID_BYTES * names_model + 2 * names_release
+        if len(data) < end + 4:
             raise DamagedFile("the file is cut short within its header.")
+        model_id = bytes(data[5 : 5 + MODEL_ID_BYTES]) if names_model else None
+        release = (data[end - 2], data[end - 1]) if names_release else None
         header = Header(bool(flags & _CARRY), model_id, release)
-        if bytes(data[: at + 4]) != header.to_bytes():
+        if bytes(data[: end + 4]) != header.to_bytes():
             raise DamagedFile("the header is damaged: its check sum is wrong.")
         return header
 

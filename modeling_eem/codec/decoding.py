@@ -60,23 +60,31 @@ class WindowDecoder:
         for coded in (False, True):
             chosen = [index for index in tokens if records[index].kind.has_code == coded]
             if chosen:
+                model, _ = self._for_text()
                 windows = [tokens[index] for index in chosen]
                 contexts = [self._context(records, tokens, index) for index in chosen]
-                codes = self._model.encode_codes(windows) if coded else None
-                bits += sum(self._model.window_costs_bits(windows, contexts, codes))
+                codes = model.encode_codes(windows) if coded else None
+                bits += sum(model.window_costs_bits(windows, contexts, codes))
         return bits
 
     def _tokens(self, records: Sequence[Record]) -> dict[int, list[int]]:
         """Tokens of the windows of text, by their index in `records`."""
         tokens: dict[int, list[int]] = {}
         for wave in self._waves(records):
+            model, _ = self._for_text()
             contexts = [self._context(records, tokens, index) for index in wave]
-            lengths = [self._length(records[index]) for index in wave]
+            lengths = [self._length(model, records[index]) for index in wave]
             payloads = [records[index].payload for index in wave]
             with_code = [records[index].kind.has_code for index in wave]
-            for index, ids in zip(wave, self._model.decode_windows(payloads, lengths, contexts, with_code)):
+            for index, ids in zip(wave, model.decode_windows(payloads, lengths, contexts, with_code)):
                 tokens[index] = ids
         return tokens
+
+    def _for_text(self) -> tuple[WindowModel, TokenTable]:
+        """What windows of text are decoded with."""
+        if self._model is None or self._table is None:
+            raise CodecError("the file holds windows of text: decode it with its codec model.")
+        return self._model, self._table
 
     def _waves(self, records: Sequence[Record]) -> list[list[int]]:
         """Indices of windows of text; those of a wave need no other window of it, or of a later one."""
@@ -97,12 +105,10 @@ class WindowDecoder:
     def _context(self, records: Sequence[Record], tokens: dict[int, list[int]], index: int) -> list[int]:
         if not self._carry:
             return []
-        return carried_context(self._model, records[index].number, tokens.get(index - 1))
+        return carried_context(self._for_text()[0], records[index].number, tokens.get(index - 1))
 
-    def _length(self, record: Record) -> int:
-        if self._model is None:
-            raise CodecError("the file holds windows of text: decode it with its codec model.")
-        if record.kind.has_code and not self._model.has_code:
+    def _length(self, model: WindowModel, record: Record) -> int:
+        if record.kind.has_code and not model.has_code:
             raise DamagedFile(f"window {record.number} has a code, and its model has none.")
         if record.kind in (Kind.TEXT_FULL, Kind.CODED_FULL):
             return self._full
@@ -111,8 +117,9 @@ class WindowDecoder:
         return record.count
 
     def _text(self, record: Record, ids: list[int]) -> bytes:
+        _, table = self._for_text()
         try:
-            plain = self._table.decode(ids)
+            plain = table.decode(ids)
         except IndexError:  # a model may have more tokens than its tokenizer
             raise DamagedFile(f"window {record.number} decodes to a token that its tokenizer does not have.") from None
         if not 0 < len(plain) <= MAX_PLAIN:

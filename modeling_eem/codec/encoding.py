@@ -10,7 +10,7 @@ In a batch,
    encoded again, alone as bytes if that has become shorter.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from modeling_eem.codec.byte_windows import pack_bytes, quick_length, trial_length
@@ -141,20 +141,20 @@ class WindowEncoder:
 
     def _text_windows(self, items: list[Item], contexts: list[list[int]]) -> list[Window]:
         """Each item of text under the decoder without a code, or with one where that is shorter."""
-        if not items:
+        model = self._model
+        if not items or model is None:  # without a model nothing is text
             return []
-        tokens = [item.tokens for item in items]
-        causal = self._model.encode_windows(tokens, contexts)
-        coded: list[bytes | None] = [None] * len(items)
-        if self._model.has_code:
-            coded = self._model.encode_windows(tokens, contexts, self._model.encode_codes(tokens))
-        full = capacity(self._model, self._carry)
+        tokens = [item.tokens for item in items if item.tokens is not None]
+        causal = model.encode_windows(tokens, contexts)
+        coded: Sequence[bytes | None] = [None] * len(items)
+        if model.has_code:
+            coded = model.encode_windows(tokens, contexts, model.encode_codes(tokens))
+        full = capacity(model, self._carry)
         windows = []
-        for item, context, plain, code in zip(items, contexts, causal, coded):
-            takes_code = code is not None and len(code) < len(plain)
-            kind = Kind((Kind.CODED if takes_code else Kind.TEXT) + (len(item.tokens) == full))
-            payload = code if takes_code else plain
-            windows.append(Window(kind, payload, item.data, item.tokens, tuple(context), len(plain)))
+        for item, ids, context, plain, code in zip(items, tokens, contexts, causal, coded):
+            kind, payload = (Kind.TEXT, plain) if code is None or len(code) >= len(plain) else (Kind.CODED, code)
+            kind = Kind(kind + (len(ids) == full))
+            windows.append(Window(kind, payload, item.data, ids, tuple(context), len(plain)))
         return windows
 
 

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 from io import BytesIO
+from mmap import mmap
 
 from modeling_eem.codec.byte_windows import pack_bytes
 from modeling_eem.codec.encoding import BATCH, WindowEncoder, capacity
@@ -12,6 +13,9 @@ from modeling_eem.codec.window_model import WindowModel
 _FRAMING = 8  # bytes of a window's head, check sum and place in the index
 _ENDS = 45  # bytes of header and footer
 _SLICES = 16
+
+Sampled = bytes | mmap
+"""Plain bytes: in memory, or of a file too large for it."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Estimate:
         return 8 * self.file_bytes / max(self.plain_bytes, 1)
 
 
-def estimate_file(data: bytes, sample: int, model: WindowModel | None, table: TokenTable | None) -> Estimate:
+def estimate_file(data: Sampled, sample: int, model: WindowModel | None, table: TokenTable | None) -> Estimate:
     """Estimate the file of `data` from at most `sample` of its bytes, in slices spread evenly.
 
     Text costs what the model says (`window_costs_bits`), the cheaper of with and without code, or what it takes as
@@ -40,8 +44,9 @@ def estimate_file(data: bytes, sample: int, model: WindowModel | None, table: To
     items = [item for part in parts for item in read_items(BytesIO(part), table, full)]
     text = [item for item in items if item.tokens is not None]
     size = sum(_bytes_cost(item.data) for item in items if item.tokens is None)
-    for first in range(0, len(text), BATCH):
-        size += _text_cost(text[first : first + BATCH], model)
+    if model is not None:
+        for first in range(0, len(text), BATCH):
+            size += _text_cost(text[first : first + BATCH], model)
     batch = text[:BATCH]
     begin = time.perf_counter()
     for _ in WindowEncoder(model, carry=False).encode(batch):
@@ -52,9 +57,9 @@ def estimate_file(data: bytes, sample: int, model: WindowModel | None, table: To
     return Estimate(len(data), size * scale + _ENDS, seconds * scale, sampled)
 
 
-def _slices(data: bytes, sample: int) -> list[bytes]:
+def _slices(data: Sampled, sample: int) -> list[bytes]:
     if len(data) <= sample:
-        return [data]
+        return [data[:]]
     length = max(sample // _SLICES, 1)
     return [data[start : start + length] for start in range(0, len(data), len(data) // _SLICES)][:_SLICES]
 
@@ -64,7 +69,8 @@ def _bytes_cost(data: bytes) -> float:
 
 
 def _text_cost(items: list[Item], model: WindowModel) -> float:
-    windows = [item.tokens for item in items]
+    """What windows of text take, framing included."""
+    windows = [item.tokens for item in items if item.tokens is not None]
     bits = model.window_costs_bits(windows)
     if model.has_code:
         coded = model.window_costs_bits(windows, None, model.encode_codes(windows))
@@ -72,4 +78,4 @@ def _text_cost(items: list[Item], model: WindowModel) -> float:
     return sum(min(cost / 8, len(pack_bytes(item.data)[1])) + _FRAMING for cost, item in zip(bits, items))
 
 
-__all__ = ["Estimate", "estimate_file"]
+__all__ = ["Estimate", "Sampled", "estimate_file"]

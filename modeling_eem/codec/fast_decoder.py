@@ -91,7 +91,8 @@ class FastDecoder:
                 np.zeros(len(indices), dtype=np.int32),
             )
             for row, index in enumerate(indices):
-                coders[index].resume(*map(int, state[row]), int(places[row, 0] - starts[row]))
+                offset, low, width = map(int, state[row])
+                coders[index].resume(offset, low, width, int(places[row, 0] - starts[row]))
                 texts[index][:] = tokens_BT[row, : ends[index]].tolist()
                 is_damaged[index] = bool(damaged[row])
 

@@ -12,9 +12,9 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from .arithmetic import (
+from .compilation import compiled, compiled_by_hand
+from .tensor_grids import (
     ACTIVATION_ENTRIES,
     ACTIVATION_LIMIT,
     COUNT_BITS,
@@ -27,7 +27,6 @@ from .arithmetic import (
     SLOPE,
     TOTAL_BITS,
 )
-from .compilation import compiled
 from .tile_product import (
     TILE_COLUMNS,
     linear_tile_1,
@@ -58,7 +57,7 @@ LEAST_WEIGHT_SHIFT = np.uint32(COUNT_BITS + 1)
 MixingSizes = tuple[int, int, int, int, int]
 
 
-@intrinsic
+@compiled_by_hand
 def rint(typing_context: Any, x: Any) -> Any:
     """To the nearest integer, halves to the even one, as float64."""
 
@@ -351,7 +350,7 @@ def head_rows(
 
 
 @compiled
-def weigh_tokens(sums_V: np.ndarray, scale_V: np.ndarray, unit: float) -> tuple[int, int]:
+def weigh_tokens(sums_V: np.ndarray, scale_V: np.ndarray, unit: float) -> tuple[np.int32, np.int64]:
     """Sums of the head to the weights of tokens, in place; returns the shift and the total of their counts."""
     highest = np.int32(-LOGIT_LIMIT)
     for v in range(len(sums_V)):
@@ -373,7 +372,7 @@ def weigh_tokens(sums_V: np.ndarray, scale_V: np.ndarray, unit: float) -> tuple[
 
 
 @compiled
-def sum_counts(weights: np.ndarray, shift: int) -> int:
+def sum_counts(weights: np.ndarray, shift: int) -> np.int64:
     """The counts of some tokens."""
     total = np.int64(len(weights))
     for v in range(len(weights)):
@@ -382,7 +381,7 @@ def sum_counts(weights: np.ndarray, shift: int) -> int:
 
 
 @compiled
-def find_token(weights_V: np.ndarray, shift: int, target: int) -> tuple[int, int]:
+def find_token(weights_V: np.ndarray, shift: int, target: int) -> tuple[int, np.int64]:
     """The token that owns the count `target`, and its start; what lies beyond all counts owns the last token."""
     start = np.int64(0)
     v = 0

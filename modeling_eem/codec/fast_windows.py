@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from .arithmetic import RESIDUAL_LIMIT
 from .compilation import compiled
 from .entropy_coder import LEAST_RANGE
 from .fast_layers import (
@@ -23,6 +22,7 @@ from .fast_layers import (
     weigh_tokens,
 )
 from .packed_weights import INTRODUCTIONS, ROWS, Parameters, Room
+from .tensor_grids import RESIDUAL_LIMIT
 
 # Not literals: numba would compile a function again for each that it meets.
 ZERO, ONE = np.int64(0), np.int64(1)

@@ -1,8 +1,10 @@
 """The parts of a float model that the integer model is made of; the one place that knows the models' files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -10,37 +12,72 @@ from modeling_eem.models.bottleneck_eem import TextEncoder
 from modeling_eem.models.configuration_eem import EEMConfig
 from modeling_eem.models.configuration_masked_mixer import MaskedMixerConfig
 from modeling_eem.models.modeling_eem import EEMForCausalLM
-from modeling_eem.models.modeling_masked_mixer import MaskedMixerForCausalLM
+from modeling_eem.models.modeling_masked_mixer import (
+    MaskedMixerBlock,
+    MaskedMixerForCausalLM,
+    MaskedMixerMixing,
+    MaskedMixerModel,
+)
 from modeling_eem.models.quantization_eem import CODE_FORMATS, ScaledInteger
 
-__all__ = ["CODE_FORMATS", "EEMConfig", "FloatParts", "ScaledInteger", "TextEncoder", "float_parts"]
+__all__ = [
+    "CODE_FORMATS",
+    "CodeParts",
+    "EEMConfig",
+    "FloatParts",
+    "MaskedMixerBlock",
+    "MaskedMixerMixing",
+    "ScaledInteger",
+    "TextEncoder",
+    "float_parts",
+]
+
+
+@dataclass(frozen=True)
+class CodeParts:
+    """What an EEM has beside its decoder: an encoder, the code's format, and the projection of a code to the memory.
+
+    `memory_proj` is None where the code itself is the memory.
+    """
+
+    config: EEMConfig
+    encoder: TextEncoder
+    memory_proj: nn.Linear | None
+    dtype: str
+
+    def memory_projection(self) -> tuple[Tensor, Tensor]:
+        """`W_proj W_up [D, P]` and its bias `[D]` in float64; the identity where the code itself is the memory."""
+        if self.memory_proj is None:
+            size = self.config.code_size
+            return torch.eye(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
+        weight, bias = self.memory_proj.weight.double(), self.memory_proj.bias.double()
+        up = self.encoder.bottleneck.up
+        if up is None:
+            return weight, bias
+        return weight @ up.weight.double(), weight @ up.bias.double() + bias
 
 
 @dataclass(frozen=True)
 class FloatParts:
-    """Decoder, embeddings, head, and of an EEM the projection of its code to the memory."""
+    """Decoder, embeddings and head, and of an EEM what its code needs."""
 
     model: PreTrainedModel
     config: MaskedMixerConfig
-    layers: Sequence[nn.Module]
+    layers: Sequence[MaskedMixerBlock]
     embedding: nn.Embedding
     head: nn.Linear
-    introduction: str = "none"
-    code_dtype: str | None = None
-    code_size: int = 0
+    bos_token_id: int
+    code: CodeParts | None
+
+    @property
+    def introduction(self) -> str:
+        """How the memory enters; "none" without a code."""
+        return "none" if self.code is None else self.code.config.memory_introduction
 
     @property
     def context(self) -> int:
         """Tokens of a window, BOS included."""
         return self.config.max_position_embeddings - int(self.introduction == "token")
-
-    def memory_projection(self) -> tuple[Tensor, Tensor]:
-        """`W_proj W_up [D, P]` and its bias `[D]` in float64, of an EEM that projects its code."""
-        projection, up = self.model.model.memory_proj, self.model.model.encoder.bottleneck.up
-        weight, bias = projection.weight.double(), projection.bias.double()
-        if up is None:
-            return weight, bias
-        return weight @ up.weight.double(), weight @ up.bias.double() + bias
 
 
 def float_parts(model: PreTrainedModel) -> FloatParts:
@@ -50,29 +87,24 @@ def float_parts(model: PreTrainedModel) -> FloatParts:
         ValueError: neither a MaskedMixerForCausalLM nor an EEMForCausalLM with a masked mixer as its decoder; a
             right-aligned decoder; a code without a storage format; no BOS token.
     """
+    code = None
     if isinstance(model, MaskedMixerForCausalLM):
-        parts = FloatParts(model, model.config, model.model.layers, model.model.embed_tokens, model.lm_head)
-    elif isinstance(model, EEMForCausalLM) and model.config.decoder_config.model_type == MaskedMixerConfig.model_type:
+        decoder, embedding = model.model, model.model.embed_tokens
+    elif isinstance(model, EEMForCausalLM) and isinstance(model.model.decoder, MaskedMixerModel):
         inner, config = model.model, model.config
         if config.code_dtype is None:
             raise ValueError("the model's code has no storage format: set config.code_dtype, for example to 'int8'.")
-        parts = FloatParts(
-            model,
-            config.decoder_config,
-            inner.decoder.layers,
-            inner.embed_tokens,
-            model.lm_head,
-            config.memory_introduction,
-            config.code_dtype,
-            config.code_size,
-        )
+        decoder, embedding = model.model.decoder, inner.embed_tokens
+        code = CodeParts(config, inner.encoder, inner.memory_proj, config.code_dtype)
     else:
         raise ValueError(
             f"a codec needs a MaskedMixerForCausalLM, or an EEMForCausalLM whose decoder is a masked mixer, not "
             f"{type(model).__name__}: raw logits of other models are not the same on every machine."
         )
-    if parts.config.position_alignment != "left":
+    if decoder.config.position_alignment != "left":
         raise ValueError("the decoder is right-aligned: windows of a codec begin on row 0; train with 'left'.")
-    if parts.config.bos_token_id is None:
+    bos_token_id = decoder.config.bos_token_id
+    if bos_token_id is None:
         raise ValueError("the model's config names no bos_token_id: every window begins with BOS.")
-    return parts
+    layers = list(cast(Iterable[MaskedMixerBlock], decoder.layers))  # a ModuleList forgets what it holds
+    return FloatParts(model, decoder.config, layers, embedding, model.lm_head, bos_token_id, code)

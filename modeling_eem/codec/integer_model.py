@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .code_encoder import CodeEncoder
-from .code_prior import CodeCoder, check_code, fixed_point
+from .code_prior import CodeCoder
 from .entropy_coder import RangeDecoder, RangeEncoder
 from .plain_decoder import PlainDecoder
 from .weights import Sizes, Tensors, check_tensors, model_id
@@ -55,7 +55,6 @@ class IntegerModel:
         self.has_code = sizes.introduction != "none"
         self.id = model_id(sizes, tensors, tokenizer_json, ARITHMETIC_VERSION)
         if self.has_code:
-            check_code(sizes, tensors)
             self._code_coder = CodeCoder(sizes, tensors)
         self._decoder = _decoder_class()(self.sizes, self.tensors)
 
@@ -78,8 +77,9 @@ class IntegerModel:
         codes = self._checked_codes(codes, len(windows))
         for index, symbols in enumerate(self._scores(windows, contexts, codes)):
             encoder = RangeEncoder()
-            if codes[index] is not None:
-                self._code_coder.encode(encoder, codes[index])
+            code = codes[index]
+            if code is not None:
+                self._code_coder.encode(encoder, code)
             for start, count, total in symbols.T.tolist():
                 encoder.encode(start, count, total)
             payloads[index] = encoder.finish()
@@ -96,10 +96,9 @@ class IntegerModel:
         codes = self._checked_codes(codes, len(windows))
         for index, (_, counts, totals) in enumerate(self._scores(windows, contexts, codes)):
             costs[index] = float((np.log2(totals) - np.log2(counts)).sum())
-            if codes[index] is not None:
-                costs[index] += sum(
-                    math.log2(total / count) for _, count, total in self._code_coder.symbols(codes[index])
-                )
+            code = codes[index]
+            if code is not None:
+                costs[index] += sum(math.log2(total / count) for _, count, total in self._code_coder.symbols(code))
         return costs
 
     def decode_windows(
@@ -138,7 +137,10 @@ class IntegerModel:
         """
         if self._code_encoder is None:
             raise ValueError("this codec model has no encoder: it is causal, and its windows have no code.")
-        return self._code_encoder.encode([[self.sizes.bos_token_id, *window] for window in windows], self.tensors)
+        if not windows:
+            return []
+        values = self._code_encoder.values([[self.sizes.bos_token_id, *window] for window in windows])
+        return list(self._code_coder.numbers(values))
 
     def _checked_codes(
         self, codes: Sequence[np.ndarray | None] | None, num_windows: int
@@ -167,12 +169,7 @@ class IntegerModel:
         return [[self.sizes.bos_token_id, *row] for row in rows]
 
     def _memory(self, codes: Sequence[np.ndarray | None]) -> np.ndarray:
-        def fixed(code: np.ndarray | None) -> np.ndarray | None:
-            if code is None:
-                return None
-            return fixed_point(np.asarray(code, dtype=np.int64)[None], self.sizes.code_dtype, self.tensors)[0]
-
-        return self._decoder.memory([fixed(code) for code in codes])
+        return self._decoder.memory([None if code is None else self._code_coder.fixed_point(code) for code in codes])
 
     def _scores(
         self,

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .arithmetic import RESIDUAL_LIMIT
 from .fast_layers import BLOCK, BYTE_OFFSET
 from .plain_decoder import scaled
+from .tensor_grids import RESIDUAL_LIMIT
 from .tile_product import TILE_COLUMNS
 from .weights import Sizes, Tensors, unpack_triangle
 
@@ -106,10 +106,12 @@ def pack_parameters(sizes: Sizes, tensors: Tensors) -> Parameters:
         names = ("mixing_norm", "mlp_norm")
         return np.array([[tensors[f"{layer}.{name}.{field}"] for name in names] for layer in layers], dtype=np.float64)
 
-    def linears(name: str) -> list[np.ndarray]:
+    def linears(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if f"0.{name}.weight" not in tensors:
-            return [np.zeros((sizes.num_layers, 0), dtype) for dtype in (np.int32, np.int32, np.float64)]
-        return [np.stack(column) for column in zip(*(_packed_linear(tensors, f"{layer}.{name}") for layer in layers))]
+            none = (sizes.num_layers, 0)
+            return np.zeros(none, np.int32), np.zeros(none, np.int32), np.zeros(none, np.float64)
+        weights, biases, scales = zip(*(_packed_linear(tensors, f"{layer}.{name}") for layer in layers))
+        return np.stack(weights), np.stack(biases), np.stack(scales)
 
     embedding = tensors["head.weight" if sizes.is_tied else "embedding.weight"]
     embedding = scaled(embedding, tensors["embedding.scale"][:, None], RESIDUAL_LIMIT)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .arithmetic import (
+from .entropy_coder import RangeDecoder
+from .tensor_grids import (
     ACTIVATION_ENTRIES,
     ACTIVATION_LIMIT,
     COUNT_BITS,
@@ -24,7 +25,6 @@ from .arithmetic import (
     SLOPE,
     TOTAL_BITS,
 )
-from .entropy_coder import RangeDecoder
 from .weights import Sizes, Tensors, unpack_triangle
 
 
@@ -38,7 +38,7 @@ def exact_product(a_RK: np.ndarray, weight_OK: torch.Tensor) -> np.ndarray:
     return total
 
 
-def scaled(sums: np.ndarray, scale: np.ndarray, limit: int) -> np.ndarray:
+def scaled(sums: np.ndarray, scale: np.ndarray | np.float64, limit: int) -> np.ndarray:
     """`rint(sum * scale)`, saturated at +-limit."""
     return np.clip(np.rint(sums * scale.astype(np.float64)), -limit, limit).astype(np.int64)
 

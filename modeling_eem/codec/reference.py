@@ -1,7 +1,7 @@
 """Reference decoder of the codec's windows: NumPy alone, one window and one token at a time, sharing no code.
 
-It follows the operations listed in `arithmetic.TENSORS` and nothing else, so that a reader can check each against the
-table. Slow and plain on purpose; every other decoder must give the tokens it gives.
+It follows the operations listed in `tensor_grids.TENSORS` and nothing else, so that a reader can check each against
+the table. Slow and plain on purpose; every other decoder must give the tokens it gives.
 
     reference = ReferenceDecoder(folder)
     tokens = reference.decode(payload, length)
@@ -33,7 +33,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def rounded(integers: np.ndarray, scale: np.ndarray, lowest: int, highest: int) -> np.ndarray:
+def rounded(integers: np.ndarray, scale: np.ndarray | np.float64, lowest: int, highest: int) -> np.ndarray:
     """rint(integers * scale) in float64, saturated, as int64."""
     product = np.rint(integers.astype(np.float64) * np.asarray(scale, dtype=np.float64))
     return np.maximum(lowest, np.minimum(highest, product)).astype(np.int64)

@@ -93,10 +93,11 @@ def salvage(blob: bytes, headers: Sequence[Header], decode_with: Callable[[Heade
     plan = _Plan.of(blob, header, result)
     records = _find_records(memoryview(blob), header, start, plan.windows)
     _decode(records, header, decoder, result)
-    if plan.windows is None:
+    windows = plan.windows
+    if windows is None:
         _check_rebuilt_trailer(blob, header, start, records, result)
-        plan.windows = max(records, default=-1) + 1
-    _note_lost(plan, result)
+        windows = max(records, default=-1) + 1
+    _note_lost(plan, windows, result)
     return result
 
 
@@ -229,8 +230,8 @@ def _check_rebuilt_trailer(
     result.end_is_known = blob[at : at + len(trailer)] == trailer
 
 
-def _note_lost(plan: _Plan, result: Salvage) -> None:
-    lost = [number for number in range(plan.windows) if number not in result.windows]
+def _note_lost(plan: _Plan, windows: int, result: Salvage) -> None:
+    lost = [number for number in range(windows) if number not in result.windows]
     runs: list[list[int]] = []
     for number in lost:
         if runs and runs[-1][-1] == number - 1:

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from tempfile import SpooledTemporaryFile
-from typing import BinaryIO
+from typing import Protocol
 
 from modeling_eem.codec.container import (
     MAX_HEADER,
@@ -20,7 +20,7 @@ from modeling_eem.codec.container import (
 from modeling_eem.codec.decoding import Record, WindowDecoder
 from modeling_eem.codec.encoding import Window, WindowEncoder, capacity
 from modeling_eem.codec.report import Report
-from modeling_eem.codec.text import TokenTable, read_items
+from modeling_eem.codec.text import Reader, TokenTable, read_items
 from modeling_eem.codec.trailer import Index
 from modeling_eem.codec.window_model import WindowModel
 
@@ -32,6 +32,12 @@ Progress = Callable[[int], None]
 """Called with the plain bytes that are done since the last call."""
 
 
+class Writer(Protocol):
+    """Where bytes go; it need not be seekable."""
+
+    def write(self, data: bytes, /) -> int: ...
+
+
 def no_progress(done: int) -> None:
     """For those who do not watch."""
 
@@ -39,7 +45,7 @@ def no_progress(done: int) -> None:
 class Source:
     """A reader of bytes that can look ahead; `taken` counts what was consumed."""
 
-    def __init__(self, reader: BinaryIO) -> None:
+    def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._buffer = b""
         self._at = 0
@@ -61,8 +67,8 @@ class Source:
 
 
 def encode_stream(
-    reader: BinaryIO,
-    writer: BinaryIO,
+    reader: Reader,
+    writer: Writer,
     model: WindowModel | None,
     table: TokenTable | None,
     header: Header,
@@ -92,8 +98,9 @@ def encode_stream(
 class _Output:
     """Records, one after the other, and what the trailer and the report say of them."""
 
-    def __init__(self, writer: BinaryIO, header: Header, report: Report) -> None:
-        self._writer = writer
+    def __init__(self, held: SpooledTemporaryFile[bytes], header: Header, report: Report) -> None:
+        self._held = held
+        self._writer: Writer = held
         self._header = header
         self._index = Index()
         self._report = report
@@ -103,18 +110,18 @@ class _Output:
         self._writer.write(record)
         self._index.add(len(record), window.data)
         self._report.add(window.kind, len(record), len(window.payload), len(window.data))
-        if window.kind.has_code:
+        if window.kind.has_code and self._report.code_saved is not None:
             self._report.code_saved += window.causal_length - len(window.payload)
 
-    def continue_as(self, writer: BinaryIO, header: Header) -> None:
+    def continue_as(self, writer: Writer, header: Header) -> None:
         """Go on in `writer` under `header`: with it, and the records so far under its check sum."""
-        held, self._writer = self._writer, writer
-        held.seek(0)
+        self._writer = writer
+        self._held.seek(0)
         writer.write(header.to_bytes())
         if header == self._header:
-            shutil.copyfileobj(held, writer)
+            shutil.copyfileobj(self._held, writer)
         else:
-            for number, record in enumerate(read_records(Source(held), self._header, self._index.windows)):
+            for number, record in enumerate(read_records(Source(self._held), self._header, self._index.windows)):
                 writer.write(pack_record(header.check, number, record.kind, record.count, record.payload))
         self._header = header
         self._report.header_bytes = len(header.to_bytes())
@@ -164,7 +171,7 @@ def _damaged(number: int, is_short: bool) -> str:
 
 def decode_stream(
     source: Source,
-    writer: BinaryIO,
+    writer: Writer,
     header: Header,
     decoder: WindowDecoder,
     max_output: int | None = None,
@@ -223,4 +230,14 @@ def _check_trailer(source: Source, expected: bytes) -> None:
         raise DamagedFile("other bytes follow the end of the file: cut them off.")
 
 
-__all__ = ["Progress", "Source", "decode_stream", "encode_stream", "no_progress", "read_header", "read_records"]
+__all__ = [
+    "Progress",
+    "Reader",
+    "Source",
+    "Writer",
+    "decode_stream",
+    "encode_stream",
+    "no_progress",
+    "read_header",
+    "read_records",
+]

@@ -8,7 +8,7 @@ import codecs
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
@@ -34,6 +34,12 @@ class Item:
     tokens: list[int] | None = None
 
 
+class Reader(Protocol):
+    """Where bytes come from; it need not be seekable, and may give fewer than asked for before its end."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
 class TokenTable:
     """A tokenizer as the container uses it: bytes to ids where that loses nothing, ids to bytes."""
 
@@ -54,7 +60,7 @@ class TokenTable:
         return b"".join(map(self._bytes.__getitem__, ids))
 
 
-def read_fully(reader: BinaryIO, size: int) -> bytes:
+def read_fully(reader: Reader, size: int) -> bytes:
     """`size` bytes, fewer only at the end: a pipe may give less at a time."""
     parts = []
     while size and (part := reader.read(size)):
@@ -63,7 +69,7 @@ def read_fully(reader: BinaryIO, size: int) -> bytes:
     return b"".join(parts)
 
 
-def read_items(reader: BinaryIO, table: TokenTable | None, capacity: int) -> Iterator[Item]:
+def read_items(reader: Reader, table: TokenTable | None, capacity: int) -> Iterator[Item]:
     """All bytes of `reader` in order, as windows of at most `capacity` tokens and runs of bytes.
 
     Without a table all is bytes.
@@ -113,7 +119,7 @@ class _Cutter:
             yield from self._items(tokens[middle:])
 
 
-def _pieces(reader: BinaryIO) -> Iterator[tuple[bool, bytes]]:
+def _pieces(reader: Reader) -> Iterator[tuple[bool, bytes]]:
     """(is text, bytes) of a stream in order; text is UTF-8 that zstd does not bring below 0.1 bits a byte."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     rest = ""
@@ -160,4 +166,4 @@ def _judged(text: bytes) -> Iterator[tuple[bool, bytes]]:
         yield was_text, text[start:at]
 
 
-__all__ = ["BLOCK", "Item", "TokenTable", "read_fully", "read_items"]
+__all__ = ["BLOCK", "Item", "Reader", "TokenTable", "read_fully", "read_items"]

@@ -17,7 +17,12 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
-from numba.extending import intrinsic
+
+from .compilation import compiled_by_hand
+
+# ir.IRBuilder and ir.Value; without stubs, a type checker finds that all of the builder's methods return None.
+Builder = Any
+Value = Any
 
 LANES = 16
 # Columns of a tile.
@@ -31,7 +36,8 @@ _BYTES = ir.VectorType(_I8, 4 * LANES)
 
 def has_features(*features: str) -> bool:
     """Whether numba compiles for a processor that has all of these, as LLVM names them."""
-    return set(features) <= set(cpu_target.target_context.codegen()._tm_features.split(","))
+    context: Any = cpu_target.target_context  # numba's own cached property, which no type checker sees through
+    return set(features) <= set(context.codegen()._tm_features.split(","))
 
 
 def has_vnni() -> bool:
@@ -43,7 +49,7 @@ def _constant(element: ir.Type, values: list[int]) -> ir.Constant:
     return ir.Constant(ir.VectorType(element, len(values)), values)
 
 
-def _multiply_pairs(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+def _multiply_pairs(builder: Builder, a: Value, b: Value) -> Value:
     """`a[2 i] b[2 i] + a[2 i + 1] b[2 i + 1]` of int16 as int32: the form that compilers know as one instruction."""
     if has_features("+avx2"):
         half = ir.VectorType(_I16, LANES)
@@ -69,7 +75,7 @@ def _multiply_pairs(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value
     return builder.add(*products)
 
 
-def _halves(builder: ir.IRBuilder, words: ir.Value, is_signed: bool) -> tuple[ir.Value, ir.Value]:
+def _halves(builder: Builder, words: Value, is_signed: bool) -> tuple[Value, Value]:
     """Even and odd bytes of 32-bit words, as int16."""
     pairs = builder.bitcast(words, _PAIRS)
     eight = _constant(_I16, [8] * 2 * LANES)
@@ -77,7 +83,7 @@ def _halves(builder: ir.IRBuilder, words: ir.Value, is_signed: bool) -> tuple[ir
     return shift(builder.shl(pairs, eight), eight), shift(pairs, eight)
 
 
-def _step(builder: ir.IRBuilder, sums: ir.Value, unsigned: ir.Value, signed: ir.Value) -> ir.Value:
+def _step(builder: Builder, sums: Value, unsigned: Value, signed: Value) -> Value:
     """One step on 16 sums: 4 products each."""
     if has_vnni():
         function = cgutils.get_or_insert_function(
@@ -98,8 +104,8 @@ def _make_tile(num_rows: int, is_vector_unsigned: bool) -> Callable[..., Any]:
     `vectors[place + k stride]`, and of row r the word at `words[place + r stride + k]`.
     """
 
-    def implement(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
-        def pointer(index: int) -> tuple[ir.Value, ir.Value]:
+    def implement(context: Any, builder: Builder, signature: Any, arguments: list[Value]) -> Value:
+        def pointer(index: int) -> tuple[Value, Value]:
             array = context.make_array(signature.args[index])(context, builder, arguments[index])
             return builder.gep(array.data, [arguments[index + 1]]), arguments[index + 2]
 
@@ -110,7 +116,7 @@ def _make_tile(num_rows: int, is_vector_unsigned: bool) -> Callable[..., Any]:
         def constant(value: int) -> ir.Constant:
             return ir.Constant(index_type, value)
 
-        def vector_at(base: ir.Value, offset: ir.Value, column: int) -> ir.Value:
+        def vector_at(base: Value, offset: Value, column: int) -> Value:
             place = builder.gep(base, [builder.add(offset, constant(column * LANES))])
             return builder.bitcast(place, ir.PointerType(_SUMS))
 
@@ -137,7 +143,7 @@ def _make_tile(num_rows: int, is_vector_unsigned: bool) -> Callable[..., Any]:
         return context.get_dummy_value()
 
     # numba reads this signature: an array, a place in it and a stride, four times, and how many steps.
-    @intrinsic
+    @compiled_by_hand
     def tile(  # noqa: ANN202
         typing_context: Any,
         out: Any, out_place: Any, out_stride: Any,

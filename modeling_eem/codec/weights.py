@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from .arithmetic import (
+from .tensor_grids import (
     ACTIVATION_ENTRIES,
     ACTIVATION_LIMIT,
     CODE_LIMIT,

@@ -1,6 +1,7 @@
 """What the container asks of a codec model: the seam between the file and the arithmetic."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol, Self
 
 import numpy as np
@@ -55,9 +56,9 @@ class WindowModel(Protocol):
         ...
 
     @classmethod
-    def from_pretrained(cls, folder: str) -> Self: ...
+    def from_pretrained(cls, folder: str | Path) -> Self: ...
 
-    def save_pretrained(self, folder: str) -> None: ...
+    def save_pretrained(self, folder: str | Path) -> None: ...
 
 
 __all__ = ["WindowModel"]

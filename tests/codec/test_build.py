@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, ByT5Tokenizer, PreTrainedModel
 
 from modeling_eem import MaskedMixerConfig, MaskedMixerForCausalLM
 from modeling_eem.codec import IntegerModel, build_integer_model, compare_bits
@@ -61,6 +61,8 @@ def test_other_models_are_refused(float_model: MakeFloat, integer_model: MakeMod
         build_integer_model(without_format, tokenizer, TEXTS)
     with pytest.raises(ValueError, match="no text"):
         build_integer_model(float_model("flat", len(tokenizer)), tokenizer, [""])
+    with pytest.raises(ValueError, match="tokenizer.json"):
+        build_integer_model(float_model("flat", len(tokenizer)), ByT5Tokenizer(), TEXTS)
 
 
 @pytest.mark.parametrize(

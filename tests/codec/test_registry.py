@@ -9,7 +9,7 @@ import pytest
 
 from modeling_eem.codec import Codec, IntegerModel, registry
 from modeling_eem.codec.container import Header
-from modeling_eem.codec.files import FileOptions, compress_files, decompress_files
+from modeling_eem.codec.file_operations import FileOptions, compress_files, decompress_files
 
 GOLDEN = Path(__file__).parent / "golden" / "version_1"
 

@@ -1,4 +1,4 @@
-"""The arithmetic of the codec, one line a tensor: this table is the format.
+"""The tensors of the codec and their grids, one line a tensor: this table is the format.
 
 Two machines that follow it get the same counts, so they decode a file to the same bytes. A real number is an integer
 times its grid. "Rounded" is half to even (`rint`); "saturated" is clipped to the limits given. Everything is an

@@ -1,25 +1,8 @@
 """Files, folders, standard input and output, as zstd treats them: what `eem compress` and `eem decompress` do.
 
-The command line on top needs, with these names and defaults:
-
-    eem compress FILE...      compress_files; FILE `-` or none: standard input to standard output
-    eem decompress FILE...    decompress_files; `eem compress -d` is the same
-      --model DIR             FileOptions.model: a folder or Hub id; default: the default model, or the file's own
-      -o, --output FILE       .output: one input only; `-` is standard output
-      -c, --stdout            .to_stdout
-      -f, --force             .force: overwrite; write .eem to a terminal
-      -k, --keep / --rm       .keep: sources stay (the default), or are removed once their output is on the disk
-      -r, --recursive         .recursive: folders, each file by itself; without it a folder is an error
-      -T, --threads N         .threads: 0 leaves PyTorch's own choice
-      --carry                 .carry (compress)
-      --max-output BYTES      .max_output (decompress, -t)
-      --salvage               .salvage (decompress): what a damaged file still holds, with a report of what is lost
-      -t, --test              test_files: decode, write nothing
-      -l, --list              list_files: what a file is made of; with --estimate also the model's estimate (decodes)
-      --estimate              estimate_files: size and time, write nothing
-
-Each function goes on with the next file after an error and returns one FileResult a file, so the exit code is 2 where
-any has an `error`. `say` takes lines for people (standard error); `watch` makes a progress bar.
+A path `-`, or no path, is standard input to standard output. Each function goes on with the next file after an error
+and returns one FileResult a file, so the exit code is 2 where any has an `error`. `say` takes lines for people
+(standard error); `watch` makes a progress bar.
 """
 
 import mmap
@@ -37,7 +20,7 @@ from modeling_eem.codec.codec import Codec
 from modeling_eem.codec.container import CodecError, DamagedFile, Header
 from modeling_eem.codec.estimate import Estimate
 from modeling_eem.codec.report import Report
-from modeling_eem.codec.streams import Progress, Source, no_progress
+from modeling_eem.codec.streams import Progress, Source, Writer, no_progress
 from modeling_eem.codec.whole_files import whole_file
 
 SUFFIX = ".eem"
@@ -57,7 +40,19 @@ def no_watch(name: str, total: int | None) -> AbstractContextManager[Progress]:
 
 @dataclass(frozen=True)
 class FileOptions:
-    """What the command line may ask for; the module's docstring says what each is."""
+    """What the command line may ask for.
+
+    Attributes:
+        model: a folder or Hub name; None for the default model, or the file's own.
+        output: where one input's output goes; `-` is standard output.
+        force: overwrite, and write compressed bytes to a terminal.
+        keep: sources stay; else they are removed once their output is on the disk.
+        recursive: folders, each file by itself; without it a folder is an error.
+        threads: 0 leaves PyTorch's own choice.
+        carry: of `compress_files`: windows take over context from the one before.
+        max_output: of `decompress_files` and `test_files`: plain bytes that a file may hold.
+        salvage: of `decompress_files`: what a damaged file still holds, with a report of what is lost.
+    """
 
     model: str | None = None
     output: Path | None = None
@@ -141,12 +136,12 @@ def compress_files(
         raise CodecError("several files cannot share one .eem: compress them one by one, or pack them with tar first.")
 
     def compress(result: FileResult) -> None:
-        target = _STANDARD if _goes_to_stdout(result.source, options) else options.output
-        result.target = target or result.source.with_name(result.source.name + SUFFIX)
-        if result.target == _STANDARD and sys.stdout.isatty() and not options.force:
+        given = _STANDARD if _goes_to_stdout(result.source, options) else options.output
+        target = result.target = given or result.source.with_name(result.source.name + SUFFIX)
+        if target == _STANDARD and sys.stdout.isatty() and not options.force:
             raise CodecError("compressed bytes do not belong on a terminal: name a file with -o, or force it with -f.")
         codec = models.to_compress()
-        with _reading(result.source) as reader, _writing(result, options) as writer:
+        with _reading(result.source) as reader, _writing(result.source, target, options) as writer:
             size = _size(result.source)
             if size is not None and size > _LARGE:
                 seconds = _estimate(result.source, codec, _LARGE_SAMPLE).seconds
@@ -166,15 +161,15 @@ def decompress_files(
     inputs = _inputs(paths, options, lambda path: path.suffix == SUFFIX)
 
     def decompress(result: FileResult) -> None:
-        target = _STANDARD if _goes_to_stdout(result.source, options) else options.output
-        if target is None and result.source.suffix != SUFFIX:
+        given = _STANDARD if _goes_to_stdout(result.source, options) else options.output
+        if given is None and result.source.suffix != SUFFIX:
             raise CodecError(f"its name does not end in {SUFFIX}: name the output with -o, or use -c.")
-        result.target = target or result.source.with_suffix("")
+        target = result.target = given or result.source.with_suffix("")
         with _reading(result.source) as reader:
             if options.salvage:
-                _salvage(reader, result, options, models, say)
+                _salvage(reader, result, target, options, models, say)
             else:
-                _decode(reader, result, models, options, watch, lambda: _writing(result, options))
+                _decode(reader, result, models, options, watch, lambda: _writing(result.source, target, options))
 
     return _each(inputs, options, decompress, say)
 
@@ -240,9 +235,10 @@ def _each(
             work(result)
             if removes and not options.keep and path != _STANDARD and result.target != _STANDARD:
                 path.unlink()
-        except (ValueError, OSError) as error:
-            is_about_a_file = isinstance(error, OSError) and error.filename is not None
-            result.error = f"{error.filename}: {error.strerror}" if is_about_a_file else str(error)
+        except OSError as error:
+            result.error = str(error) if error.filename is None else f"{error.filename}: {error.strerror}"
+        except ValueError as error:
+            result.error = str(error)
         result.seconds = time.perf_counter() - begin
         say(result.line)
         results.append(result)
@@ -282,15 +278,15 @@ def _reading(source: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _writing(result: FileResult, options: FileOptions) -> Iterator[BinaryIO]:
-    if result.target == _STANDARD:
+def _writing(source: Path, target: Path, options: FileOptions) -> Iterator[BinaryIO]:
+    if target == _STANDARD:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    is_file = result.source != _STANDARD
-    if is_file and result.target.exists() and result.target.samefile(result.source):
+    is_file = source != _STANDARD
+    if is_file and target.exists() and target.samefile(source):
         raise CodecError("input and output are the same file: name another with -o.")
-    with whole_file(result.target, options.force, result.source if is_file else None) as file:
+    with whole_file(target, options.force, source if is_file else None) as file:
         yield file
 
 
@@ -307,7 +303,7 @@ def _decode(
     models: _Models,
     options: FileOptions,
     watch: Watch,
-    writing: Callable[[], AbstractContextManager[BinaryIO]],
+    writing: Callable[[], AbstractContextManager[Writer]],
 ) -> None:
     size = None
     if result.source != _STANDARD and reader.seekable():
@@ -323,7 +319,9 @@ def _decode(
     result.file_bytes = source.taken
 
 
-def _salvage(reader: BinaryIO, result: FileResult, options: FileOptions, models: _Models, say: Say) -> None:
+def _salvage(
+    reader: BinaryIO, result: FileResult, target: Path, options: FileOptions, models: _Models, say: Say
+) -> None:
     blob = reader.read()
     try:
         header = Header.from_bytes(blob)
@@ -334,7 +332,7 @@ def _salvage(reader: BinaryIO, result: FileResult, options: FileOptions, models:
     salvaged = codec.salvage(blob)
     for line in salvaged.lines():
         say(f"{result.source}: {line}")
-    with _writing(result, options) as writer:
+    with _writing(result.source, target, options) as writer:
         writer.write(salvaged.data)
     result.plain_bytes, result.file_bytes = len(salvaged.data), len(blob)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from modeling_eem.codec import Codec, CodecError
-from modeling_eem.codec.files import (
+from modeling_eem.codec.file_operations import (
     FileOptions,
     FileResult,
     compress_files,
@@ -205,7 +205,7 @@ def test_output_has_a_limit(notes: Path) -> None:
 
 
 def test_a_large_file_is_told_its_time_first(notes: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("modeling_eem.codec.files._LARGE", 1000)
+    monkeypatch.setattr("modeling_eem.codec.file_operations._LARGE", 1000)
     lines: list[str] = []
     compress_files([notes], MODEL, lines.append)
     assert "about" in lines[0] and len(lines) == 2
