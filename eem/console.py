@@ -14,6 +14,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
+from eem.launch import is_first_to_say, lost_process, num_processes
+
 # Which extra of this package brings a library that `pip install modeling-eem` leaves out.
 EXTRAS = {
     "datatrove": "prepare",
@@ -76,7 +78,7 @@ def _one_line_main(main: Callable[..., Any], standalone_mode: bool, *args: Any, 
         code = main(*args, standalone_mode=False, **extra)
     except typer.TyperException as error:
         if message := error.format_message():  # empty where a group without a command printed its help
-            _print_error(message)
+            print_error(message)
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -94,24 +96,37 @@ def new_app(help: str) -> typer.Typer:
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
+def one_line_errors(is_shared: bool = False) -> Iterator[None]:
     """Turn what the user can change into one line on stderr, and the exit code that says what it was.
 
-    Bad input (ValueError, OSError) and a library that an extra brings exit with 2, Ctrl-C with 130.
+    Bad input (ValueError, OSError) and a library that an extra brings exit with 2, Ctrl-C with 130. Of several
+    processes that one launch started one says what is wrong, and all exit alike.
+
+    Args:
+        is_shared: whether several processes share the command's work; it is refused to them otherwise.
     """
     try:
+        if not is_shared and num_processes() > 1:
+            raise ValueError("this command runs in one process: start it without torchrun or accelerate launch.")
         yield
     except (ValueError, OSError) as error:
         if isinstance(error, OSError) and error.filename is not None:
-            _print_error(f"{error.filename}: {error.strerror}")
+            print_error(f"{error.filename}: {error.strerror}")
         else:
-            _print_error(str(error))
+            print_error(str(error))
         raise typer.Exit(2) from error
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
         if library not in EXTRAS:
             raise
-        _print_error(f'{library} is not installed: pip install "modeling-eem[{EXTRAS[library]}]"')
+        print_error(f'{library} is not installed: pip install "modeling-eem[{EXTRAS[library]}]"')
+        raise typer.Exit(2) from error
+    except RuntimeError as error:
+        message = lost_process(error)
+        if message is None:
+            raise
+        if message:
+            print_error(message)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
         typer.echo("stopped: nothing was written; the same command begins again.", err=True)
@@ -128,8 +143,11 @@ def keeps(said: Callable[[], str]) -> Iterator[None]:
         raise typer.Exit(130) from error
 
 
-def _print_error(message: str) -> None:
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
+def print_error(message: str) -> None:
+    """One line on stderr; of several processes with the same mistake one prints it."""
+    line = f"error: {' '.join(message.split())}"
+    if is_first_to_say(line):
+        typer.echo(line, err=True)
 
 
 def quiet_loading() -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from eem.console import keeps, one_line_errors, progress_bar, quiet_loading
+from eem.launch import Arrival
 from eem.method_options import METHODS, with_method_options
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def entropy(
     assert state.device is not None  # until `state` is destroyed
     is_main = state.is_main_process
     console = Console(stderr=True, quiet=not is_main)
-    with one_line_errors(), corpus_run.claimed(output) if is_main else nullcontext() as begun:
+    with one_line_errors(is_shared=True), corpus_run.claimed(output) if is_main else nullcontext() as begun:
         check_options(method, options)
         source = Source.of(data, output, TextOptions(max_length, text_column, errors))
         known = source.tokenizer(None if tokenizer is None else asset(tokenizer), method, model[0])
@@ -114,9 +115,7 @@ def entropy(
         seconds = tokens_left / speed
         console.print(f"{speed:,.0f} tokens a second; {tokens_left:,.0f} tokens are left: {duration(seconds)}")
         if max_hours is not None and seconds > 3600 * max_hours:
-            if not is_main:
-                raise typer.Exit(2)
-            if not begun:
+            if is_main and not begun:
                 source.remove()
             raise ValueError(
                 f"it would take {duration(seconds)}, more than --max-hours {max_hours:g}: raise that, give "
@@ -129,11 +128,15 @@ def entropy(
             keeps(lambda: f"the parts that are done are kept in {output}; the same command goes on with the rest."),
             progress_bar("estimating rows", run.rows_left(), quiet=not is_main) as steps,
         ):
-            run.work(state.process_index, state.num_processes, steps.advance)
+            awaited = run.make(state.process_index, state.num_processes, steps.advance)
+            others = Arrival()
+            corpus_run.watch(awaited, others.is_over, steps.advance)
+            others.wait()
         if is_main:
             run.finish(identity)
             source.remove()
             Console().print(_table(output))
+        state.wait_for_everyone()  # no process ends well where the main one fails
     state.destroy_process_group()
 
 

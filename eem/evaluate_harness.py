@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _LIBRARIES = ("modeling-eem", "lm-eval", "torch", "transformers", "datasets", "accelerate", "tokenizers")
 
 
-@one_line_errors()
+@one_line_errors(is_shared=True)
 def harness(
     model: Annotated[list[Path], typer.Option(help="Folders with a causal model or an EEM, and its tokenizer.")],
     output: Annotated[Path, typer.Option(help="Folder for harness.json and harness.md.")],

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eem.console import Command, one_line_errors, quiet_loading
+from eem.console import Command, one_line_errors, print_error, quiet_loading
 from eem.train_keys import PANELS
 
 TRAIN_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -31,7 +31,7 @@ def _print_all_keys(is_wanted: bool) -> None:
     raise typer.Exit()
 
 
-@one_line_errors()
+@one_line_errors(is_shared=True)
 def train(
     context: typer.Context,
     config: Annotated[str, typer.Option(help="The run file; asset:configs/quickstart.yaml ships.")],
@@ -57,37 +57,30 @@ def train(
 
     from eem.training_progress import ProgressCallback
     from modeling_eem.files import asset
-    from modeling_eem.training import (
-        RunTrainer,
-        TrainingInterrupted,
-        first_process_speaks,
-        held_out_metrics,
-        prepare_run,
-    )
+    from modeling_eem.training import RunTrainer, TrainingInterrupted, held_out_metrics, prepare_run
 
     quiet_loading()  # the progress of training shows the steps
-    with first_process_speaks():
-        run = prepare_run(asset(config), context.args)
-        progress = ProgressCallback(run.name)
-        trainer = RunTrainer(run, [progress])
-        console = Console(quiet=not trainer.is_world_process_zero())
-        if run.checkpoint is not None or run.is_finished:
-            console.print(run.begins, soft_wrap=True)
-        with progress.open:
-            try:
-                trainer.fit()
-            except FloatingPointError as error:
-                typer.echo(f"error: {error}", err=True)
-                raise typer.Exit(1) from error
-            except TrainingInterrupted as error:
-                if trainer.is_world_process_zero():
-                    typer.echo(str(error), err=True)
-                raise typer.Exit(130) from error
-            trainer.finish()
-        measured = held_out_metrics(run, trainer.state)
-        console.print(f"held out: {', '.join(f'{name} {value:.4f}' for name, value in measured.items())}")
-        console.print(f"{run.arguments.output_dir}: model, card, learning curve and results.json", soft_wrap=True)
-        trainer.accelerator.end_training()
+    run = prepare_run(asset(config), context.args)
+    progress = ProgressCallback(run.name)
+    trainer = RunTrainer(run, [progress])
+    console = Console(quiet=not trainer.is_world_process_zero())
+    if run.checkpoint is not None or run.is_finished:
+        console.print(run.begins, soft_wrap=True)
+    with progress.open:
+        try:
+            trainer.fit()
+        except FloatingPointError as error:
+            print_error(str(error))
+            raise typer.Exit(1) from error
+        except TrainingInterrupted as error:
+            if trainer.is_world_process_zero():
+                typer.echo(str(error), err=True)
+            raise typer.Exit(130) from error
+        trainer.finish()
+    measured = held_out_metrics(run, trainer.state)
+    console.print(f"held out: {', '.join(f'{name} {value:.4f}' for name, value in measured.items())}")
+    console.print(f"{run.arguments.output_dir}: model, card, learning curve and results.json", soft_wrap=True)
+    trainer.accelerator.end_training()
 
 
 def _print_panels(panels: dict[str, dict[str, str]]) -> None:

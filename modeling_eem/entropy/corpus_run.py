@@ -4,7 +4,7 @@ What is unusual:
 
 * Rows are cut into parts of about a minute of one process each; a part is a file. It is written under another name and
   renamed; a part that is there is finished. Which process makes it changes nothing in it, nor where it stands.
-* Processes do not wait for one another: the main one sees from the files what is finished.
+* Processes do not wait for one another before their end: the main one sees from the files how far they are.
 * `dataset_dict.json` is written last: a folder that is not complete does not load.
 """
 
@@ -196,11 +196,14 @@ class EntropyRun:
     def rows_left(self) -> int:
         return sum(part.num_rows for part in self.parts() if not part.is_finished)
 
-    def work(self, process: int, processes: int, report: Callable[[int], None]) -> None:
-        """Make every `processes`-th part that is not there yet; process 0 also waits for the others'.
+    def make(self, process: int, processes: int, report: Callable[[int], None]) -> list[Part]:
+        """Make every `processes`-th part that is not there yet.
 
         Args:
             report: is told how many more rows are finished: the process's own, and for process 0 all.
+
+        Returns:
+            For process 0, others' parts of whose end `report` was not told.
         """
         left = [(number % processes, part) for number, part in enumerate(self.parts()) if not part.is_finished]
         awaited = [part for maker, part in left if process == 0 and maker != 0]
@@ -208,9 +211,7 @@ class EntropyRun:
             if maker == process:
                 self._make(part, report)
                 awaited = _still_awaited(awaited, report)
-        while awaited:
-            time.sleep(_POLL_SECONDS)
-            awaited = _still_awaited(awaited, report)
+        return awaited
 
     def finish(self, identity: dict[str, Any]) -> None:
         """Make the parts a data set, and write what they count to `results.json`."""
@@ -257,6 +258,13 @@ def _read_part(file: Path) -> pa.Table:
             return pa.ipc.open_stream(source).read_all()
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{file} is damaged: remove it, and the same command makes it again.") from error
+
+
+def watch(awaited: list[Part], is_over: Callable[[], bool], report: Callable[[int], None]) -> None:
+    """Tell `report` of parts that other processes finish, until it is over."""
+    while awaited and not is_over():
+        time.sleep(_POLL_SECONDS)
+        awaited = _still_awaited(awaited, report)
 
 
 def _still_awaited(parts: list[Part], report: Callable[[int], None]) -> list[Part]:

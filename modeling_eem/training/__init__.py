@@ -3,7 +3,6 @@
 from modeling_eem.training.experiment import Run, prepare_run
 from modeling_eem.training.flops import training_flops
 from modeling_eem.training.outputs import held_out_metrics, learning_curve
-from modeling_eem.training.processes import first_process_speaks
 from modeling_eem.training.resumable_trainer import RunTrainer, TrainingInterrupted
 from modeling_eem.training.run_arguments import RunArguments
 from modeling_eem.training.run_file import build_config, build_model, read_run_file
@@ -26,7 +25,6 @@ __all__ = [
     "TrainingInterrupted",
     "build_config",
     "build_model",
-    "first_process_speaks",
     "held_out_metrics",
     "learning_curve",
     "prepare_run",

@@ -1,13 +1,12 @@
-"""What the progress bar says, and which process speaks."""
+"""What the progress bar says."""
 
-import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from transformers import LlamaConfig, TrainingArguments
 
-from modeling_eem.training import TokenWeightedTrainingArguments, first_process_speaks
+from modeling_eem.training import TokenWeightedTrainingArguments
 from modeling_eem.training.callbacks import LEFT_OUT, loss_text
 
 
@@ -28,15 +27,3 @@ def test_only_cross_entropy_is_nats_a_token(tmp_path: Any, token_loss: str, num_
     assert left_out == f"{text}, 3 tokens without an entropy left out"
     plain = TrainingArguments(output_dir=str(tmp_path), report_to="none")
     assert num_labels == 1 or loss_text({"loss": 1.5}, plain, model) == "1.500 nats a token"
-
-
-@pytest.mark.parametrize("rank, seconds", [(None, 0.0), ("0", 0.0), ("1", 0.3)])
-def test_the_first_process_speaks_at_once(monkeypatch: pytest.MonkeyPatch, rank: str | None, seconds: float) -> None:
-    if rank is None:
-        monkeypatch.delenv("RANK", raising=False)
-    else:
-        monkeypatch.setenv("RANK", rank)
-    began = time.monotonic()
-    with pytest.raises(ValueError, match="bad"), first_process_speaks(patience=0.3):
-        raise ValueError("bad")
-    assert time.monotonic() - began >= seconds
