@@ -207,6 +207,7 @@ class EncoderDecoderPreTrainedModel(RemoteCodePreTrainedModel):
 
     def _check_text(self, input_ids: Tensor, attention_mask: Tensor | None, in_forward: bool = False) -> None:
         """`check_text` by the config; in training on a device the values are the collator's, a look would wait."""
+        check_ids(input_ids)
         with_values = not in_forward or input_ids.is_cpu or not self.training
         check_text(input_ids, attention_mask, self.config.vocab_size, self.config.max_position_embeddings, with_values)
 

@@ -6,6 +6,8 @@ from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig
 from transformers.utils import logging
 
+from .layout_masked_mixer import check_ids, check_shape
+
 logger = logging.get_logger(__name__)
 
 
@@ -13,6 +15,20 @@ class ContextGenerationMixin(GenerationMixin):
     """`GenerationMixin` for a model of `config.max_position_embeddings` positions and no more."""
 
     config: PreTrainedConfig
+
+    def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """`GenerationMixin.generate`.
+
+        Raises:
+            ValueError: ids that are not `[batch, tokens]` of integers, a mask of another shape.
+            TypeError: ids or a mask that are no tensors.
+        """
+        input_ids = kwargs.get("input_ids") if inputs is None else inputs
+        if input_ids is not None:
+            check_ids(input_ids)
+            if kwargs.get("past_key_values") is None:
+                check_shape("attention_mask", kwargs.get("attention_mask"), *input_ids.shape)
+        return super().generate(inputs, *args, **kwargs)
 
     def _prepare_generated_length(
         self,

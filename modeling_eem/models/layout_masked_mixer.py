@@ -11,18 +11,35 @@ from torch import Tensor
 from .configuration_masked_mixer import MaskedMixerConfig
 
 
+def check_tensor(name: str, x: Tensor) -> None:
+    """Raises TypeError for what is no tensor, and ValueError for complex numbers, which nothing here is made of."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}.")
+    if x.is_complex():
+        raise ValueError(f"{name} must be real, got {x.dtype}.")
+
+
 def check_shape(name: str, x: Tensor | None, *shape: int) -> None:
-    """Raises ValueError for another shape: it would be broadcast in silence."""
-    if x is not None and tuple(x.shape) != shape:
+    """Raises ValueError for another shape: it would be broadcast in silence; and what `check_tensor` raises."""
+    if x is None:
+        return
+    check_tensor(name, x)
+    if tuple(x.shape) != shape:
         raise ValueError(f"{name} must be {list(shape)}, got {list(x.shape)}.")
 
 
+def check_integers(name: str, x: Tensor) -> None:
+    """Raises ValueError for what is not `[batch, tokens]` of integers, or empty; and what `check_tensor` raises."""
+    check_tensor(name, x)
+    if x.ndim != 2 or x.numel() == 0:
+        raise ValueError(f"{name} must be [batch, tokens] with at least one token, got {list(x.shape)}.")
+    if x.dtype not in (torch.long, torch.int):
+        raise ValueError(f"{name} must be integers (torch.long), got {x.dtype}.")
+
+
 def check_ids(input_ids: Tensor, vocab_size: int | None = None) -> None:
-    """Raises ValueError for what are not rows of ids, and with `vocab_size` for ids outside the vocabulary."""
-    if input_ids.ndim != 2 or input_ids.numel() == 0:
-        raise ValueError(f"input_ids must be [batch, tokens] with at least one token, got {list(input_ids.shape)}.")
-    if input_ids.dtype not in (torch.long, torch.int):
-        raise ValueError(f"input_ids must be integers (torch.long), got {input_ids.dtype}.")
+    """What `check_integers` raises, and with `vocab_size` a ValueError for ids outside the vocabulary."""
+    check_integers("input_ids", input_ids)
     if vocab_size is None or not is_readable(input_ids):
         return
     lowest, highest = input_ids.min().item(), input_ids.max().item()
@@ -167,7 +184,7 @@ def choose_layout(
     if position_ids is None and past_length == 0:
         return AlignedLayout.from_mask(attention_mask, config.position_alignment)
     if position_ids is not None:
-        position_ids = _checked_positions(config, position_ids, attention_mask, batch_size, new_length)
+        position_ids = _checked_positions(config, position_ids, attention_mask, batch_size, past_length, new_length)
     is_simple = config.position_alignment == "left" and config.is_causal
     if is_simple and _is_consecutive(attention_mask, position_ids, past_length, new_length):
         return ContinuedLayout(new_length) if past_length else AlignedLayout()
@@ -177,11 +194,19 @@ def choose_layout(
 
 
 def _checked_positions(
-    config: MaskedMixerConfig, position_ids: Tensor, attention_mask: Tensor | None, batch_size: int, new_length: int
+    config: MaskedMixerConfig,
+    position_ids: Tensor,
+    attention_mask: Tensor | None,
+    batch_size: int,
+    past_length: int,
+    new_length: int,
 ) -> Tensor:
-    """Positions of the new tokens, 0 on padding."""
-    if position_ids.ndim != 2 or len(position_ids) not in (1, batch_size) or position_ids.shape[1] < new_length:
+    """Positions of the new tokens, 0 on padding. With a cache, those of its tokens may stand before them."""
+    check_tensor("position_ids", position_ids)
+    is_shaped = position_ids.ndim == 2 and len(position_ids) in (1, batch_size)
+    if not is_shaped or not new_length <= position_ids.shape[1] <= past_length + new_length:
         raise ValueError(f"position_ids must be [1 or {batch_size}, {new_length}], got {list(position_ids.shape)}.")
+    check_integers("position_ids", position_ids)
     position_ids = position_ids[:, -new_length:]
     if not is_readable(position_ids):
         return position_ids
@@ -229,7 +254,9 @@ __all__ = [
     "GatheredLayout",
     "Layout",
     "check_ids",
+    "check_integers",
     "check_shape",
+    "check_tensor",
     "choose_layout",
     "has_ranks",
     "is_readable",

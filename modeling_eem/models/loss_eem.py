@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import slice_logits_to_keep
 
-from .layout_masked_mixer import check_shape, is_readable
+from .layout_masked_mixer import check_integers, check_shape, is_readable
 from .mixing_masked_mixer import linear, product
 
 # The label of a token that is not scored, everywhere.
@@ -141,6 +141,7 @@ def linear_cross_entropy(
 
 def next_token_targets(labels_BT: Tensor, shift_labels_BT: Tensor | None = None) -> Tensor:
     """What each output predicts: output `t` token `t + 1`, the last nothing; or `shift_labels`, shifted already."""
+    check_integers("labels", labels_BT)
     return F.pad(labels_BT[:, 1:], (0, 1), value=IGNORE_INDEX) if shift_labels_BT is None else shift_labels_BT
 
 
@@ -174,16 +175,14 @@ def logits_and_loss(
     return logits, loss, losses_BT
 
 
-def _check_labels(labels_BT: Tensor, lm_head: nn.Module) -> None:
-    """Values are looked at on a CPU alone: elsewhere that would wait."""
-    if labels_BT.is_floating_point() or labels_BT.dtype == torch.bool:
-        raise ValueError(f"labels must be integers (torch.long), got {labels_BT.dtype}.")
-    if labels_BT.is_cpu and is_readable(labels_BT) and type(lm_head) is nn.Linear:
-        vocab_size = len(lm_head.weight)
-        is_wrong_BT = (labels_BT != IGNORE_INDEX) & ((labels_BT < 0) | (labels_BT >= vocab_size))
+def _check_labels(labels_BT: Tensor, what: str, count: int | None) -> None:
+    """Integers below `count`, or -100. Values are looked at on a CPU alone: elsewhere that would wait."""
+    check_integers("labels", labels_BT)
+    if count is not None and labels_BT.is_cpu and is_readable(labels_BT):
+        is_wrong_BT = (labels_BT != IGNORE_INDEX) & ((labels_BT < 0) | (labels_BT >= count))
         if is_wrong_BT.any():
             wrong = labels_BT[is_wrong_BT][0].item()
-            raise ValueError(f"labels holds {wrong}: neither a token id below {vocab_size} nor {IGNORE_INDEX}.")
+            raise ValueError(f"labels holds {wrong}: neither {what} below {count} nor {IGNORE_INDEX}.")
 
 
 def causal_lm_loss(
@@ -215,8 +214,8 @@ def causal_lm_loss(
     """
     check_shape("labels", targets_BT, *hidden_BTD.shape[:2])
     check_shape("loss_weights", loss_weights_BT, *hidden_BTD.shape[:2])
-    _check_labels(targets_BT, lm_head)
-    targets_N = targets_BT.flatten()
+    _check_labels(targets_BT, "a token id", len(lm_head.weight) if type(lm_head) is nn.Linear else None)
+    targets_N = targets_BT.flatten().long()
     weights_N = None if loss_weights_BT is None else loss_weights_BT.flatten()
     # Of meta tensors autocast knows nothing, and their logits cost nothing.
     if logits_BTV is None and type(lm_head) is nn.Linear and lm_head.bias is None and not hidden_BTD.is_meta:
@@ -274,13 +273,14 @@ def token_classification_loss(
     sum is divided by `num_items_in_batch` if given (the Trainer's count of the whole optimizer step).
 
     Raises:
-        ValueError: labels of another shape.
+        ValueError: labels of another shape, or no classes.
     """
     check_shape("labels", labels_BT, *logits_BTC.shape[:2])
     if logits_BTC.shape[-1] > 1:
+        _check_labels(labels_BT, "a class", logits_BTC.shape[-1])
         is_scored_BT = labels_BT != IGNORE_INDEX
         logits_NC = logits_BTC.flatten(0, 1).float()
-        total = F.cross_entropy(logits_NC, labels_BT.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+        total = F.cross_entropy(logits_NC, labels_BT.flatten().long(), ignore_index=IGNORE_INDEX, reduction="sum")
     else:
         labels_BT = labels_BT.float()
         is_scored_BT = ~(labels_BT.isnan() | (labels_BT == IGNORE_INDEX))

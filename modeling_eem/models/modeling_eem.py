@@ -164,6 +164,11 @@ class EEMModel(EEMPreTrainedModel):
                 embedding tables; a filled cache of unknown code, or a static one.
         """
         refuse_arguments(kwargs)
+        check_ids(input_ids)
+        if code is not None:
+            if encoder_input_ids is not None:
+                raise ValueError("pass either code or encoder_input_ids, of which a code would be made.")
+            check_shape("code", code, len(input_ids), self.config.code_size)
         config = self.config
         use_cache = config.use_cache if use_cache is None else use_cache
         if self.is_activation_checkpointing and self.training:
@@ -174,7 +179,6 @@ class EEMModel(EEMPreTrainedModel):
             past_key_values = EEMCache(config, past_key_values)
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
         if past_length:
-            check_ids(input_ids)
             check_length(past_length + input_ids.shape[1], config.max_position_embeddings)
             shape = (len(input_ids), past_length + input_ids.shape[1])
             check_shape("attention_mask (of cached and new tokens)", attention_mask, *shape)
@@ -386,6 +390,10 @@ class EEMForCausalLM(EEMPreTrainedModel, ContextGenerationMixin):
         of `encoder_input_ids`, else that of the prompt; it is made once and carried.
         """
         input_ids = kwargs.get("input_ids") if inputs is None else inputs
+        if input_ids is not None:
+            check_ids(input_ids)  # a code is made of them first
+        if code is not None and encoder_input_ids is not None:
+            raise ValueError("pass either code or encoder_input_ids, of which a code would be made.")
         cache = kwargs.get("past_key_values")
         if cache is not None and not isinstance(cache, EEMCache):
             cache = kwargs["past_key_values"] = EEMCache(self.config, cache)

@@ -19,7 +19,7 @@ from .bottleneck_eem import (
     run_backbone,
 )
 from .configuration_eem import EEMAutoencoderConfig
-from .layout_masked_mixer import check_shape, token_ranks
+from .layout_masked_mixer import check_integers, check_shape, check_tensor, token_ranks
 from .loss_eem import IGNORE_INDEX, logits_and_loss
 
 
@@ -133,18 +133,23 @@ class EEMAutoencoder(EncoderDecoderPreTrainedModel):
             raise ValueError("Pass either input_ids, to encode and regenerate, or code, to regenerate.")
         else:
             code_BP = code
-        check_shape("code", code_BP, len(code_BP), self.config.code_size)
+        check_tensor("code", code_BP)
+        if code_BP.ndim != 2 or len(code_BP) == 0 or code_BP.shape[1] != self.config.code_size:
+            raise ValueError(f"code must be [batch, {self.config.code_size}], got {list(code_BP.shape)}.")
         code_BP = self.encoder.bottleneck.quantize(code_BP)
 
-        length = self.config.max_position_embeddings
-        for given in (input_ids, attention_mask):
-            length = length if given is None else given.shape[1]
+        length = self.config.max_position_embeddings if input_ids is None else input_ids.shape[1]
         if attention_mask is None:
             position_ids = torch.arange(length, device=code_BP.device)[None]
         else:
-            check_length(length, self.config.max_position_embeddings)
-            check_shape("attention_mask", attention_mask, len(code_BP), length)
             if input_ids is None:
+                check_tensor("attention_mask", attention_mask)
+                if attention_mask.ndim != 2 or attention_mask.numel() == 0:
+                    shape = list(attention_mask.shape)
+                    raise ValueError(f"attention_mask must be [batch, tokens] with at least one token, got {shape}.")
+                length = attention_mask.shape[1]
+                check_length(length, self.config.max_position_embeddings)
+                check_shape("attention_mask", attention_mask, len(code_BP), length)
                 check_rows(attention_mask)
             position_ids = token_ranks(attention_mask)
         vector = self.encoder.bottleneck.expand(code_BP.to(self.encoder.embed_tokens.weight.dtype))
@@ -161,6 +166,7 @@ class EEMAutoencoder(EncoderDecoderPreTrainedModel):
         )
         targets = labels
         if labels is not None and attention_mask is not None:
+            check_integers("labels", labels)
             check_shape("labels", labels, *attention_mask.shape)
             targets = labels.masked_fill(attention_mask == 0, IGNORE_INDEX)
         logits, loss, _ = logits_and_loss(

@@ -22,7 +22,15 @@ from .cache_masked_mixer import MixingLayer, grow_in_place, is_ranked, set_ranke
 from .configuration_masked_mixer import MaskedMixerConfig
 from .generation_masked_mixer import ContextGenerationMixin
 from .hub_eem import RemoteCodePreTrainedModel
-from .layout_masked_mixer import AlignedLayout, ContinuedLayout, Layout, check_ids, choose_layout, has_ranks
+from .layout_masked_mixer import (
+    AlignedLayout,
+    ContinuedLayout,
+    Layout,
+    check_ids,
+    check_tensor,
+    choose_layout,
+    has_ranks,
+)
 from .loss_eem import logits_and_loss, next_token_targets, token_classification_loss
 from .mixing_masked_mixer import (
     continued_token_mixing,
@@ -242,17 +250,17 @@ class MaskedMixerModel(MaskedMixerPreTrainedModel):
                 caller's own; ids, embeddings, mask or positions of another shape; positions that are not there.
         """
         if input_ids is not None and inputs_embeds is None:
-            check_ids(input_ids, self.config.vocab_size if input_ids.is_cpu else None)  # elsewhere a look would wait
+            check_ids(input_ids)
+            if input_ids.is_cpu:  # elsewhere a look at the values would wait
+                check_ids(input_ids, self.config.vocab_size)
             embeds_BTD: Tensor = self.embed_tokens(input_ids)
         elif inputs_embeds is None or input_ids is not None:
             raise ValueError("Pass either input_ids or inputs_embeds.")
-        elif (
-            inputs_embeds.ndim != 3 or inputs_embeds.numel() == 0 or inputs_embeds.shape[-1] != self.config.hidden_size
-        ):
-            raise ValueError(
-                f"inputs_embeds must be [batch, tokens, {self.config.hidden_size}], got {list(inputs_embeds.shape)}."
-            )
         else:
+            check_tensor("inputs_embeds", inputs_embeds)
+            width = self.config.hidden_size
+            if inputs_embeds.ndim != 3 or inputs_embeds.numel() == 0 or inputs_embeds.shape[-1] != width:
+                raise ValueError(f"inputs_embeds must be [batch, tokens, {width}], got {list(inputs_embeds.shape)}.")
             embeds_BTD = inputs_embeds
         # The blocks want the embeddings to lie in memory as [T, B, D].
         embeds_BTD = embeds_BTD.transpose(0, 1).contiguous().transpose(0, 1)
