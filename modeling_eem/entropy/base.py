@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling_eem.entropy.result import NATS, TokenEntropies
 from modeling_eem.entropy.texts import Rows, TextRows, real_tokens, rows_of_ids, rows_of_texts
+from modeling_eem.kernels.cpu import FEW_ROWS
 from modeling_eem.loading import ModelKind, check_tokenizer, context_length, evaluating
 from modeling_eem.models.modeling_eem import EEMForCausalLM
 
@@ -97,8 +98,12 @@ class EntropyEstimator(ABC):
             ValueError: for a value that is no number, which a model with damaged weights gives, or one in float16
                 whose outputs overflow: NaN stands for "not scored" and may not hide it.
         """
+        ids = [ids_T.to(self.model.device) for ids_T in rows.ids]
+        if sum(map(len, ids)) <= FEW_ROWS:
+            # The last bits of a product of few rows depend on where in memory the weights lie, as each process has it.
+            ids = ids * (FEW_ROWS + 1)
         with evaluating(self.model):
-            values = self.score([ids_T.to(self.model.device) for ids_T in rows.ids])
+            values = self.score(ids)[: len(rows)]
         values = [values_T.to("cpu", torch.float64) for values_T in values]
         for name, values_T in zip(range(len(rows)) if names is None else names, values):
             self.check_values(values_T, name)

@@ -73,6 +73,8 @@ def _logits(hidden_ND: Tensor, head: nn.Module) -> Iterator[tuple[slice, Tensor]
     """Logits less their largest, in chunks, at least float32; the caller may write to them."""
     for start in range(0, len(hidden_ND), CHUNK_SIZE):
         chunk = slice(start, start + CHUNK_SIZE)
-        logits = head(hidden_ND[chunk])
+        rows = hidden_ND[chunk]
+        # One row's last bits depend on where in memory the weights lie, which differs between processes.
+        logits = head(rows) if len(rows) > 1 else head(rows.repeat(2, 1))[:1]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         yield chunk, logits.sub_(logits.amax(-1, keepdim=True))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from modeling_eem.entropy.base import length_batches, pad_right
 from modeling_eem.entropy.nats import token_nats
+from modeling_eem.kernels.cpu import FEW_ROWS
 from modeling_eem.models.bottleneck_eem import TextEncoder
 from modeling_eem.models.modeling_eem import EEMForCausalLM
 
@@ -38,12 +39,16 @@ def prefix_nats(
     scored = [place for place, (_, length) in enumerate(prefixes) if length > 1]
     for batch in length_batches([prefixes[place][1] for place in scored], batch_tokens):
         places = [scored[index] for index in batch]
-        rows_G, lengths_G = torch.tensor([prefixes[place] for place in places], device=flat_N.device).T
+        # The last bits of a product of few rows depend on where in memory the weights lie, as each process has it: few
+        # prefixes are filled up with copies of the last, as far as `batch_tokens` allows.
+        least = min(FEW_ROWS + 1, batch_tokens // prefixes[places[-1]][1])
+        filled = places + places[-1:] * (least - len(places))
+        rows_G, lengths_G = torch.tensor([prefixes[place] for place in filled], device=flat_N.device).T
         places_T = torch.arange(int(lengths_G.max()), device=flat_N.device)
         # Right of a prefix stands whatever follows it there, which neither the encoder nor the decoder sees.
         prefix_GT = flat_N[(starts_R[rows_G, None] + places_T).clamp(max=len(flat_N) - 1)]
-        codes_GP = _encode(encoder, prefix_GT, lengths_G) if codes is None else codes[places]
-        nats[places] = _summed_nats(model, prefix_GT, lengths_G, codes_GP).cpu()
+        codes_GP = _encode(encoder, prefix_GT, lengths_G) if codes is None else codes[filled]
+        nats[places] = _summed_nats(model, prefix_GT, lengths_G, codes_GP)[: len(places)].cpu()
     return nats
 
 
