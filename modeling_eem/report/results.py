@@ -37,6 +37,11 @@ def write_results(
     origin = provenance(packages)
     content = {key: without_secrets(value) if key == "data" else value for key, value in content.items()}
     blocks = [table.to_markdown() for table in tables]
+    if (commit := origin["commit"]).endswith("-dirty"):
+        note = (
+            f"> This record comes from a tree with uncommitted changes (`{commit}`): its commit alone does not make it"
+        )
+        blocks.insert(0, f"{note} again.\n")
     blocks += [f"![{caption}]({file})\n" for caption, file in (figures or {}).items()]
     blocks.append(provenance_line(origin) + "\n")
     write_atomically(Path(folder) / f"{name}.md", "\n".join(blocks))

@@ -13,6 +13,7 @@ from modeling_eem.data import Source
 
 sys.path.append(str(Path(__file__).parents[2] / "studies" / "theorem1"))
 import theorem1
+from theorem1_holm import counts, differences, holm, paired_p_value, read_experiment
 from theorem1_report import Estimate, Experiment, summarize, summary_table, write_record
 from theorem1_runs import CONTROL, Curves, Key, Method, ResultFile, Schedule, all_methods
 
@@ -127,3 +128,22 @@ def test_results_survive_a_kill_but_not_other_settings(tmp_path: Path) -> None:
     assert ResultFile(path, {"steps": 3}).results == dict.fromkeys(keys, curves)
     with pytest.raises(ValueError, match="other settings"):
         ResultFile(path, {"steps": 4})
+
+
+def test_holm_s_correction() -> None:
+    """By hand: 3 · 0.01, 2 · 0.04, and 0.05 no smaller than the one before."""
+    assert holm([0.04, 0.01, 0.05]) == pytest.approx([0.08, 0.03, 0.08])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert paired_p_value([0.0, 0.0]) == 1.0
+
+
+def test_the_published_counts_are_those_of_the_record() -> None:
+    """One by one they are the record's own intervals; one cell of the documentation's numbers would show."""
+    folder = Path(theorem1.__file__).parent
+    found = differences(read_experiment(folder / "theorem1.json"))
+    assert counts(found) == (108, 32, 48, 14, 35)
+    summary = json.loads((folder / "theorem1.json").read_text())["summary"]
+    told_apart = [
+        each for each in summary if abs(each["best - stopped"]["mean"]) > each["best - stopped"]["half_width"]
+    ]
+    assert len(told_apart) == 32 + 48
