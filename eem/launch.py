@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 _PATIENCE = timedelta(seconds=5)
 _LOST = "gloo/transport"  # how PyTorch's error about a closed connection begins
@@ -84,6 +84,8 @@ def _store() -> "TCPStore | None":
         return None
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
-        return dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=_PATIENCE)
+        return dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]  # documented there
+            host, port, is_master=False, wait_for_workers=False, timeout=_PATIENCE
+        )
     except dist.DistError:
         return None

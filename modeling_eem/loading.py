@@ -13,7 +13,7 @@ What is unusual:
 import copy
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
 from modeling_eem.models.configuration_eem import EEMAutoencoderConfig
@@ -203,15 +204,25 @@ def check_causal(model: PreTrainedModel) -> None:
         return
     before = [ids[place % len(ids)] for place in range(length - 1)]
     rows_BT = torch.tensor([[*before, last] for last in ids[:3]], device=model.device)
-    moved = _moved_by_last_tokens(model, rows_BT)
-    if moved and model.dtype != torch.float32:  # half a unit of rounding hides a leak, or is none
-        moved = _moved_by_last_tokens(copy.deepcopy(model).float(), rows_BT)
+    with whole_weights(model):
+        moved = _moved_by_last_tokens(model, rows_BT)
+        if moved and model.dtype != torch.float32:  # half a unit of rounding hides a leak, or is none
+            moved = _moved_by_last_tokens(copy.deepcopy(model).float(), rows_BT)
     if moved > _ROUNDING:
         raise ValueError(
             f"{config.name_or_path or type(model).__name__} sees later tokens: its prediction of a token changes with "
             f"those behind it ({config.model_type!r} models need is_decoder or causal in their config, and to be "
             "trained so)."
         )
+
+
+def whole_weights(model: PreTrainedModel) -> AbstractContextManager:
+    """Under ZeRO-3 a model is born in shards, and nothing gathers them before DeepSpeed's engine has it."""
+    if not is_deepspeed_zero3_enabled():
+        return nullcontext()
+    import deepspeed  # pyright: ignore[reportMissingImports]  # there where ZeRO-3 is on
+
+    return deepspeed.zero.GatheredParameters(list(model.parameters()))
 
 
 @contextmanager

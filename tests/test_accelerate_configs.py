@@ -97,3 +97,19 @@ def test_two_processes_train_on_a_cpu(name: str, tmp_path: Path) -> None:
     assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] == 2
     model = EEMForCausalLM.from_pretrained(tmp_path)  # whole, wherever its shards were
     assert all(parameter.isfinite().all() and parameter.any() for parameter in model.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("token_loss", ["cross_entropy", "mile", "focal"])
+def test_zero3_trains_a_transformer_that_is_looked_at_first(token_loss: str, tmp_path: Path) -> None:
+    """It is born in shards, and looked at whole: whether it sees later tokens, and what its head is."""
+    pytest.importorskip("deepspeed")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(FILES["zero3"])]
+    launch += ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "29534"]
+    run = ["train.py", "--config", "configs/cpu-small/causal-transformer.yaml", "--use_cpu", "true"]
+    run += ["--max_steps", "2", "--save_steps", "2", "--max_held_out_rows", "8", "--token_loss", token_loss]
+    run += ["--output_dir", str(tmp_path), "--report_to", "none"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run([*launch, *run], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "model.safetensors").exists()

@@ -28,7 +28,7 @@ class ContextGenerationMixin(GenerationMixin):
             check_ids(input_ids)
             if kwargs.get("past_key_values") is None:
                 check_shape("attention_mask", kwargs.get("attention_mask"), *input_ids.shape)
-        return super().generate(inputs, *args, **kwargs)
+        return super().generate(inputs, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]  # of a model
 
     def _prepare_generated_length(
         self,

@@ -141,8 +141,10 @@ def linear_cross_entropy(
 
 def next_token_targets(labels_BT: Tensor, shift_labels_BT: Tensor | None = None) -> Tensor:
     """What each output predicts: output `t` token `t + 1`, the last nothing; or `shift_labels`, shifted already."""
+    if shift_labels_BT is not None:
+        return shift_labels_BT
     check_integers("labels", labels_BT)
-    return F.pad(labels_BT[:, 1:], (0, 1), value=IGNORE_INDEX) if shift_labels_BT is None else shift_labels_BT
+    return F.pad(labels_BT[:, 1:], (0, 1), value=IGNORE_INDEX)
 
 
 def mean_over(total: Tensor, num_items: Tensor | int) -> Tensor:

@@ -4,20 +4,18 @@ Shapes: B batch, T tokens, N scored tokens, V vocabulary.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
 from modeling_eem.entropy.normalization import min_max_normalize
-from modeling_eem.loading import evaluating
+from modeling_eem.loading import evaluating, whole_weights
 from modeling_eem.models.loss_eem import (
     IGNORE_INDEX,
     has_plain_head,
@@ -58,7 +56,7 @@ class TokenLossHead:
         self.normalize = normalize
         self.takes_num_items = takes(model.forward, "num_items_in_batch")
         self.router_weight = _router_weight(model)
-        with _whole_weights(model):
+        with whole_weights(model):
             _check_own_loss(model, self.router_weight)
             self.is_chunked = not self.router_weight and has_plain_head(model)
         if not self.is_chunked:
@@ -216,15 +214,6 @@ def _mean(weights_N: Tensor) -> Tensor:
 def _before_their_token(values_BT: Tensor) -> Tensor:
     """From the tokens to the outputs that predict them, one to the left."""
     return F.pad(values_BT[:, 1:], (0, 1), value=float("nan"))
-
-
-def _whole_weights(model: PreTrainedModel) -> AbstractContextManager:
-    """Under ZeRO-3 a model is born in shards, and nothing gathers them before DeepSpeed's engine has it."""
-    if not is_deepspeed_zero3_enabled():
-        return nullcontext()
-    import deepspeed  # pyright: ignore[reportMissingImports]  # there where ZeRO-3 is on
-
-    return deepspeed.zero.GatheredParameters(list(model.parameters()))
 
 
 def _router_weight(model: PreTrainedModel) -> float:
