@@ -12,7 +12,7 @@ SDIST := $(subst ==,-,$(TRANSFORMERS))
 # The fast tests run in two processes; one thread each keeps them from fighting over two cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
 
-.PHONY: help install quickstart test test-slow wheel-test robustness bench docs findings lint format clean
+.PHONY: help install quickstart test test-slow test-gpu wheel-test robustness bench bench-gpu docs findings lint format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -24,16 +24,23 @@ quickstart: install ## train two small models on the text that ships, in about f
 	$(BIN)/eem quickstart --output runs/quickstart
 
 test: lint .venv/transformers-tests ## lint, import contracts and the fast tests
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-slow: install .venv/transformers-tests ## the tests that take more than a few seconds
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not gpu"
+	TEST_DEVICE=cpu $(PYTEST) -m gpu
+
+test-gpu: install ## models, losses, estimators and generation on a GPU against the CPU; skipped without one
+	$(BIN)/pytest -m gpu
 
 wheel-test: install ## build the wheel, install it in a fresh environment, use it from an empty folder
 	.ci/wheel-test $(BIN)/python
 
 bench: install ## speed and memory against their floors; exits with 1 if one is missed
 	$(BIN)/python benchmarks/speed.py --output records
+
+bench-gpu: install ## training, token mixing, head, entropies and generation on a GPU, in ten minutes at most
+	$(BIN)/python benchmarks/gpu.py --output records
 
 robustness: install ## kills, double starts, spoiled files, full disks: the long rounds of tests/robustness
 	ROBUSTNESS=100 $(BIN)/pytest tests/robustness

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from unittest.mock import patch
 
 import torch
-from paired import Figure, paired_ratios
+from figures import Figure
+from paired import paired_ratios
 from torch import Tensor, nn
 from training_cases import DEVICE, LENGTH, ROWS, WIDTH, mixer, random_rows
 from transformers import PreTrainedModel

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from paired import Figure, paired_ratios
+from figures import Figure
+from paired import paired_ratios
 from plain import PlainMixing, load_conv
 from torch import Tensor, nn
 from training_cases import DEVICE, VOCABULARY
@@ -75,13 +76,14 @@ def plain_copy(model: EEMForCausalLM) -> EEMForCausalLM:
 
 
 @torch.no_grad()
-def two_full_passes_a_token(model: EEMForCausalLM, row_T: Tensor) -> Tensor:
+def two_full_passes_a_token(model: EEMForCausalLM, row_T: Tensor, batch_tokens: int = BATCH_TOKENS) -> Tensor:
     """`[T - 1]` values of a row that begins with BOS."""
-    padded_T = F.pad(row_T, (0, CONTEXT - len(row_T)), value=1)
+    context = model.config.max_position_embeddings
+    padded_T = F.pad(row_T, (0, context - len(row_T)), value=1)
     lengths = torch.tensor([length for last in range(2, len(row_T) + 1) for length in (last, last - 1)])
     sums = []
-    for lengths_B in lengths.to(row_T.device).split(BATCH_TOKENS // CONTEXT):
-        mask_BT = torch.arange(CONTEXT, device=row_T.device) < lengths_B[:, None]
+    for lengths_B in lengths.to(row_T.device).split(max(1, batch_tokens // context)):
+        mask_BT = torch.arange(context, device=row_T.device) < lengths_B[:, None]
         ids_BT = padded_T.expand(len(lengths_B), -1)
         logits_BTV = model(ids_BT, attention_mask=mask_BT.long(), labels=ids_BT, use_cache=False).logits
         nats_BT = F.cross_entropy(logits_BTV[:, :-1].transpose(1, 2), ids_BT[:, 1:], reduction="none")

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 import torch
-from paired import Figure, paired_ratios, seconds
+from figures import Figure
+from paired import paired_ratios, seconds
 from torch import Tensor
 from training_cases import LENGTH, llama_of, mixer, random_rows
 from transformers import PreTrainedModel

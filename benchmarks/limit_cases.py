@@ -11,7 +11,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from paired import Figure, seconds
+from figures import Figure
+from paired import seconds
 from profiles import profiled
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -1,7 +1,8 @@
 """What torch.compile and bfloat16 autocast make of a training step; nothing is promised, all is told."""
 
 import torch
-from paired import Figure, paired_ratios
+from figures import Figure
+from paired import paired_ratios
 from training_cases import DEVICE, mixer, ours_step, random_rows, step_of
 
 

@@ -5,10 +5,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from modeling_eem.models.mixing_masked_mixer import product
@@ -67,6 +65,17 @@ def shares_of_peak(run: Callable[[], object], flops: float, repeats: int) -> lis
     return shares
 
 
+def gpu_megabytes(run: Callable[[], object]) -> tuple[float, float] | None:
+    """What PyTorch holds on the GPU before a run, and at the most in it; None on a CPU."""
+    if not torch.cuda.is_available():
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    torch.cuda.synchronize()
+    return before / 2**20, torch.cuda.max_memory_allocated() / 2**20
+
+
 def peak_megabytes(statement: str, setup: str) -> float:
     """Memory that `statement` adds at its highest to what is held after `setup`, in a process of its own.
 
@@ -98,41 +107,3 @@ else:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=folder, timeout=600
     )
     return float(done.stdout.split()[-1])
-
-
-@dataclass
-class Figure:
-    """One row of the table: what was measured, several times, and what it must not fall behind.
-
-    Attributes:
-        what: names the measurement.
-        values: one a repeat.
-        floor: the least, or with `is_ceiling` the most, that the median may be; None where nothing was promised.
-        unit: "×" for ratios.
-    """
-
-    what: str
-    values: list[float]
-    floor: float | None = None
-    is_ceiling: bool = False
-    unit: str = "×"
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.values)
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % of the medians of resampled repeats lie here: the measurement's own noise."""
-        draws = np.random.default_rng(0).choice(self.values, size=(2000, len(self.values)))
-        low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
-        return float(low), float(high)
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether the floor is missed by more than the noise."""
-        if self.floor is None:
-            return False
-        low, high = self.interval
-        return low > self.floor if self.is_ceiling else high < self.floor

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from paired import Figure, paired_ratios, peak_megabytes
+from figures import Figure
+from paired import paired_ratios, peak_megabytes
 from torch import Tensor, nn
 from training_cases import DEVICE, VOCABULARY, WIDTH, check_equal, mixer, ours_step, random_rows, step_of
 

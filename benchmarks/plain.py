@@ -2,14 +2,17 @@
 
 Token mixing is a Conv1d over tokens whose weight is masked anew in every forward; heads and the unrolled windows are
 Python loops; the loss takes the logits of all tokens, with the classes on axis 1. `load_mixer` and `load_autoencoder`
-copy the weights of our models, so that the values can be compared before the clock is started.
+copy the weights of our models, and `PlainEEM` is made of one, so that the values can be compared before the clock is
+started.
 """
+
+import copy
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling_eem import EEMAutoencoder, MaskedMixerForCausalLM
+from modeling_eem import EEMAutoencoder, EEMForCausalLM, MaskedMixerForCausalLM, MaskedMixerModel
 from modeling_eem.models.modeling_masked_mixer import MaskedMixerBlock, MaskedMixerMixing
 
 
@@ -96,6 +99,58 @@ class PlainAutoencoder(nn.Module):
         for block in self.decoder:
             x = block(x)
         return F.cross_entropy(self.head(x).transpose(1, 2).contiguous(), input_ids)
+
+
+class PlainStack(nn.Module):
+    """A mixer's blocks on embeddings, as many positions as they have rows."""
+
+    def __init__(self, ours: MaskedMixerModel):
+        super().__init__()
+        config = ours.config
+        sizes = (config.hidden_size, config.max_position_embeddings)
+        self.blocks = nn.ModuleList([PlainBlock(*sizes, 0, 1) for _ in ours.layers])
+        with torch.no_grad():
+            for block, our_block in zip(self.blocks, ours.layers):
+                _load_block(block, our_block)
+
+    def forward(self, inputs_embeds: Tensor) -> Tensor:
+        for block in self.blocks:
+            inputs_embeds = block(inputs_embeds)
+        return inputs_embeds
+
+
+class PlainEEM(nn.Module):
+    """An entropy estimation model with a bottleneck whose code enters as a token, and its loss, on whole rows.
+
+    Made of ours: flat mixers become Conv1d stacks, transformers' backbones are copied as they are.
+    """
+
+    def __init__(self, ours: EEMForCausalLM):
+        super().__init__()
+        eem = ours.model
+        self.encoder_embed, self.embed, self.head = map(
+            copy.deepcopy, (eem.encoder.embed_tokens, eem.embed_tokens, ours.lm_head)
+        )
+        self.down, self.up, self.proj = map(
+            copy.deepcopy, (eem.encoder.bottleneck.down, eem.encoder.bottleneck.up, eem.memory_proj)
+        )
+        self.encoder, self.decoder = (
+            PlainStack(stack) if isinstance(stack, MaskedMixerModel) else copy.deepcopy(stack)
+            for stack in (eem.encoder.backbone, eem.decoder)
+        )
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        vector = _run(self.encoder, self.encoder_embed(input_ids))[:, -1]
+        memory = self.proj(self.up(self.down(vector)))[:, None]
+        hidden_BTD = _run(self.decoder, torch.cat([memory, self.embed(input_ids)], dim=1))
+        logits_BVT = self.head(hidden_BTD).transpose(1, 2)[..., 1:-1].contiguous()
+        return F.cross_entropy(logits_BVT, input_ids[:, 1:])
+
+
+def _run(stack: nn.Module, inputs_embeds: Tensor) -> Tensor:
+    if isinstance(stack, PlainStack):
+        return stack(inputs_embeds)
+    return stack(inputs_embeds=inputs_embeds, use_cache=False).last_hidden_state
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ exit code is then 1. On a machine with a GPU the same cases run there.
 """
 
 import json
-import platform
 import subprocess
 import sys
 from dataclasses import asdict, fields
@@ -24,16 +23,16 @@ import limit_cases
 import mode_cases
 import part_cases
 import prepare_cases
-import torch
+import surprisal_cases
 import training_cases
 import triangle_cases
 import typer
+from figures import Figure, figure_content, figure_table, machine
 from growth import costs, draw_growth, growth_table
-from paired import Figure, matmul_peak
 from profiles import profile_table, profiles
 from rich.console import Console
 
-from modeling_eem.report import Table, write_results
+from modeling_eem.report import write_results
 
 GROWTH, PROFILE = "growth", "profile"
 CASES = {
@@ -46,6 +45,7 @@ CASES = {
     **triangle_cases.CASES,
     **limit_cases.CASES,
     **mode_cases.CASES,
+    **surprisal_cases.CASES,
 }
 
 
@@ -66,7 +66,7 @@ def speed(
     for name in names:
         with console.status(name):
             figures += CASES[name](repeats) if only == [name] else _in_own_process(name, repeats)
-    tables = [_table(figures)] if figures else []
+    tables = [figure_table(figures, "Speed and memory")] if figures else []
     profiled, growth = [], []
     if not only or PROFILE in only:
         with console.status(PROFILE):
@@ -82,8 +82,8 @@ def speed(
         output.mkdir(parents=True, exist_ok=True)
         pictures = {"How the cost of a training step grows": "speed-growth.png"} if growth else {}
         content = {
-            "machine": _machine(),
-            "figures": [_content(figure) for figure in figures],
+            "machine": machine(),
+            "figures": [figure_content(figure) for figure in figures],
             "profiles": [asdict(profile) for pair in profiled for profile in pair],
             "growth": [asdict(cost) for cost in growth],
         }
@@ -104,44 +104,6 @@ def _in_own_process(name: str, repeats: int) -> list[Figure]:
         content = json.loads(results.read_text())
     names = [field.name for field in fields(Figure)]
     return [Figure(**{name: figure[name] for name in names}) for figure in content["figures"]]
-
-
-def _table(figures: list[Figure]) -> Table:
-    rows = []
-    for figure in figures:
-        low, high = figure.interval
-        floor = "" if figure.floor is None else f"{'≤' if figure.is_ceiling else '≥'} {figure.floor:.3g}"
-        verdict = "" if figure.floor is None else "BEHIND" if figure.is_behind else "ok"
-        rows.append((figure.what, f"{figure.median:.3g} {figure.unit}", f"{low:.3g} … {high:.3g}", floor, verdict))
-    machine = _machine()
-    return Table(
-        columns=("what", "median", "95 %", "floor", ""),
-        rows=rows,
-        title="Speed and memory",
-        notes=(
-            f"{machine['device']}, {machine['threads']} threads, {machine['peak_gflops']:.0f} GFLOP/s of float32 "
-            "matrix product at the end.",
-            "BEHIND: the floor is missed by more than the interval; ok: it is held, or missed within the noise.",
-            *(note for figure in figures for note in figure.notes),
-        ),
-    )
-
-
-def _machine() -> dict[str, str | int | float]:
-    return {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine() + " CPU",
-        "threads": torch.get_num_threads(),
-        "peak_gflops": matmul_peak() / 1e9,
-    }
-
-
-def _content(figure: Figure) -> dict:
-    return {
-        **asdict(figure),
-        "median": figure.median,
-        "interval_95": figure.interval,
-        "is_behind": figure.is_behind,
-    }
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from paired import Figure, paired_ratios, shares_of_peak
+from figures import Figure
+from paired import paired_ratios, shares_of_peak
 from plain import PlainAutoencoder, PlainMixer, load_autoencoder, load_mixer
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-from paired import Figure, seconds
+from figures import Figure
+from paired import seconds
 from torch import Tensor
 from training_cases import DEVICE
 

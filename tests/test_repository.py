@@ -31,6 +31,7 @@ BROUGHT_BY = {
     "multiprocess": "datasets",
     "nltk": "lm-eval",
     "sklearn": "lm-eval",
+    "triton": "torch",  # for a GPU
     "yaml": "pyyaml",
 }
 

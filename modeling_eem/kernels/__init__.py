@@ -1,7 +1,9 @@
-"""Faster ways to the models' own numbers, one file a device; importing `modeling_eem` puts them in their place."""
+"""Faster ways to the models' own numbers, one file a device; importing `modeling_eem` puts the CPU's in place."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from torch import Tensor
 
 from modeling_eem.models.mixing_masked_mixer import KERNELS
 
@@ -15,7 +17,7 @@ CPU_KERNELS = {
 
 
 def use_kernels() -> None:
-    """Let the models use all kernels."""
+    """Let the models use all kernels that were measured to win: the CPU's."""
     KERNELS.update(CPU_KERNELS)
 
 
@@ -30,4 +32,26 @@ def plain() -> Iterator[None]:
         KERNELS.update(before)
 
 
-__all__ = ["CPU_KERNELS", "plain", "use_kernels"]
+@contextmanager
+def triton() -> Iterator[None]:
+    """Token mixing on a GPU by `cuda.triangle_token_mixing`, which no GPU has timed yet; what it declines as before.
+
+    Raises:
+        ModuleNotFoundError: PyTorch came without Triton, as it does for a CPU.
+    """
+    from . import cuda  # imports Triton
+
+    def token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor, is_causal: bool) -> Tensor | None:
+        y_HTBE = cuda.triangle_token_mixing(weight_HTTK, bias_HT, x_HTBE, is_causal)
+        return cpu.block_token_mixing(weight_HTTK, bias_HT, x_HTBE, is_causal) if y_HTBE is None else y_HTBE
+
+    before = dict(KERNELS)
+    KERNELS["token_mixing"] = token_mixing
+    try:
+        yield
+    finally:
+        KERNELS.clear()
+        KERNELS.update(before)
+
+
+__all__ = ["CPU_KERNELS", "plain", "triton", "use_kernels"]

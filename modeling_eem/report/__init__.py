@@ -1,13 +1,17 @@
 """Plain values in; tables, plots, heat maps and model cards out. Nothing is computed, and nothing needs PyTorch."""
 
+from typing import TYPE_CHECKING, Any
+
 from modeling_eem.files import write_atomically
 from modeling_eem.report.cards import add_to_card, check_card, model_card
 from modeling_eem.report.heatmap import entropy_heatmap_html
 from modeling_eem.report.numbers import duration, readable
-from modeling_eem.report.plots import LearningCurve, learning_curves
 from modeling_eem.report.provenance import provenance
 from modeling_eem.report.results import plain_name, write_results
 from modeling_eem.report.tables import Cell, Table
+
+if TYPE_CHECKING:
+    from modeling_eem.report.plots import LearningCurve, learning_curves
 
 __all__ = [
     "Cell",
@@ -25,3 +29,12 @@ __all__ = [
     "write_atomically",
     "write_results",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Plots when they are asked for: matplotlib takes a second to import, and most commands print a table only."""
+    if name not in ("LearningCurve", "learning_curves"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from modeling_eem.report import plots
+
+    return getattr(plots, name)

@@ -1,6 +1,8 @@
 import io
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -62,3 +64,9 @@ def test_bad_tables_are_refused() -> None:
         Table(["a", "b"], [[1]])
     with pytest.raises(ValueError, match="'c'"):
         Table(["a", "b"], [], formats={"c": ".1f"})
+
+
+def test_a_table_needs_no_matplotlib() -> None:
+    """It takes a second to import, and most commands print a table only."""
+    program = "import sys; from modeling_eem.report import Table; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
