@@ -3,7 +3,7 @@
 from modeling_eem.files import write_atomically
 from modeling_eem.report.cards import add_to_card, check_card, model_card
 from modeling_eem.report.heatmap import entropy_heatmap_html
-from modeling_eem.report.numbers import duration, readable
+from modeling_eem.report.numbers import duration, quantity, readable
 from modeling_eem.report.plots import LearningCurve, learning_curves
 from modeling_eem.report.provenance import provenance
 from modeling_eem.report.results import plain_name, write_results
@@ -21,6 +21,7 @@ __all__ = [
     "model_card",
     "plain_name",
     "provenance",
+    "quantity",
     "readable",
     "write_atomically",
     "write_results",
