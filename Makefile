@@ -12,7 +12,7 @@ SDIST := $(subst ==,-,$(TRANSFORMERS))
 # The fast tests run in two processes; one thread each keeps them from fighting over two cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
 
-.PHONY: help install quickstart test test-slow test-gpu wheel-test robustness bench bench-gpu docs findings lint format clean
+.PHONY: help install quickstart examples test test-slow test-gpu wheel-test robustness bench bench-gpu docs findings lint format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -22,6 +22,9 @@ install: .venv/.installed ## make .venv with the pinned versions
 
 quickstart: install ## train two small models on the text that ships, in about five minutes
 	$(BIN)/eem quickstart --output runs/quickstart
+
+examples: install ## train once what the notebooks of examples/ load
+	cd examples && ../$(BIN)/eem quickstart --output quickstart --max-steps 60
 
 test: lint .venv/transformers-tests ## lint, import contracts and the fast tests
 	$(PYTEST) -m "not slow and not gpu"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from eem.console import check_output, one_line_errors, quiet_loading
+from eem.console import check_output, one_line_errors, progress_bar, quiet_loading, waiting
 
 
 @one_line_errors()
@@ -27,7 +27,6 @@ def build(
 
     Example: `eem codec build --model runs/causal --calibration notes.txt --output codec`
     """
-    from rich.console import Console
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from modeling_eem.codec import build_integer_model, compare_bits
@@ -40,11 +39,12 @@ def build(
     if not (model / "config.json").is_file():
         raise ValueError(f"{model} holds no model: name a folder with config.json, as save_pretrained writes it.")
     loaded = AutoModelForCausalLM.from_pretrained(model)
-    with Console(stderr=True).status("building"):
+    with waiting("building"):
         built = build_integer_model(loaded, AutoTokenizer.from_pretrained(model), texts)
-        bits = compare_bits(loaded, built, texts)
-        with folder_at_once(output) as folder:
-            built.save_pretrained(folder)
+    with progress_bar("comparing windows") as steps:
+        bits = compare_bits(loaded, built, texts, lambda done, total: steps.update(done, total=total))
+    with folder_at_once(output) as folder:
+        built.save_pretrained(folder)
     num_bytes = sum(len(text.encode()) for text in texts)
     typer.echo(
         f"{output}: codec model {built.id[:16]}; on the calibration text {bits.integer_bits / num_bytes:.4f} bits a "

@@ -5,6 +5,7 @@ Nothing heavy is imported here: `eem --help` reads this file.
 
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -129,13 +130,13 @@ def one_line_errors(is_shared: bool = False) -> Iterator[None]:
             print_error(message)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
-        typer.echo("stopped: nothing was written; the same command begins again.", err=True)
+        typer.echo("stopped before anything new was written; the same command starts again.", err=True)
         raise typer.Exit(130) from error
 
 
 @contextmanager
 def keeps(said: Callable[[], str]) -> Iterator[None]:
-    """Say on Ctrl-C what was kept and how to go on, instead of `one_line_errors`' "nothing was written"."""
+    """Say on Ctrl-C what was kept and how to go on, instead of `one_line_errors`' own sentence."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -180,9 +181,16 @@ class Steps:
         """So many steps more are done."""
         self.update(self.done + steps)
 
-    def update(self, done: int | None = None, note: str | None = None, description: str | None = None) -> None:
+    def update(
+        self,
+        done: int | None = None,
+        note: str | None = None,
+        description: str | None = None,
+        total: int | None = None,
+    ) -> None:
         """So many steps are done in all."""
         self.done = self.done if done is None else done
+        self.total = self.total if total is None else total
         self.note = self.note if note is None else note
         self.show(description)
 
@@ -237,6 +245,32 @@ def progress_bar(description: str, total: int | None = None, quiet: bool = False
 
 
 @contextmanager
+def waiting(description: str, quiet: bool = False) -> Iterator[None]:
+    """Work whose length no one knows: a spinner on a terminal, elsewhere a line every fifteen seconds, on stderr."""
+    if quiet:
+        yield
+    elif sys.stderr.isatty():
+        from rich.console import Console
+
+        with Console(stderr=True).status(description):
+            yield
+    else:
+        stream, begun, over = sys.stderr, time.monotonic(), threading.Event()
+
+        def tell() -> None:
+            while not over.wait(_SECONDS_A_LINE):
+                print(f"{description}: {time.monotonic() - begun:.0f} s so far", file=stream, flush=True)
+
+        teller = threading.Thread(target=tell, daemon=True)
+        teller.start()
+        try:
+            yield
+        finally:
+            over.set()
+            teller.join()
+
+
+@contextmanager
 def _bar(description: str, total: int | None) -> Iterator[Steps]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -247,7 +281,7 @@ def _bar(description: str, total: int | None) -> Iterator[Steps]:
 
     class Shown(Steps):
         def show(self, description: str | None) -> None:
-            bar.update(task, completed=self.done, note=self.note, description=description)
+            bar.update(task, completed=self.done, total=self.total, note=self.note, description=description)
 
     with bar:
         yield Shown(total)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from eem.console import keeps, one_line_errors, progress_bar
+from eem.console import keeps, one_line_errors, progress_bar, waiting
 
 if TYPE_CHECKING:
     from modeling_eem.report import Table
@@ -95,7 +95,7 @@ def prepare(
         shard_bytes=int(shard_mb * 1e6),
     )
     launch = Launch(executor=executor, workers=workers, slurm_partition=slurm_partition, slurm_time=slurm_time)
-    with console.status("looking through the text"):
+    with waiting("looking through the text"):
         shards = plan_shards(corpus_files(data, streaming), text_column, options.shard_bytes)
         loaded = load_tokenizer(asset(tokenizer))
     with (

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from eem.console import keeps, one_line_errors, progress_bar, quiet_loading
+from eem.console import keeps, one_line_errors, progress_bar, quiet_loading, waiting
 from eem.launch import Arrival
 from eem.method_options import METHODS, with_method_options
 
@@ -97,7 +97,7 @@ def entropy(
         estimator = build_estimator(method, models, known, batch_tokens=batch_tokens, **options)
         settled: list[Any] = [None]
         if is_main:
-            with console.status("reading the rows"):
+            with waiting("reading the rows"):
                 source.prepare(estimator, known)
                 scan = source.scan(estimator, known)
             identity = corpus_run.run_identity(estimator, models, scan, {"dtype": dtype, **options})

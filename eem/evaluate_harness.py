@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eem.console import check_output, one_line_errors, progress_bar, quiet_loading
+from eem.console import check_output, one_line_errors, progress_bar, quiet_loading, waiting
 
 if TYPE_CHECKING:
     from modeling_eem.report import Table
@@ -72,8 +72,7 @@ def harness(
     for folder in models if cards else []:
         check_card(folder.path)
     is_main = os.environ.get("RANK", "0") == "0"  # of several processes
-    console = Console(stderr=True, quiet=not is_main)
-    with console.status("loading the tasks' data"):
+    with waiting("loading the tasks' data", quiet=not is_main):
         loaded = load_tasks(names, data_dir)
     with _bar(len(models) * len(loaded), is_main) as (begin, advance):
         scores = score_models(models, loaded, options, begin, advance)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eem.console import check_output, keeps, one_line_errors, quiet_loading
+from eem.console import check_output, keeps, one_line_errors, progress_bar, quiet_loading, waiting
 
 if TYPE_CHECKING:
     from modeling_eem.bits import CodeLength
@@ -65,13 +65,13 @@ def quickstart(
     with keeps(lambda: "the quickstart keeps nothing on its way; the same command begins again."):
         for name, run in runs.items():
             curves[name] = _fit(run, name)
-            lengths[name] = held_out(run)
-
-    texts = [document.text for document in read_documents(runs["causal baseline"].data.validation_files)]
-    held_out_file = write_atomically(output / "held_out.txt", "".join(texts))
-    for name, run in runs.items():
-        with console.status(f"compressing {held_out_file} with the {name}"):
-            files[name], blobs[name] = _compress(run, held_out_file, output / "codec" / FOLDERS[name])
+            with progress_bar(f"measuring {name}", len(run.held_out_rows)) as steps:
+                lengths[name] = held_out(run, steps.advance)
+        texts = [document.text for document in read_documents(runs["causal baseline"].data.validation_files)]
+        held_out_file = write_atomically(output / "held_out.txt", "".join(texts))
+        for name, run in runs.items():
+            with waiting(f"compressing {held_out_file} with the {name}"):
+                files[name], blobs[name] = _compress(run, held_out_file, output / "codec" / FOLDERS[name])
     compressed = write_atomically(output / "held_out.txt.eem", blobs["causal baseline"])
     general = compressed_bits(held_out_file.read_bytes(), ("gzip", "bzip2", "xz"))
     table = _table(runs, flops, lengths, files, general)

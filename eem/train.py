@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eem.console import Command, one_line_errors, print_error, quiet_loading
+from eem.console import Command, one_line_errors, print_error, progress_bar, quiet_loading
 from eem.train_keys import PANELS
 
 TRAIN_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -44,6 +44,10 @@ def train(
             is_eager=True,
         ),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Take a few steps in memory, print what the run will cost, and write nothing."),
+    ] = False,
 ) -> None:
     """Train the model of a run file; any of its keys can be overridden: `--learning_rate 1e-3`.
 
@@ -53,6 +57,9 @@ def train(
 
     Example: `eem train --config asset:configs/quickstart.yaml --output_dir runs/eem --max_steps 200`
     """
+    if dry_run:
+        _print_costs(config, context.args)
+        return
     from rich.console import Console
 
     from eem.training_progress import ProgressCallback
@@ -69,6 +76,7 @@ def train(
     with progress.open:
         try:
             trainer.fit()
+            trainer.finish()
         except FloatingPointError as error:
             print_error(str(error))
             raise typer.Exit(1) from error
@@ -76,11 +84,31 @@ def train(
             if trainer.is_world_process_zero():
                 typer.echo(str(error), err=True)
             raise typer.Exit(130) from error
-        trainer.finish()
     measured = held_out_metrics(run, trainer.state)
     console.print(f"held out: {', '.join(f'{name} {value:.4f}' for name, value in measured.items())}")
     console.print(f"{run.arguments.output_dir}: model, card, learning curve and results.json", soft_wrap=True)
     trainer.accelerator.end_training()
+
+
+def _print_costs(config: str, overrides: list[str]) -> None:
+    """What the run will cost, from a few of its steps."""
+    import os
+
+    from rich.console import Console
+
+    from modeling_eem.files import asset
+    from modeling_eem.training import DryRun, dry_run, dry_run_table
+
+    quiet_loading()
+    is_first = os.environ.get("RANK", "0") == "0"
+    with progress_bar("a few real steps", quiet=not is_first) as steps:
+        try:
+            costs = dry_run(asset(config), overrides, steps.advance)
+        except FloatingPointError as error:
+            print_error(str(error))
+            raise typer.Exit(1) from error
+    if is_first:
+        Console().print(dry_run_table(costs) if isinstance(costs, DryRun) else costs.begins)
 
 
 def _print_panels(panels: dict[str, dict[str, str]]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from eem.console import progress_bar
+from eem.console import Steps, progress_bar
 from modeling_eem.training.callbacks import loss_text
 
 
@@ -15,6 +15,7 @@ class ProgressCallback(TrainerCallback):
     def __init__(self, name: str):
         self.name = name
         self.open = ExitStack()
+        self.steps = Steps(None)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -27,6 +28,11 @@ class ProgressCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.steps.update(state.global_step)
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.steps.update()  # measuring may take long too
 
     def on_log(
         self,

@@ -134,6 +134,13 @@ def locked(folder: str | Path) -> Iterator[None]:
         lock.release()
 
 
+def check_unlocked(folder: str | Path) -> None:
+    """ValueError where `locked` would refuse a folder; nothing is written, so one that is not there is free."""
+    if (Path(folder) / LOCK_FILE).exists():
+        with locked(folder):
+            pass
+
+
 def sha256(path: str | Path) -> str:
     """Of a file's contents, in hexadecimal."""
     with open(path, "rb") as file:

@@ -5,7 +5,7 @@ Shapes as in `weights`. Every choice made here is stored; a decoder computes non
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -284,14 +284,29 @@ class BitsReport:
 
 
 @torch.no_grad()
-def compare_bits(model: PreTrainedModel, integer_model: IntegerModel, texts: Sequence[str]) -> BitsReport:
-    """What windows of `texts` cost by the float model and by its integer model, memories occluded."""
+def compare_bits(
+    model: PreTrainedModel,
+    integer_model: IntegerModel,
+    texts: Sequence[str],
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> BitsReport:
+    """What windows of `texts` cost by the float model and by its integer model, memories occluded.
+
+    Args:
+        report: told how many windows of how many are done.
+    """
     parts = float_parts(model)
     rows = calibration_rows(parts, integer_model.tokenizer, texts)
-    float_bits = 0.0
-    for row in rows:
-        ids = torch.tensor([row])
-        occluded = {} if parts.introduction == "none" else {"occlude_memory": True}
-        logits_TV = model(ids, use_cache=False, **occluded).logits[0, :-1].double()
-        float_bits += torch.nn.functional.cross_entropy(logits_TV, ids[0, 1:], reduction="sum").item() / math.log(2)
-    return BitsReport(float_bits, sum(integer_model.window_costs_bits([row[1:] for row in rows])))
+    float_bits, integer_bits = 0.0, 0.0
+    occluded = {} if parts.introduction == "none" else {"occlude_memory": True}
+    for first in range(0, len(rows), ROWS_AT_ONCE):
+        some = rows[first : first + ROWS_AT_ONCE]
+        for row in some:
+            ids = torch.tensor([row])
+            logits_TV = model(ids, use_cache=False, **occluded).logits[0, :-1].double()
+            float_bits += torch.nn.functional.cross_entropy(logits_TV, ids[0, 1:], reduction="sum").item() / math.log(
+                2
+            )
+        integer_bits += sum(integer_model.window_costs_bits([row[1:] for row in some]))
+        report(first + len(some), len(rows))
+    return BitsReport(float_bits, integer_bits)

@@ -81,16 +81,20 @@ def by_document(rows: Sequence[Row], windows: Sequence[CodeLength]) -> dict[int,
 
 
 def held_out_code_length(
-    model: PreTrainedModel, rows: Sequence[Row], collator: CausalCollator, batch_size: int = 16
+    model: PreTrainedModel,
+    rows: Sequence[Row],
+    collator: CausalCollator,
+    batch_size: int = 16,
+    advance: Advance | None = None,
 ) -> CodeLength:
     """The sum of `window_code_lengths`."""
-    return sum(window_code_lengths(model, rows, collator, batch_size), CodeLength())
+    return sum(window_code_lengths(model, rows, collator, batch_size, advance), CodeLength())
 
 
-def held_out(run: Run) -> CodeLength:
+def held_out(run: Run, advance: Advance | None = None) -> CodeLength:
     """`held_out_code_length` of a run's held-out rows."""
     rows = run.held_out_rows
-    return held_out_code_length(run.model, rows, run.collator)  # pyright: ignore[reportArgumentType]  # a Dataset of `Row`s
+    return held_out_code_length(run.model, rows, run.collator, advance=advance)  # pyright: ignore[reportArgumentType]  # Dataset of `Row`s
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from modeling_eem.files import write_atomically
 from modeling_eem.report.cards import add_to_card, check_card, model_card
 from modeling_eem.report.heatmap import entropy_heatmap_html
-from modeling_eem.report.numbers import duration, readable
+from modeling_eem.report.numbers import duration, quantity, readable
 from modeling_eem.report.provenance import provenance
 from modeling_eem.report.results import plain_name, write_results
 from modeling_eem.report.tables import Cell, Table
@@ -25,6 +25,7 @@ __all__ = [
     "model_card",
     "plain_name",
     "provenance",
+    "quantity",
     "readable",
     "write_atomically",
     "write_results",

@@ -28,6 +28,16 @@ def readable(value: float | int, spec: str = "") -> str:
     return text
 
 
+def quantity(value: float, unit: str) -> str:
+    """A number of at least 0 with three digits and the prefix of its thousands: "982 B", "12.3 MB", "4.56 TFLOP"."""
+    for prefix in ("", "k", "M", "G", "T", "P", "E"):
+        if value < 999.5 or prefix == "E":
+            break
+        value /= 1000
+    digits = f"{value:.0f}" if not prefix else f"{value:.{max(0, 2 - int(value >= 9.995) - int(value >= 99.95))}f}"
+    return f"{digits} {prefix}{unit}"
+
+
 def duration(seconds: float) -> str:
     """A time in the unit that people would say it in: "0.5 s", "42 s", "3 min 20 s", "1 h 5 min", "2 d 3 h"."""
     if not 0 <= seconds < math.inf:

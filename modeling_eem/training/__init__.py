@@ -1,5 +1,6 @@
 """Training: token losses and their trainer, run files and the runs they describe, what a step costs."""
 
+from modeling_eem.training.dry_run import DryRun, dry_run, dry_run_table
 from modeling_eem.training.experiment import Run, prepare_run
 from modeling_eem.training.flops import training_flops
 from modeling_eem.training.outputs import held_out_metrics, learning_curve
@@ -14,6 +15,7 @@ from modeling_eem.training.training_text import DataArguments
 __all__ = [
     "TOKEN_LOSSES",
     "DataArguments",
+    "DryRun",
     "Run",
     "RunArguments",
     "RunTrainer",
@@ -25,6 +27,8 @@ __all__ = [
     "TrainingInterrupted",
     "build_config",
     "build_model",
+    "dry_run",
+    "dry_run_table",
     "held_out_metrics",
     "learning_curve",
     "prepare_run",

@@ -110,11 +110,17 @@ class RunTrainer(TokenWeightedTrainer):
         """Leave the trained model in `output_dir`, described, and push it if the run says so.
 
         All is written beside what stands there, and takes its place when it is whole.
+
+        Raises:
+            TrainingInterrupted: Ctrl-C before it is.
         """
         output = self.args.output_folder
         if not self.run.is_finished:
-            with self._lock(), full_disk_named(output):
-                self._finish(output)
+            try:
+                with self._lock(), full_disk_named(output):
+                    self._finish(output)
+            except KeyboardInterrupt as error:
+                raise TrainingInterrupted(self._how_to_go_on()) from error
         if self.args.push_to_hub:
             self._push(output, "End of training")
 
@@ -144,7 +150,10 @@ class RunTrainer(TokenWeightedTrainer):
     def _how_to_go_on(self) -> str:
         checkpoint = checkpoint_to_resume(self.run.arguments)
         if checkpoint is None:
-            return f"stopped at step {self.state.global_step}; no checkpoint was saved yet: save_steps says when."
+            return (
+                f"stopped at step {self.state.global_step}; no checkpoint was saved, so the same command begins "
+                "again: save_steps says when one is saved."
+            )
         return f"stopped at step {self.state.global_step}; the same command goes on from {checkpoint}."
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:

@@ -64,6 +64,7 @@ class TokenLossMixin(Trainer):
         if self.training_forward is not None:
             self.model_accepts_loss_kwargs = True  # the replaced forward divides by num_items_in_batch
         self._left_out: Tensor | int = 0
+        self._num_items: Tensor | None = None
 
     def _make_forward(self, args: TokenLossArguments) -> TrainingForward | None:
         """None for autoencoders, which train on their own loss."""
@@ -155,11 +156,16 @@ class TokenLossMixin(Trainer):
         super().log(logs, start_time)
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        self._num_items = None
         with self._replaced():
             loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
         if loss is not None and self.training_forward is not None:
-            items = self._num_items.double()
-            self._loss_sum += torch.where(items > 0, loss.double() * items, 0.0)
+            items, total = self._num_items, loss.double()
+            if items is None:  # a Trainer such as TRL's, whose loss is the mean of this process's batch
+                own = self.training_forward.scored(inputs, is_training=False).sum().to(total.device)
+                items = self._count([inputs], total.device, is_training=False)
+                total = total * own * self.args.world_size / items.clamp(min=1)
+            self._loss_sum += torch.where(items > 0, total * items, 0.0)
             self._loss_items += items
         return loss, logits, labels
 

@@ -1,12 +1,13 @@
 """One-line errors, where output may go, and progress without a terminal."""
 
+import time
 from pathlib import Path
 
 import pytest
 import typer
 
 from eem import console
-from eem.console import check_output, keeps, one_line_errors, progress_bar
+from eem.console import check_output, keeps, one_line_errors, progress_bar, waiting
 
 
 @pytest.mark.parametrize(
@@ -19,7 +20,7 @@ from eem.console import check_output, keeps, one_line_errors, progress_bar
             2,
             'error: datatrove is not installed: pip install "modeling-eem[prepare]"\n',
         ),
-        (KeyboardInterrupt(), 130, "stopped: nothing was written; the same command begins again.\n"),
+        (KeyboardInterrupt(), 130, "stopped before anything new was written; the same command starts again.\n"),
     ],
 )
 def test_what_the_user_can_change_is_one_line(
@@ -87,3 +88,28 @@ def test_quiet_progress_shows_nothing(monkeypatch: pytest.MonkeyPatch, capsys: p
         now[0] += 100
         steps.advance(5)
     assert capsys.readouterr().err == ""
+
+
+def test_waiting_says_how_long_it_has_been(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "_SECONDS_A_LINE", 0.05)
+    with waiting("building"):
+        time.sleep(0.2)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 2 and set(lines) == {"building: 0 s so far"}
+    time.sleep(0.1)
+    with waiting("building", quiet=True):
+        time.sleep(0.1)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_total_may_become_known_on_the_way(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with progress_bar("comparing windows") as steps:
+        now[0] += 20
+        steps.update(10, total=40)
+    assert capsys.readouterr().err == "comparing windows: 10 of 40, 1 min left\n"

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from datasets import load_from_disk
+import zstandard
+from datasets import load_dataset, load_from_disk
 from typer.testing import CliRunner
 
 from eem.data import app
@@ -56,6 +57,25 @@ def test_table_and_json(corpus: Path, tmp_path: Path) -> None:
     results = json.loads((tmp_path / "rows/results.json").read_text())
     assert results["splits"]["train"]["rows"] == 190 and results["documents"] == 200
     assert json.loads((tmp_path / "rows/fingerprint.json").read_text())["rows"] == "pad"
+
+
+def test_streamed_data_sets_give_the_rows_of_their_text(corpus: Path, tmp_path: Path) -> None:
+    """`datasets` streams and filters a `.jsonl.zst`, and what is left is written: the rows are those of the lines."""
+    packed = tmp_path / "songs.jsonl.zst"
+    packed.write_bytes(zstandard.compress(corpus.read_bytes()))
+    stream = load_dataset("json", data_files=str(packed), split="train", streaming=True, cache_dir=str(tmp_path))
+    chosen = stream.filter(lambda row: len(row["text"]) > 100).take(50)
+    with zstandard.open(tmp_path / "chosen.jsonl.zst", "wt", encoding="utf-8") as file:
+        for row in chosen:
+            file.write(json.dumps({"text": row["text"]}) + "\n")
+    long = [line for line in LINES[:200] if len(json.loads(line)["text"]) > 100][:50]
+    (tmp_path / "plain.jsonl").write_text("\n".join(long))
+    for data, output in (("chosen.jsonl.zst", "streamed"), ("plain.jsonl", "plain"), (packed.name, "packed")):
+        assert CliRunner().invoke(app, _arguments(tmp_path / data, tmp_path / output)).exit_code == 0
+    assert CliRunner().invoke(app, _arguments(corpus, tmp_path / "whole")).exit_code == 0
+    rows = {name: load_from_disk(tmp_path / name)["train"] for name in ("streamed", "plain", "packed", "whole")}
+    assert len(rows["streamed"]) > 50 and rows["streamed"]["input_ids"] == rows["plain"]["input_ids"]
+    assert rows["packed"]["input_ids"] == rows["whole"]["input_ids"]
 
 
 def test_kill_9_loses_and_repeats_nothing(tmp_path: Path) -> None:

@@ -146,12 +146,9 @@ def _without_metrics(task: dict) -> dict:
     return {name: value for name, value in task.items() if name != "metrics"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["masked_mixer", "eem"])
-def test_lm_evals_own_command_loads_a_saved_model(
-    kind: str, harness_model: Callable[..., Path], tmp_path: Path
-) -> None:
-    """A saved mixer needs nothing but its folder; a saved EEM says that its encoder sees what is scored."""
+@pytest.fixture
+def sea_task(tmp_path: Path) -> Path:
+    """A folder with a task of one row."""
     (tmp_path / "rows.jsonl").write_text('{"text": "The sea", "end": " was calm"}\n')
     task = {
         "task": "sea",
@@ -165,10 +162,30 @@ def test_lm_evals_own_command_loads_a_saved_model(
     }
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "sea.yaml").write_text(yaml.safe_dump(task))
+    return tmp_path / "tasks"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["masked_mixer", "eem"])
+def test_lm_evals_own_command_loads_a_saved_model(
+    kind: str, harness_model: Callable[..., Path], sea_task: Path
+) -> None:
+    """A saved mixer needs nothing but its folder; a saved EEM says that its encoder sees what is scored."""
     done = _subprocess(
-        *(BIN / "lm_eval", "--model", "hf", "--device", "cpu", "--tasks", "sea", "--include_path", tmp_path / "tasks"),
+        *(BIN / "lm_eval", "--model", "hf", "--device", "cpu", "--tasks", "sea", "--include_path", sea_task),
         *("--model_args", f"pretrained={harness_model(kind, CONTEXT)},trust_remote_code=True"),
     )
     assert done.returncode == 0, done.stderr
     assert "perplexity" in done.stdout
     assert ("the very tokens the logits predict" in done.stderr) == (kind == "eem")
+
+
+@pytest.mark.slow
+def test_two_lines_teach_lm_evals_command_our_model(harness_model: Callable[..., Path], sea_task: Path) -> None:
+    """The encoder is shown the context alone, so nothing warns."""
+    done = _subprocess(
+        *(sys.executable, "examples/lm_eval_eem.py", "--model", "eem", "--device", "cpu", "--tasks", "sea"),
+        *("--include_path", sea_task, "--model_args", f"pretrained={harness_model('eem', CONTEXT)}"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "perplexity" in done.stdout and "the very tokens the logits predict" not in done.stderr

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from modeling_eem.report import duration, readable
+from modeling_eem.report import duration, quantity, readable
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,20 @@ def test_numbers_are_readable(value: float, spec: str, text: str) -> None:
 )
 def test_durations_are_what_people_say(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (0, "0 B"),
+        (982, "982 B"),
+        (999.6, "1.00 kB"),
+        (12_345_678, "12.3 MB"),
+        (999_600, "1.00 MB"),
+        (99_960_000, "100 MB"),
+        (1.234e9, "1.23 GB"),
+        (5e21, "5000 EB"),
+    ],
+)
+def test_quantities_have_three_digits(value: float, text: str) -> None:
+    assert quantity(value, "B") == text

@@ -250,7 +250,9 @@ def test_ctrl_c_leaves_a_word(again: Callable[..., Path], write_run: Callable[..
     with pytest.raises(TrainingInterrupted, match="stopped at step 11; the same command goes on from .*checkpoint-10"):
         trainer.fit()
     trainer = RunTrainer(prepare_run(write_run(output_dir=str(tmp_path / "new"))), [Stop()])
-    with pytest.raises(TrainingInterrupted, match="stopped at step 1; no checkpoint was saved yet"):
+    with pytest.raises(
+        TrainingInterrupted, match="stopped at step 1; no checkpoint was saved, so the same command begins again"
+    ):
         trainer.fit()
 
 

@@ -1,0 +1,102 @@
+"""A folder of rows as a data set of the Hub: parquet, the tokenizer, and a card that names method and model."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from modeling_eem.data.arrow_files import RESULTS_FILE, TOKENIZER_FOLDER
+from modeling_eem.data.contents import open_rows
+from modeling_eem.data.fingerprint import FINGERPRINT_FILE, read_fingerprint, read_record
+from modeling_eem.data.rows import TOKEN_ENTROPIES
+from modeling_eem.entropy.corpus_run import ENTROPIES_FILE
+from modeling_eem.files import folder_at_once, without_secrets
+from modeling_eem.report.dataset_card import RowsFacts, dataset_card
+
+_FILE_BYTES = 500_000_000  # of a parquet file's rows in memory, as `datasets` cuts them
+
+
+def write_hub_folder(
+    rows: str | Path,
+    output: str | Path,
+    *,
+    name: str | None = None,
+    location: str = ".",
+    licence: str | None = None,
+    language: str | None = None,
+) -> Path:
+    """Write what a repository of the Hub would hold of a folder of `eem data prepare` or `eem entropy`.
+
+    `datasets.load_dataset` loads it, as a folder and from the Hub. Paths and secrets of this machine are left out.
+
+    Args:
+        rows: the folder of rows.
+        output: a new folder, or an empty one.
+        name: the card's title; the folder's name if None.
+        location: what the card's snippet loads; the repository that it will be pushed to.
+        licence, language: of the text, by the Hub's names: "cc-by-4.0", "en".
+
+    Returns:
+        `output`.
+
+    Raises:
+        ValueError: rows that neither command made, or an output that holds something.
+    """
+    rows, output = Path(rows), Path(output)
+    splits = open_rows(rows)
+    made = read_fingerprint(rows)
+    counted = read_record(rows / RESULTS_FILE, {"splits": dict})["splits"]
+    columns = next(iter(splits.values())).column_names
+    measured: dict[str, Any] = {}
+    if TOKEN_ENTROPIES in columns:
+        measured = without_secrets(read_record(rows / ENTROPIES_FILE, {"method": str, "unit": str}))
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"{output} holds something already: choose another --output.")
+    card = dataset_card(
+        RowsFacts(
+            name=name or rows.name,
+            location=location,
+            columns=columns,
+            splits={split: {k: v for k, v in counts.items() if v is not None} for split, counts in counted.items()},
+            method=measured.get("method"),
+            unit=measured.get("unit", "nats"),
+            models=_names(measured.get("models")),
+            origin=_origin(made, measured),
+            licence=licence,
+            language=language,
+        )
+    )
+    with folder_at_once(output) as folder:
+        (folder / "data").mkdir()
+        for split, dataset in splits.items():
+            shards = max(1, -(-int(dataset.data.nbytes) // _FILE_BYTES))
+            for number in range(shards):
+                part = dataset.shard(shards, number, contiguous=True)
+                part.to_parquet(folder / "data" / f"{split}-{number:05d}-of-{shards:05d}.parquet")
+        shutil.copytree(rows / TOKENIZER_FOLDER, folder / TOKENIZER_FOLDER)
+        for file, content in ((FINGERPRINT_FILE, made), (ENTROPIES_FILE, measured)):
+            if content:
+                (folder / file).write_text(json.dumps(without_secrets(content), indent=2) + "\n")
+        (folder / "README.md").write_text(str(card))
+    return output
+
+
+def _names(models: Any) -> list[str]:
+    named = models.values() if isinstance(models, dict) else models if isinstance(models, list) else [models]
+    return [str(model) for model in named if model]
+
+
+def _origin(made: dict[str, Any], measured: dict[str, Any]) -> dict[str, str]:
+    """What rows and entropies follow from, in words."""
+    told = {
+        "rows": f"{made['rows']}, up to {made['max_length']:,} tokens",
+        "tokenizer": f"{made['vocab_size']:,} tokens, fingerprint {made['tokenizer'][:16]}",
+    }
+    if not measured:
+        return told
+    told["method"] = measured["method"] + "".join(f", {key} {value}" for key, value in measured["options"].items())
+    told["unit"] = measured["unit"]
+    for model, digest in zip(_names(measured.get("models")), measured["model_sha256"]):
+        told[f"model {model}"] = f"SHA-256 {digest[:16]} of its config and weights"
+    told |= {key: str(value) for key, value in (measured.get("provenance") or {}).items()}
+    return told
