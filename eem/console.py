@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 # Which extra of this package brings a library that `pip install modeling-eem` leaves out.
 EXTRAS = {
     "datatrove": "prepare",
+    "gradio": "view",
     "immutabledict": "harness",
     "langdetect": "harness",
     "nltk": "harness",

@@ -2,7 +2,13 @@
 
 from modeling_eem.files import write_atomically
 from modeling_eem.report.cards import add_to_card, check_card, model_card
-from modeling_eem.report.heatmap import entropy_heatmap_html
+from modeling_eem.report.heatmap import (
+    HeatPanel,
+    entropy_heatmap_html,
+    heat_panels_css,
+    heat_panels_html,
+    heat_panels_page,
+)
 from modeling_eem.report.numbers import duration, readable
 from modeling_eem.report.plots import LearningCurve, learning_curves
 from modeling_eem.report.provenance import provenance
@@ -11,12 +17,16 @@ from modeling_eem.report.tables import Cell, Table
 
 __all__ = [
     "Cell",
+    "HeatPanel",
     "LearningCurve",
     "Table",
     "add_to_card",
     "check_card",
     "duration",
     "entropy_heatmap_html",
+    "heat_panels_css",
+    "heat_panels_html",
+    "heat_panels_page",
     "learning_curves",
     "model_card",
     "plain_name",
