@@ -16,6 +16,7 @@ from eem.console import Command, new_app
 from eem.entropy import entropy
 from eem.quickstart import quickstart
 from eem.train import TRAIN_SETTINGS, TrainCommand, train
+from eem.view import view
 
 app = new_app(
     "Train, measure and use entropy estimation models and masked mixers.\n\n"
@@ -29,6 +30,7 @@ app.command(cls=Command)(compress)
 app.command(cls=Command)(decompress)
 app.add_typer(codec.app, name="codec")
 app.add_typer(evaluate.app, name="evaluate")
+app.command(cls=Command)(view)
 
 
 def _print_version(is_wanted: bool) -> None:

@@ -20,6 +20,7 @@ from eem.launch import is_first_to_say, lost_process, num_processes
 # Which extra of this package brings a library that `pip install modeling-eem` leaves out.
 EXTRAS = {
     "datatrove": "prepare",
+    "gradio": "view",
     "immutabledict": "harness",
     "langdetect": "harness",
     "nltk": "harness",

@@ -31,6 +31,7 @@ BROUGHT_BY = {
     "multiprocess": "datasets",
     "nltk": "lm-eval",
     "sklearn": "lm-eval",
+    "starlette": "gradio",
     "triton": "torch",  # for a GPU
     "yaml": "pyyaml",
 }
@@ -110,7 +111,7 @@ def test_extras_exist() -> None:
 
     extras = PROJECT["optional-dependencies"]
     assert set(EXTRAS.values()) <= set(extras)
-    for library in ("datatrove", "nltk", "peft", "ray", "tensorboard"):
+    for library in ("datatrove", "gradio", "nltk", "peft", "ray", "tensorboard"):
         assert any(text.startswith(library) for text in extras[EXTRAS[library]])
 
 

@@ -11,7 +11,9 @@ In a batch,
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from modeling_eem.codec.byte_windows import pack_bytes, quick_length, trial_length
 from modeling_eem.codec.container import MAX_PLAIN, RUN, Kind, pack_record
@@ -32,7 +34,7 @@ _INDEX = 4  # bytes of the index that a window takes at most (1.6 where its neig
 class Window:
     """A window as it goes into the file: its kind and payload, its plain bytes; if it is text, its tokens and context.
 
-    `causal_length` is the length that the payload has without a code.
+    `causal_length` is the length that the payload has without a code, `code` the code that it begins with.
     """
 
     kind: Kind
@@ -41,6 +43,7 @@ class Window:
     tokens: list[int] | None = None
     context: tuple[int, ...] = ()
     causal_length: int = 0
+    code: np.ndarray | None = field(default=None, compare=False)
 
     @property
     def count(self) -> int:
@@ -147,14 +150,18 @@ class WindowEncoder:
         tokens = [item.tokens for item in items if item.tokens is not None]
         causal = model.encode_windows(tokens, contexts)
         coded: Sequence[bytes | None] = [None] * len(items)
+        codes: Sequence[np.ndarray | None] = [None] * len(items)
         if model.has_code:
-            coded = model.encode_windows(tokens, contexts, model.encode_codes(tokens))
+            codes = model.encode_codes(tokens)
+            coded = model.encode_windows(tokens, contexts, codes)
         full = capacity(model, self._carry)
         windows = []
-        for item, ids, context, plain, code in zip(items, tokens, contexts, causal, coded):
-            kind, payload = (Kind.TEXT, plain) if code is None or len(code) >= len(plain) else (Kind.CODED, code)
+        for item, ids, context, plain, with_code, code in zip(items, tokens, contexts, causal, coded, codes):
+            kind, payload, own = Kind.TEXT, plain, None
+            if with_code is not None and len(with_code) < len(plain):
+                kind, payload, own = Kind.CODED, with_code, code
             kind = Kind(kind + (len(ids) == full))
-            windows.append(Window(kind, payload, item.data, ids, tuple(context), len(plain)))
+            windows.append(Window(kind, payload, item.data, ids, tuple(context), len(plain), own))
         return windows
 
 

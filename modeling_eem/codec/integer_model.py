@@ -92,14 +92,22 @@ class IntegerModel:
         codes: Sequence[np.ndarray | None] | None = None,
     ) -> list[float]:
         """`sum -log2(count / total)` of each window, its code included: its payload without rounding to bytes."""
-        costs = [0.0] * len(windows)
         codes = self._checked_codes(codes, len(windows))
-        for index, (_, counts, totals) in enumerate(self._scores(windows, contexts, codes)):
-            costs[index] = float((np.log2(totals) - np.log2(counts)).sum())
-            code = codes[index]
+        costs = [float(costs_T.sum()) for costs_T in self.token_costs_bits(windows, contexts, codes)]
+        for index, code in enumerate(codes):
             if code is not None:
                 costs[index] += sum(math.log2(total / count) for _, count, total in self._code_coder.symbols(code))
         return costs
+
+    def token_costs_bits(
+        self,
+        windows: Sequence[Tokens],
+        contexts: Sequence[Tokens] | None = None,
+        codes: Sequence[np.ndarray | None] | None = None,
+    ) -> list[np.ndarray]:
+        """`-log2(count / total)` of each token of each window, `[T]`, as its payload holds it; without the code."""
+        scores = self._scores(windows, contexts, self._checked_codes(codes, len(windows)))
+        return [np.log2(totals_T) - np.log2(counts_T) for _, counts_T, totals_T in scores]
 
     def decode_windows(
         self,

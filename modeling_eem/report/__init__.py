@@ -4,7 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 from modeling_eem.files import write_atomically
 from modeling_eem.report.cards import add_to_card, check_card, model_card
-from modeling_eem.report.heatmap import entropy_heatmap_html
+from modeling_eem.report.heatmap import (
+    HeatPanel,
+    entropy_heatmap_html,
+    heat_panels_css,
+    heat_panels_html,
+    heat_panels_page,
+)
 from modeling_eem.report.numbers import duration, quantity, readable
 from modeling_eem.report.provenance import provenance
 from modeling_eem.report.results import plain_name, write_results
@@ -15,12 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Cell",
+    "HeatPanel",
     "LearningCurve",
     "Table",
     "add_to_card",
     "check_card",
     "duration",
     "entropy_heatmap_html",
+    "heat_panels_css",
+    "heat_panels_html",
+    "heat_panels_page",
     "learning_curves",
     "model_card",
     "plain_name",

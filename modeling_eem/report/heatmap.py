@@ -1,4 +1,5 @@
-"""The entropy heat map: a text whose tokens are coloured by a value each, as one HTML page that needs nothing else."""
+"""The entropy heat map: a text whose tokens are coloured by a value each, alone or beside others, as HTML that needs
+nothing else."""
 
 import codecs
 import math
@@ -30,6 +31,34 @@ class _Token:
     level: float | None
 
 
+@dataclass(frozen=True)
+class _Map:
+    """A text and its legend, as the templates draw them."""
+
+    tokens: list[_Token]
+    unit: str
+    ticks: list[str]
+    some_unscored: bool
+
+
+@dataclass(frozen=True)
+class HeatPanel:
+    """One of several heat maps that are read beside one another.
+
+    Attributes:
+        title: which model and method.
+        notes: lines below it.
+        tokens, values, unit, scale: as `entropy_heatmap_html` takes them.
+    """
+
+    title: str
+    tokens: Sequence[str | bytes]
+    values: Sequence[float]
+    unit: str
+    notes: Sequence[str] = ()
+    scale: tuple[float, float] | None = None
+
+
 def entropy_heatmap_html(
     tokens: Sequence[str | bytes],
     values: Sequence[float],
@@ -57,6 +86,45 @@ def entropy_heatmap_html(
     Raises:
         ValueError: if tokens and values differ in number, a value is infinite, or the scale does not rise.
     """
+    return render(
+        "heatmap.html.jinja",
+        title=title,
+        subtitle=subtitle,
+        map=_map(HeatPanel(title, tokens, values, unit, (), scale)),
+    )
+
+
+def heat_panels_html(panels: Sequence[HeatPanel], of: str = "token") -> str:
+    """Heat maps side by side as a part of an HTML page, one below the other where the page is narrow.
+
+    The page brings `heat_panels_css()` and the custom properties `--page`, `--ink`, `--quiet`, `--line`, `--middle`
+    and `--strong`, the colours of the ground, of letters, lines, and of a middle and a high value.
+
+    Args:
+        of: what a value belongs to: "token", "word", "byte".
+
+    Raises:
+        ValueError: as `entropy_heatmap_html`.
+    """
+    return render("heatmap_panels.html.jinja", panels=_drawn(panels), of=of)
+
+
+def heat_panels_page(panels: Sequence[HeatPanel], *, title: str, subtitle: str = "", of: str = "token") -> str:
+    """The same as a page of its own, in the style of `entropy_heatmap_html`."""
+    return render("heatmap_panels_page.html.jinja", title=title, subtitle=subtitle, panels=_drawn(panels), of=of)
+
+
+def heat_panels_css() -> str:
+    """The style sheet of `heat_panels_html`."""
+    return render("heatmap_tokens.css.jinja") + render("heatmap_panels.css.jinja")
+
+
+def _drawn(panels: Sequence[HeatPanel]) -> list[dict[str, object]]:
+    return [{"title": panel.title, "notes": panel.notes, "map": _map(panel)} for panel in panels]
+
+
+def _map(panel: HeatPanel) -> _Map:
+    tokens, values, unit, scale = panel.tokens, panel.values, panel.unit, panel.scale
     if len(tokens) != len(values):
         raise ValueError(f"{len(tokens)} tokens need as many values, not {len(values)}; NaN stands for not scored.")
     if any(math.isinf(value) for value in values):
@@ -74,14 +142,11 @@ def entropy_heatmap_html(
         else:
             tip, level = f"{value:.3g} {unit}", min(max((value - low) / (high - low or 1.0), 0.0), 1.0)
         shown.append(_Token(*_layout(token, decoder), tip, level))
-    return render(
-        "heatmap.html.jinja",
-        title=title,
-        subtitle=subtitle,
+    return _Map(
+        tokens=shown,
         unit=unit,
         ticks=[f"{low + share * (high - low):.3g}" for share in (0, 0.25, 0.5, 0.75, 1)],
         some_unscored=len(scored) < len(values),
-        tokens=shown,
     )
 
 

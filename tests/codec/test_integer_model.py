@@ -53,6 +53,25 @@ def test_payloads_are_as_long_as_their_costs(integer_model: MakeModel, draw_wind
         assert 8 * len(payload) <= bits + 8 + 1e-3 * bits
 
 
+@pytest.mark.parametrize("kind", ["flat", "token"])
+def test_a_window_costs_its_tokens_and_its_code(integer_model: MakeModel, draw_windows: Draw, kind: str) -> None:
+    model = integer_model(kind)
+    windows, contexts = draw_windows(model, 9)
+    codes = model.encode_codes(windows) if model.has_code else None
+    of_tokens = model.token_costs_bits(windows, contexts, codes)
+    assert [len(costs) for costs in of_tokens] == [len(window) for window in windows]
+    assert all((costs > 0).all() for costs in of_tokens)
+    of_codes = [
+        whole - costs.sum() for whole, costs in zip(model.window_costs_bits(windows, contexts, codes), of_tokens)
+    ]
+    if kind == "flat":
+        assert of_codes == pytest.approx([0.0] * len(windows))
+    else:  # a code costs what its prior says, whatever the window
+        assert codes is not None and all(bits > 1 for bits in of_codes)
+        again = model.window_costs_bits([[]] * len(windows), None, codes)
+        assert of_codes == pytest.approx(again)
+
+
 @pytest.mark.parametrize("kind", ["flat", "token", "embedding"])
 def test_damaged_payloads_give_a_value_error_or_tokens(
     integer_model: MakeModel, draw_windows: Draw, kind: str

@@ -1,14 +1,18 @@
 """Memory does not grow with the file, both ways; what a hostile file declares is checked before it is believed."""
 
 import random
+from collections.abc import Callable
 from io import BytesIO, RawIOBase
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from modeling_eem.codec import Codec, CodecError, DamagedFile, IntegerModel
 from modeling_eem.codec.container import Header, Kind, pack_record
+from modeling_eem.codec.encoding import WindowEncoder, capacity
 from modeling_eem.codec.streams import Source, read_header, read_records
+from modeling_eem.codec.text import TokenTable, read_items
 from modeling_eem.codec.trailer import Index
 
 GOLDEN = Path(__file__).parent / "golden" / "version_1"
@@ -96,3 +100,14 @@ def test_declared_sizes_are_checked_before_they_are_believed(codec: Codec) -> No
         codec.decompress_stream(BytesIO(file(Kind.ZSTD, 60_000, b"x")), BytesIO())
     with pytest.raises(CodecError, match="--max-output"):
         codec.decompress_stream(BytesIO(file(Kind.ZSTD, 60_000, b"x")), BytesIO(), max_output=59_999)
+
+
+def test_a_window_keeps_the_code_that_it_begins_with(stand_in: Callable[..., Any], text: bytes) -> None:
+    model = stand_in(has_code=True)
+    items = read_items(BytesIO(text), TokenTable(model.tokenizer), capacity(model, False))
+    windows = [window for window in WindowEncoder(model, False).encode(items) if window.tokens is not None]
+    assert {window.kind.has_code for window in windows} == {True, False}
+    for window in windows:
+        codes = None if window.code is None else [window.code]
+        assert window.kind.has_code == (window.code is not None)
+        assert model.encode_windows([window.tokens], [list(window.context)], codes) == [window.payload]

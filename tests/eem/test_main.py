@@ -36,6 +36,7 @@ COMMANDS = {
     "evaluate entropy-floor": "eem evaluate entropy-floor",
     "evaluate harness": "eem evaluate harness --model",
     "evaluate correlation": "eem evaluate correlation --entropies",
+    "view": "eem view runs/eem runs/causal",
 }
 
 

@@ -4,7 +4,13 @@ from html.parser import HTMLParser
 
 import pytest
 
-from modeling_eem.report import entropy_heatmap_html
+from modeling_eem.report import (
+    HeatPanel,
+    entropy_heatmap_html,
+    heat_panels_css,
+    heat_panels_html,
+    heat_panels_page,
+)
 
 
 class _Page(HTMLParser):
@@ -94,3 +100,18 @@ def test_bad_input_is_refused() -> None:
         _page(["a"], [math.inf])
     with pytest.raises(ValueError, match="rise"):
         _page(["a"], [1.0], scale=(2, 2))
+
+
+def test_panels_show_their_texts_side_by_side() -> None:
+    panels = [
+        HeatPanel("first", ["a", "<b>"], [1.0, 2.0], "bits", notes=["in all 3"], scale=(0, 4)),
+        HeatPanel("second", [b"a", b"<b>"], [1.0, math.nan], "nats"),
+    ]
+    part = heat_panels_html(panels, "word")
+    assert re.findall(r"<h3>(.*)</h3>", part) == ["first", "second"]
+    assert re.findall(r"--v:([\d.]+)", part) == ["0.250", "0.500", "1.000"]
+    assert "bits a word" in part and "nats a word" in part and "<p>in all 3</p>" in part
+    assert part.count("&lt;b&gt;") == 2 and "<style" not in part
+    page = heat_panels_page(panels, title="Two", of="word")
+    assert part in page and heat_panels_css()[-200:].strip() in page and "<h1>Two</h1>" in page
+    assert not re.search(r"https?:|src=|url\(|@import|<script|<link", page)

@@ -1,0 +1,54 @@
+"""eem view: a local page that looks at text through models.
+
+eem view runs/eem runs/causal --estimator causal exact
+eem view runs/eem codec --space space
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eem.console import one_line_errors, quiet_loading
+
+
+@one_line_errors()
+def view(
+    models: Annotated[
+        list[str], typer.Argument(help="Folders or Hub names of checkpoints; folders of codec models too.")
+    ],
+    estimator: Annotated[
+        list[str] | None,
+        typer.Option(help="What is chosen when the page opens; one for each model if not given."),
+    ] = None,
+    max_bytes: Annotated[int, typer.Option(help="Largest text that the page takes.", min=1)] = 20_000,
+    port: Annotated[int | None, typer.Option(help="If not given, the first free one from 7860 on.")] = None,
+    share: Annotated[
+        bool, typer.Option("--share", help="Also under a public address of Gradio's, for everyone who knows it.")
+    ] = False,
+    space: Annotated[
+        Path | None, typer.Option(help="Serve nothing: write a folder that runs as a Gradio Space.")
+    ] = None,
+) -> None:
+    """Look at text through models: a page on this machine that asks no other one for anything.
+
+    It shows tokens coloured by surprise, estimates side by side, an entropy estimation model's code, and what a codec
+    stores.
+
+    Example: `eem view runs/eem runs/causal --estimator causal exact`
+    """
+    from modeling_eem.view.page import serve  # first: it names the extra that is missing
+
+    quiet_loading()
+    if space is None:
+        serve(models, estimator, max_bytes=max_bytes, port=port, share=share, tell=typer.echo)
+        return
+    from modeling_eem.view.models import check_methods, default_methods, load_viewed
+    from modeling_eem.view.space import write_space
+
+    viewed = load_viewed(models)
+    check_methods(viewed, estimator or [])
+    write_space(space, viewed, estimator or default_methods(viewed), max_bytes)
+    typer.echo(f"{space}: python app.py serves it here; pushed to a Gradio Space it runs there")

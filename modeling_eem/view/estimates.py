@@ -1,0 +1,270 @@
+"""What models say of a text: one estimate a model and method, cut into tokens, words or bytes, beside one another.
+
+Names of tensors end in their shape: T tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from modeling_eem.bits import bits_per_byte, nats_to_bits
+from modeling_eem.entropy.base import EntropyEstimator
+from modeling_eem.entropy.causal import CausalEntropy
+from modeling_eem.entropy.occlusion import OcclusionEntropy
+from modeling_eem.entropy.registry import ESTIMATORS
+from modeling_eem.entropy.result import NATS, TokenEntropies
+from modeling_eem.entropy.sliding import SlidingEntropy
+from modeling_eem.entropy.texts import Rows
+from modeling_eem.loading import context_length
+from modeling_eem.report import HeatPanel
+from modeling_eem.training.token_metrics import code_bits_a_row
+from modeling_eem.view.models import STORED, ViewedModel
+from modeling_eem.view.stored import stored_entropies
+
+Pieces = Literal["tokens", "words", "bytes"]
+PIECES: dict[Pieces, str] = {"tokens": "token", "words": "word", "bytes": "byte"}
+_SUMS = ("causal", "exact", STORED)  # methods whose values add up to a code length
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one model says of a text by one method.
+
+    Attributes:
+        name: of model and method, as the page shows it.
+        entropies: one row, the whole text.
+        extra_bits: what a file of the text would hold beside the values; None where they add up to no code length.
+        extra_name: what those bits are of.
+        notes: what a reader must know of it.
+    """
+
+    name: str
+    entropies: TokenEntropies
+    extra_bits: float | None
+    extra_name: str
+    notes: tuple[str, ...]
+
+    @property
+    def total(self) -> float:
+        """The sum of the values, in their unit."""
+        return float(self.entropies.totals()[0])
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Of the text, with all that a file would hold; None where the values add up to no code length."""
+        if self.extra_bits is None or self.entropies.texts is None:
+            return None
+        return bits_per_byte(max(nats_to_bits(self.total) + self.extra_bits, 0.0), len(self.entropies.texts[0]))
+
+
+def check_text(text: str, max_bytes: int) -> None:
+    """Raise a ValueError for no text, or more of it than `max_bytes` in UTF-8."""
+    if not text.strip():
+        raise ValueError("there is no text yet: paste one, or load a file.")
+    if (size := len(text.encode(errors="replace"))) > max_bytes:
+        raise ValueError(
+            f"the text has {size:,} bytes, and this page takes {max_bytes:,} at most: choose a part of it, or start "
+            "eem view with a larger --max-bytes."
+        )
+
+
+def read_text(name: str, data: bytes, max_bytes: int) -> str:
+    """A file's text; ValueError for one that is too large, or not UTF-8."""
+    if len(data) > max_bytes:
+        raise ValueError(
+            f"{name} has {len(data):,} bytes, and this page takes {max_bytes:,} at most: choose a part of it, or "
+            "start eem view with a larger --max-bytes."
+        )
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is no text in UTF-8 (byte {error.start}): save it as UTF-8.") from error
+
+
+def estimate_text(viewed: ViewedModel, method: str, text: str, metric: str = "loss") -> Estimate:
+    """What a model says of a text of any length by one of its methods.
+
+    `causal` and `sliding` slide over a text that is longer than the model's context, by half of it; the other methods
+    read windows one by one, each without the text before it.
+
+    Args:
+        metric: of `occlusion`.
+
+    Raises:
+        ValueError: as the method's estimator.
+    """
+    extra_bits: float | None
+    if method == STORED:
+        entropies, extra_bits, notes = stored_entropies(viewed, text)
+    else:
+        estimator = _estimator(viewed, method, metric)
+        entropies, windows = _measured(estimator, viewed, text)
+        notes = _notes(estimator, entropies, windows)
+        extra_bits = None
+        if method in _SUMS:
+            code_bits = code_bits_a_row(viewed.model.config) if viewed.kind == "eem" else 0.0  # type: ignore[union-attr]
+            extra_bits = None if code_bits is None else windows * code_bits
+    name = f"{viewed.name} · {method}" + (f" ({metric})" if method == "occlusion" else "")
+    extra_name = "framing and codes" if method == STORED else "codes"
+    return Estimate(name, entropies, extra_bits, extra_name, tuple(notes))
+
+
+def pieces_of(entropies: TokenEntropies, pieces: Pieces, bits: bool) -> pd.DataFrame:
+    """A row's tokens, words or bytes: `start_byte`, `end_byte` and the `value` of each, in the order of the text.
+
+    Special tokens that were not scored are left out.
+
+    Args:
+        bits: values in nats become bits; those in another unit stay.
+    """
+    in_bits = bits and entropies.unit == NATS
+    column = "entropy_bits" if in_bits else entropies.value_column
+    if pieces == "bytes":
+        frame = entropies.bytes(in_bits)
+        frame["start_byte"], frame["end_byte"] = frame["index"], frame["index"] + 1
+    else:
+        frame = entropies.words(in_bits) if pieces == "words" else entropies.to_pandas(in_bits)
+    start, end, values = (frame[name].to_numpy() for name in ("start_byte", "end_byte", column))
+    kept = (start != end) | ~np.isnan(values)
+    return pd.DataFrame({"start_byte": start[kept], "end_byte": end[kept], "value": values[kept]})
+
+
+def unit_of(estimate: Estimate, bits: bool) -> str:
+    """What its values are in: bits or nats, or what the method measures instead."""
+    unit = estimate.entropies.unit
+    return "bits" if bits and unit == NATS else unit
+
+
+def scales_of(estimates: Sequence[Estimate], pieces: Pieces, bits: bool) -> list[tuple[float, float]]:
+    """The colour scale of each estimate, from 0, or the lowest value, to the highest.
+
+    It is the same for all of one unit, but for occlusion's differences, which are far smaller than what they are of.
+    """
+    kinds = [(unit_of(estimate, bits), estimate.entropies.method == "occlusion") for estimate in estimates]
+    reaches: dict[tuple[str, bool], list[float]] = {}
+    for estimate, kind in zip(estimates, kinds):
+        reaches.setdefault(kind, [0.0]).extend(pieces_of(estimate.entropies, pieces, bits)["value"].tolist())
+    scales = [(np.nanmin(reaches[kind]), np.nanmax(reaches[kind])) for kind in kinds]
+    return [(float(low), float(high) if high > low else float(low) + 1.0) for low, high in scales]
+
+
+def heat_panels(estimates: Sequence[Estimate], pieces: Pieces, bits: bool) -> list[HeatPanel]:
+    """The estimates as heat maps of one text, those of one unit in one scale."""
+    panels = []
+    for estimate, scale in zip(estimates, scales_of(estimates, pieces, bits)):
+        frame = pieces_of(estimate.entropies, pieces, bits)
+        shown = _shown_pieces(_text(estimate), frame["end_byte"].tolist())
+        unit = unit_of(estimate, bits)
+        notes = (_summary(estimate, bits), *estimate.notes)
+        panels.append(HeatPanel(estimate.name, shown, frame["value"].tolist(), unit, notes, scale))
+    return panels
+
+
+def comparison(estimates: Sequence[Estimate], pieces: Pieces, bits: bool) -> pd.DataFrame:
+    """One line a piece of the text, in its order: `token` (or `word`, `byte`), `start_byte`, `end_byte`, then a column
+    an estimate, named after it and its unit. NaN where a model's tokens are cut elsewhere.
+    """
+    keys = ["start_byte", "end_byte", "number"]
+    table: pd.DataFrame | None = None
+    for estimate in estimates:
+        frame = pieces_of(estimate.entropies, pieces, bits)
+        frame["number"] = frame.groupby(["start_byte", "end_byte"]).cumcount()  # tokens without bytes share a place
+        frame = frame.rename(columns={"value": f"{estimate.name} ({unit_of(estimate, bits)})"})
+        table = frame if table is None else table.merge(frame, how="outer", on=keys)
+    if table is None:
+        raise ValueError("there is no estimate yet: choose a model and an estimator that fits it.")
+    table = table.sort_values(keys, ignore_index=True).drop(columns="number")
+    text = _text(estimates[0])
+    readable = [_piece(text[start:end]) for start, end in zip(table["start_byte"], table["end_byte"])]
+    table.insert(0, PIECES[pieces], readable)
+    return table
+
+
+def to_tsv(table: pd.DataFrame) -> str:
+    """A table separated by tabs, NaN as `NaN`."""
+    return table.to_csv(sep="\t", index=False, na_rep="NaN")
+
+
+def _estimator(viewed: ViewedModel, method: str, metric: str) -> EntropyEstimator:
+    model = cast(PreTrainedModel, viewed.model)
+    if method == "occlusion":
+        return OcclusionEntropy(viewed.eem, metric)
+    if method == "sliding":
+        return SlidingEntropy(viewed.eem, stride=max(1, viewed.eem.config.max_position_embeddings // 2))
+    if method == "causal":
+        context = context_length(model.config)
+        return CausalEntropy(model, stride=None if context is None else max(1, context // 2))
+    return ESTIMATORS[method](model)
+
+
+def _measured(estimator: EntropyEstimator, viewed: ViewedModel, text: str) -> tuple[TokenEntropies, int]:
+    """The text as one row, and how many windows it was read in."""
+    rows = estimator.rows_of_texts([text], viewed.tokenizer)
+    ids_T, limit = rows.ids[0], estimator.max_length
+    if limit is None or len(ids_T) <= limit:
+        for number, row_T in enumerate(rows.ids):
+            estimator.check_row(row_T, number)
+        return TokenEntropies.of_rows(rows, estimator.measure(rows), estimator.method, estimator.unit), 1
+    has_bos = viewed.tokenizer.bos_token_id is not None
+    first_T, rest_T = ids_T[:1], ids_T[1:]
+    cuts = (rest_T if has_bos else ids_T).split(limit - 1 if has_bos else limit)
+    windows = [torch.cat([first_T, cut_T]) for cut_T in cuts] if has_bos else list(cuts)
+    scored = [number for number, window_T in enumerate(windows) if len(window_T) > 1]
+    for number in scored:
+        estimator.check_row(windows[number], number)
+    values = dict(zip(scored, estimator.measure(Rows([windows[number] for number in scored]))))
+    unscored = torch.tensor([float("nan")], dtype=torch.float64)
+    parts = [values.get(number, unscored) for number in range(len(windows))]
+    values_T = torch.cat([unscored, *(part_T[1:] for part_T in parts)] if has_bos else parts)
+    return TokenEntropies.of_rows(rows, [values_T], estimator.method, estimator.unit), len(windows)
+
+
+def _notes(estimator: EntropyEstimator, entropies: TokenEntropies, windows: int) -> list[str]:
+    notes = []
+    if windows > 1:
+        notes.append(
+            f"{windows} windows of up to {estimator.max_length} tokens, each read without the text before it."
+        )
+    elif estimator.context is not None and entropies.ids.shape[1] > estimator.context:
+        notes.append(
+            f"Longer than the model's {estimator.context} tokens: every token has at least half of them before it."
+        )
+    return notes
+
+
+def _summary(estimate: Estimate, bits: bool) -> str:
+    """A line of totals: sum, mean, and bits a byte where they mean something."""
+    values_T: Tensor = estimate.entropies.values[0]
+    scored = int((~values_T.isnan()).sum())
+    unit = unit_of(estimate, bits)
+    total = nats_to_bits(estimate.total) if unit == "bits" else estimate.total
+    said = f"{total:,.1f} {unit} in {scored:,} tokens, {total / max(scored, 1):.2f} a token"
+    if estimate.bits_per_byte is None:
+        return f"{said}."
+    extra = f", {estimate.extra_bits:,.0f} bits of {estimate.extra_name} included" if estimate.extra_bits else ""
+    return f"{said}; {estimate.bits_per_byte:.3f} bits a byte{extra}."
+
+
+def _shown_pieces(text: bytes, ends: Sequence[int]) -> list[bytes]:
+    """The text cut behind each piece: also what belongs to none is shown."""
+    shown, parts = 0, []
+    for end in ends:
+        parts.append(text[shown:end])
+        shown = max(shown, end)
+    return parts
+
+
+def _text(estimate: Estimate) -> bytes:
+    if estimate.entropies.texts is None:
+        raise ValueError(f"{estimate.name} knows no text.")
+    return estimate.entropies.texts[0]
+
+
+def _piece(piece: bytes) -> str:
+    return piece.decode("utf-8", "backslashreplace")

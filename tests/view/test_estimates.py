@@ -1,0 +1,149 @@
+"""Estimates of a text, cut into tokens, words and bytes, and beside one another."""
+
+import io
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from modeling_eem.codec import Codec
+from modeling_eem.entropy import CausalEntropy, ExactEntropy, OcclusionEntropy
+from modeling_eem.view.estimates import (
+    PIECES,
+    Estimate,
+    check_text,
+    comparison,
+    estimate_text,
+    heat_panels,
+    pieces_of,
+    read_text,
+    scales_of,
+    to_tsv,
+)
+from modeling_eem.view.models import ViewedModel
+
+SHORT = "The sea was calm"
+LONG = "The sea was calm and the wind was gone.\nA ship came home at last, and no one on it spoke a word of rain."
+
+
+@pytest.fixture(scope="module")
+def estimates(viewed: dict[str, ViewedModel]) -> list[Estimate]:
+    return [
+        estimate_text(model, method, LONG)
+        for model in viewed.values()
+        for method in model.methods
+        if method != "sliding"
+    ]
+
+
+def test_a_text_that_fits_has_the_estimators_own_values(viewed: dict[str, ViewedModel]) -> None:
+    eem, causal = viewed["eem"], viewed["causal"]
+    for model, method, estimator in (
+        (eem, "exact", ExactEntropy(eem.eem)),
+        (eem, "occlusion", OcclusionEntropy(eem.eem, "loss")),
+        (causal, "causal", CausalEntropy(causal.model)),
+    ):
+        shown = estimate_text(model, method, SHORT).entropies
+        expected = estimator([SHORT], model.tokenizer)
+        torch.testing.assert_close(shown.values, expected.values, equal_nan=True)
+        assert shown.unit == expected.unit and shown.texts == expected.texts
+
+
+def test_a_longer_text_is_read_window_by_window(viewed: dict[str, ViewedModel]) -> None:
+    eem = viewed["eem"]
+    estimate = estimate_text(eem, "exact", LONG)
+    ids_T, values_T = estimate.entropies.ids[0], estimate.entropies.values[0]
+    assert len(ids_T) > 31 and values_T[0].isnan() and not values_T[1:].isnan().any()
+    second = torch.cat([ids_T[:1], ids_T[16:31]])
+    expected = ExactEntropy(eem.eem)(input_ids=second[None]).values[0, 1:]
+    torch.testing.assert_close(values_T[16:31], expected, atol=1e-4, rtol=1e-4)
+    windows = math.ceil((len(ids_T) - 1) / 15)
+    assert estimate.notes[0].startswith(f"{windows} windows of up to 16 tokens")
+
+
+def test_causal_values_slide_and_keep_half_of_the_context(viewed: dict[str, ViewedModel]) -> None:
+    causal = viewed["causal"]
+    shown = estimate_text(causal, "causal", LONG).entropies.values
+    expected = CausalEntropy(causal.model, stride=8)([LONG], causal.tokenizer).values
+    torch.testing.assert_close(shown, expected, equal_nan=True)
+
+
+def test_bits_per_byte_charges_the_code_of_every_window(viewed: dict[str, ViewedModel]) -> None:
+    estimate = estimate_text(viewed["causal"], "causal", LONG)
+    assert estimate.bits_per_byte == pytest.approx(estimate.total / math.log(2) / len(LONG))
+    config = viewed["eem"].eem.config
+    config.code_dtype = "int8"
+    try:
+        windows = math.ceil((estimate.entropies.ids.shape[1] - 1) / 15)
+        with_code = estimate_text(viewed["eem"], "exact", LONG)
+        assert with_code.extra_bits == windows * (6 * 8 + 32)
+    finally:
+        config.code_dtype = None
+    assert estimate_text(viewed["eem"], "exact", LONG).bits_per_byte is None, "no one knows what the code takes"
+    assert estimate_text(viewed["eem"], "occlusion", LONG).bits_per_byte is None
+
+
+@pytest.mark.parametrize("pieces", PIECES)
+def test_pieces_cover_the_text_and_add_up(pieces: str, estimates: list[Estimate]) -> None:
+    for estimate in estimates:
+        frame = pieces_of(estimate.entropies, pieces, bits=False)
+        assert frame["start_byte"].iloc[0] == 0 and frame["end_byte"].iloc[-1] == len(LONG)
+        assert (frame["start_byte"].to_numpy()[1:] == frame["end_byte"].to_numpy()[:-1]).all()
+        assert frame["value"].sum() == pytest.approx(estimate.total)
+
+
+def test_bits_are_nats_over_ln_2_and_other_units_stay(viewed: dict[str, ViewedModel]) -> None:
+    loss, l1 = (estimate_text(viewed["eem"], "occlusion", LONG, metric) for metric in ("loss", "l1"))
+    for estimate, factor in ((loss, math.log(2)), (l1, 1.0)):
+        bits, nats = (pieces_of(estimate.entropies, "words", in_bits)["value"] for in_bits in (True, False))
+        np.testing.assert_allclose(bits * factor, nats)
+    assert [panel.unit for panel in heat_panels([loss, l1], "tokens", True)] == ["bits", "logit L1 distance"]
+
+
+def test_panels_show_the_whole_text_in_comparable_colours(estimates: list[Estimate]) -> None:
+    for panel in heat_panels(estimates, "tokens", bits=True):
+        assert b"".join(panel.tokens) == LONG.encode()
+    scales = dict(zip((estimate.name for estimate in estimates), scales_of(estimates, "tokens", True)))
+    assert scales["eem-16 · exact"] == scales["llama-16 · causal"] == scales["codec · stored"]
+    assert scales["eem-16 · occlusion (loss)"] != scales["eem-16 · exact"]
+
+
+def test_stored_bits_are_those_of_the_file(viewed: dict[str, ViewedModel]) -> None:
+    codec = viewed["codec"].model
+    assert isinstance(codec, Codec) and codec.model is not None
+    text = LONG * 2
+    estimate = estimate_text(viewed["codec"], "stored", text)
+    assert estimate.bits_per_byte == pytest.approx(8 * len(codec.compress(text.encode())) / len(text))
+    assert estimate.extra_bits is not None and estimate.extra_bits > 0
+
+
+def test_the_comparison_has_a_line_a_piece_and_a_column_an_estimate(estimates: list[Estimate]) -> None:
+    table = comparison(estimates, "words", bits=True)
+    assert list(table["word"])[:3] == ["The", " sea", " was"]
+    assert list(table.columns[3:5]) == ["eem-16 · exact (bits)", "eem-16 · occlusion (loss) (bits)"]
+    assert len(table.columns) == 3 + len(estimates) and not table.isna().any().any()
+    again = pd.read_csv(io.StringIO(to_tsv(table)), sep="\t", keep_default_na=False, na_values=["NaN"])
+    np.testing.assert_allclose(again.iloc[:, 3:], table.iloc[:, 3:])
+    assert list(again["word"]) == list(table["word"])
+
+
+def test_tokens_that_are_cut_elsewhere_have_lines_of_their_own(estimates: list[Estimate]) -> None:
+    by_name = {estimate.name: estimate for estimate in estimates}
+    table = comparison([by_name["llama-16 · causal"], by_name["codec · stored"]], "tokens", bits=False)
+    for column, estimate in zip(table.columns[3:], ("llama-16 · causal", "codec · stored")):
+        assert table[column].sum() == pytest.approx(by_name[estimate].total)
+
+
+def test_large_and_empty_texts_are_refused_with_the_limit() -> None:
+    check_text("a" * 20, 20)
+    with pytest.raises(ValueError, match="the text has 21 bytes, and this page takes 20 at most"):
+        check_text("ä" * 10 + "a", 20)
+    with pytest.raises(ValueError, match="no text yet"):
+        check_text(" \n", 20)
+    assert read_text("a.txt", "\ufeffä\r\nb".encode(), 20) == "ä\nb"
+    with pytest.raises(ValueError, match="a.txt has 21 bytes, and this page takes 20 at most"):
+        read_text("a.txt", b"a" * 21, 20)
+    with pytest.raises(ValueError, match="a.txt is no text in UTF-8 .byte 1."):
+        read_text("a.txt", b"a\xff", 20)
