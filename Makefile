@@ -55,9 +55,10 @@ docs: install ## the site, into site/
 findings: ## show what surprised us in libraries, each script from scratch (long; outside CI)
 	@for script in findings/[a-z]*.sh; do echo "$$script"; bash "$$script" || exit 1; done
 
-lint: install ## ruff and the import contracts
+lint: install ## ruff, types and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
 	$(BIN)/lint-imports --no-logo
 
 format: install ## let ruff rewrite what it can

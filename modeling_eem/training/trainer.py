@@ -163,7 +163,7 @@ class TokenLossMixin(Trainer):
             items, total = self._num_items, loss.double()
             if items is None:  # a Trainer such as TRL's, whose loss is the mean of this process's batch
                 own = self.training_forward.scored(inputs, is_training=False).sum().to(total.device)
-                items = self._count([inputs], total.device, is_training=False)
+                items = self._count(self.training_forward, [inputs], total.device, is_training=False)
                 total = total * own * self.args.world_size / items.clamp(min=1)
             self._loss_sum += torch.where(items > 0, total * items, 0.0)
             self._loss_items += items

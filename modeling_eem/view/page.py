@@ -10,10 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import gradio as gr
-from gradio.themes import Base
-from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+import gradio as gr  # pyright: ignore[reportMissingImports]  # of an extra
+from gradio.themes import Base  # pyright: ignore[reportMissingImports]  # of an extra
+from starlette.middleware import Middleware  # pyright: ignore[reportMissingImports]  # of an extra
+from starlette.types import ASGIApp, Message, Receive, Scope, Send  # pyright: ignore[reportMissingImports]  # of an extra
 
 from modeling_eem.entropy.occlusion import METRICS
 from modeling_eem.files import write_atomically

@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "eem train --config",
     "data": "eem data prepare --data",
     "data prepare": "eem data prepare --data",
+    "data publish": "eem data publish --rows",
     "data tokenizer": "eem data tokenizer --data",
     "entropy": "eem entropy --model",
     "compress": "eem compress notes.txt",

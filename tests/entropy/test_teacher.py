@@ -170,7 +170,8 @@ def test_rows_of_ids_are_read_as_their_text(
         whole = torch.tensor([[0, *encode_text(byte_level, text), 0]])
         ends.append(CausalEntropy(teacher)(input_ids=whole).values[0, -1:])
     expected = torch.cat([padding, alone.rows()[0], ends[0], alone.rows()[1][1:], ends[1]])
-    torch.testing.assert_close(values, expected, equal_nan=True)
+    # The teacher computes in float32, and in other passes here and there: its tolerances, not those of float64.
+    torch.testing.assert_close(values, expected, rtol=1.3e-6, atol=1e-5, equal_nan=True)
 
 
 def test_a_row_cut_inside_a_character(
