@@ -14,11 +14,11 @@ packages() {
         PATH=$(dirname "$FINDINGS_PYTHON"):$PATH
         return
     fi
-    python3 -m venv environment
-    local pip="environment/bin/pip -qq --disable-pip-version-check" package
+    python3 -m venv --without-pip environment
+    local pip="python3 -m pip --python environment/bin/python -qq --disable-pip-version-check" package
     for package in "$@"; do
-        case $package in torch==*) $pip install "$package" 2>/dev/null ;; esac
+        case $package in torch==*) $pip install --no-compile "$package" 2>/dev/null ;; esac
     done
-    $pip install --constraint "$HERE/../constraints.txt" "$@" 2>/dev/null
+    $pip install --no-compile --constraint "$HERE/../constraints.txt" "$@" 2>/dev/null
     PATH=$WORK/environment/bin:$PATH
 }

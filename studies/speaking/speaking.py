@@ -19,7 +19,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from modeling_eem.bits import nats_to_bits
 from modeling_eem.data import read_documents
 from modeling_eem.evaluation.code_length import code_bits_of
-from modeling_eem.files import asset
 from modeling_eem.report import Table, write_results
 
 BATCH = 256
@@ -67,7 +66,7 @@ def regenerate(model: PreTrainedModel, codes_RP: Tensor, bos: int, length: int) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--data", type=Path, nargs="+", default=[Path(asset("quickstart/validation.jsonl.gz"))])
+    parser.add_argument("--data", type=Path, nargs="+", default=[Path("asset:quickstart/validation.jsonl.gz")])
     parser.add_argument("--output", type=Path, required=True, help="folder of the record")
     parser.add_argument("--examples", type=int, default=5)
     arguments = parser.parse_args()
