@@ -58,7 +58,7 @@ def compress(
     decompress: Annotated[bool, typer.Option("--decompress", "-d", help="The same as `eem decompress`.")] = False,
     carry: Annotated[
         bool,
-        typer.Option("--carry", help="Windows know the one before: smaller where the context is short; damage costs more."),
+        typer.Option("--carry", help="Windows know the one before: pays with a short context; damage costs more."),
     ] = False,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Say size and time, write nothing; with -l the model's estimate.")

@@ -151,6 +151,8 @@ class EEMModel(EEMPreTrainedModel):
     ) -> EEMModelOutputWithPast:
         """Decoder states `[B, T, D]` of the text; hidden states too leave out the memory's own position.
 
+        In training, rows are occluded with probability `config.code_dropout`.
+
         Args:
             attention_mask: `[B, T]` (with a cache, `[B, past + T]`), 0 on padding.
             encoder_input_ids, encoder_attention_mask: what the encoder reads instead of `input_ids`.
@@ -170,6 +172,9 @@ class EEMModel(EEMPreTrainedModel):
                 raise ValueError("pass either code or encoder_input_ids, of which a code would be made.")
             check_shape("code", code, len(input_ids), self.config.code_size)
         config = self.config
+        # Here and not in EEMForCausalLM: a trainer with a loss of its own runs this model and the head by themselves.
+        if self.training and config.code_dropout and occlude_memory is False:
+            occlude_memory = torch.rand(len(input_ids), device=input_ids.device) < config.code_dropout
         use_cache = config.use_cache if use_cache is None else use_cache
         if self.is_activation_checkpointing and self.training:
             use_cache = False
@@ -323,8 +328,6 @@ class EEMForCausalLM(EEMPreTrainedModel, ContextGenerationMixin):
             num_items_in_batch: labelled tokens of the whole optimizer step, the loss's denominator.
             shift_labels: `[B, T]` labels that stand at the outputs already (context parallelism); no parameter by
                 name, which the Trainer would take for a second column of labels.
-
-        In training, rows are occluded with probability `config.code_dropout`.
         """
         shift_labels = kwargs.pop("shift_labels", None)
         if output_token_losses and labels is None:
@@ -337,8 +340,6 @@ class EEMForCausalLM(EEMPreTrainedModel, ContextGenerationMixin):
                 "EEMForCausalLM was called without labels, code, encoder_input_ids or a cache: its encoder reads "
                 "input_ids, the very tokens the logits predict. Scores from these logits are not a language model's."
             )
-        if self.training and self.config.code_dropout and occlude_memory is False:
-            occlude_memory = torch.rand(len(input_ids), device=input_ids.device) < self.config.code_dropout
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

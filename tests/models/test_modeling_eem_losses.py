@@ -204,11 +204,14 @@ def test_rows_are_occluded_one_by_one(eem: EEMForCausalLM, assert_same_logits: C
         assert not torch.allclose(hidden[is_real], shown[is_real], atol=1e-3)
 
 
-def test_code_dropout_occludes_training_rows(eem: EEMForCausalLM) -> None:
+def test_code_dropout_occludes_training_rows(eem: EEMForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its probability, from the framework's generator, and in training alone; at 0 nothing is drawn."""
     input_ids = torch.randint(2, 40, (64, 5))
     seen = []
-    eem.model.register_forward_pre_hook(lambda _, __, given: seen.append(given["occlude_memory"]), with_kwargs=True)
+    introduce = eem.model._introduce
+    monkeypatch.setattr(
+        eem.model, "_introduce", lambda *given: (seen.append(given[2]), introduce(*given))[1], raising=False
+    )
 
     def loss(probability: float) -> Tensor:
         eem.config.code_dropout = probability

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from modeling_eem import MaskedMixerConfig, MaskedMixerForCausalLM, MaskedMixerForTokenClassification
+from modeling_eem import EEMForCausalLM, MaskedMixerConfig, MaskedMixerForCausalLM, MaskedMixerForTokenClassification
 from modeling_eem.data import CausalCollator
 from modeling_eem.training.token_loss_arguments import TokenWeightedTrainingArguments
 from modeling_eem.training.token_losses import TOKEN_LOSSES
@@ -143,6 +143,17 @@ def test_cross_entropy_is_the_models_own_loss(rows: Dataset, step: Callable) -> 
     assert loss == pytest.approx(expected.item(), rel=1e-4)
     for name, parameter in own.named_parameters():
         torch.testing.assert_close(gradient[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_code_dropout_reaches_a_training_that_runs_the_head_itself(
+    rows: Dataset, step: Callable, eem_config: Callable[..., Any]
+) -> None:
+    """With every row occluded the encoder learns nothing."""
+    model = EEMForCausalLM(eem_config(max_position_embeddings=CONTEXT, code_dropout=1.0))
+    _, gradient = step(model, rows)
+    of_encoder = {name for name in gradient if ".encoder." in name}
+    assert of_encoder and not any(gradient[name].any() for name in of_encoder)
+    assert any(gradient[name].any() for name in set(gradient) - of_encoder)
 
 
 @pytest.mark.parametrize("classes", ["mixer", "llama"])
