@@ -1,9 +1,5 @@
-"""Surprisals of many short sentences against minicons: the same model, tokenizer and texts, values compared first.
+"""Surprisals of many short sentences against minicons: the same model, tokenizer and texts, values compared first."""
 
-python benchmarks/surprisal_cases.py --repeats 5
-"""
-
-import argparse
 import gzip
 import json
 import random
@@ -122,13 +118,3 @@ def _save_model(tokenizer: PreTrainedTokenizerBase, folder: str) -> None:
 
 
 CASES = {"surprisal": surprisals}
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--sentences", type=int, default=600)
-    arguments = parser.parse_args()
-    for figure in surprisals(arguments.repeats, arguments.sentences):
-        low, high = figure.interval
-        print(f"{figure.what}: {figure.median:.2f} ({low:.2f} … {high:.2f})", *figure.notes)

@@ -9,6 +9,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import json
 import random
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -280,3 +281,10 @@ def harness_model(
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def offline_environment() -> dict[str, str]:
+    """Of a process that finds this environment's `eem` first; offline as the tests are."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path}

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from modeling_eem.codec import Codec, IntegerModel
-from modeling_eem.codec.container import Kind
+from modeling_eem.codec.container import Header, Kind
 from modeling_eem.codec.plain_decoder import PlainDecoder
 from modeling_eem.codec.reference import ReferenceDecoder
+from modeling_eem.codec.registry import Release, released_models
 
 GOLDEN = Path(__file__).parent / "golden"
 MODELS = {"bytes": None, "causal": "causal", "carry": "causal", "eem": "eem", "eem_carry": "eem"}
@@ -63,6 +64,16 @@ def test_golden_files_hold_every_kind_that_they_are_for(version: str, name: str)
     assert (report.windows[Kind.CODED_FULL] > 5) == ("eem" in name)
     assert report.windows[Kind.ZSTD] > 0
     assert name == "bytes" or report.windows[Kind.RAW] > 0
+
+
+@pytest.mark.parametrize("release", released_models(), ids=lambda release: release.folder.name)
+@pytest.mark.parametrize("decoder", ["default", "reference"])
+def test_files_of_default_models_decode(release: Release, decoder: str) -> None:
+    plain = (GOLDEN / "default_models" / "plain").read_bytes()
+    blob = (GOLDEN / "default_models" / f"{release.folder.name}.eem").read_bytes()
+    assert Header.from_bytes(blob).model_id == release.id
+    model = IntegerModel.from_pretrained(release.folder)
+    assert Codec(Reference(release.folder, model) if decoder == "reference" else model).decompress(blob) == plain
 
 
 def test_golden_models_decode_alone_and_at_any_place() -> None:

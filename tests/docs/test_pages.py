@@ -1,6 +1,5 @@
 """The docs say what is true: their commands exist, and their pages run from top to bottom."""
 
-import os
 import re
 import shlex
 import shutil
@@ -66,27 +65,20 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def environment() -> dict[str, str]:
-    """Offline, and with the `eem` of this environment first."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-
-
-@pytest.fixture(scope="module")
-def quickstart(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
+def quickstart(tmp_path_factory: pytest.TempPathFactory, offline_environment: dict[str, str]) -> Path:
     folder = tmp_path_factory.mktemp("quickstart")
-    subprocess.run(["eem", "quickstart", "--output", "quickstart"], cwd=folder, env=environment, check=True)
+    subprocess.run(["eem", "quickstart", "--output", "quickstart"], cwd=folder, env=offline_environment, check=True)
     return folder / "quickstart"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUN)
 def test_pages_run_from_top_to_bottom(
-    name: str, tmp_path: Path, quickstart: Path, environment: dict[str, str]
+    name: str, tmp_path: Path, quickstart: Path, offline_environment: dict[str, str]
 ) -> None:
     shutil.copytree(quickstart, tmp_path / "quickstart")
     text = (ROOT / "docs" / f"{name}.md").read_text()
     (tmp_path / "page.md").write_text(re.sub(r"^eem quickstart .*\n", "", text, flags=re.MULTILINE))
     runner = [sys.executable, str(Path(__file__).with_name("page_runner.py")), "page.md"]
-    done = subprocess.run(runner, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(runner, cwd=tmp_path, env=offline_environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

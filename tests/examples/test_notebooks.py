@@ -20,18 +20,11 @@ SECONDS = 180
 
 
 @pytest.fixture(scope="module")
-def environment() -> dict[str, str]:
-    """Offline, and with the `eem` of this environment first."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, offline_environment: dict[str, str]) -> Path:
     """What `make examples` makes, by its own command, but in another folder."""
     (command,) = re.findall(r"&& \S*/(eem quickstart .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     folder = tmp_path_factory.mktemp("examples")
-    subprocess.run(["bash", "-c", command], cwd=folder, env=environment, check=True)
+    subprocess.run(["bash", "-c", command], cwd=folder, env=offline_environment, check=True)
     return folder
 
 
@@ -58,13 +51,13 @@ def test_notebooks_are_stored_without_outputs(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run_from_top_to_bottom(
-    path: Path, trained: Path, tmp_path: Path, environment: dict[str, str]
+    path: Path, trained: Path, tmp_path: Path, offline_environment: dict[str, str]
 ) -> None:
     shutil.copytree(trained / "quickstart", tmp_path / "quickstart")
     runner = [sys.executable, str(Path(__file__).with_name("notebook_runner.py")), str(path)]
     began = os.times()
     started = time.monotonic()
-    done = subprocess.run(runner, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(runner, cwd=tmp_path, env=offline_environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     ended = os.times()
     used = ended.children_user + ended.children_system - began.children_user - began.children_system

@@ -209,3 +209,10 @@ def test_the_largest_number_of_a_vector_is_its_scale(bits: int) -> None:
     code_format = CODE_FORMATS[f"int{bits}"]
     assert torch.equal(code_format.decode(*code_format.encode(values)), values)
     assert torch.equal(code_format.decode(*code_format.encode(-values)), -values)
+
+
+@pytest.mark.parametrize("name", CODE_FORMATS)
+@pytest.mark.parametrize("wrong", [float("inf"), -float("inf"), float("nan")])
+def test_a_number_that_is_not_finite_is_never_stored_as_one_that_is(name: str, wrong: float) -> None:
+    """A cast saturates infinity in some formats; whatever reads the code must see that it is broken."""
+    assert CODE_FORMATS[name].round(torch.tensor([0.5, wrong, -1.0]))[1].isnan()
