@@ -1,0 +1,299 @@
+"""Fine-tune a pretrained model on a few documents of one kind, with every loss: which one should a user run?
+
+    python studies/fine_tuning/fine_tuning.py --model runs/smollm2 --data math_train.parquet --kind gsm8k-train \
+        --general general_validation.parquet --output runs/fine-tuning --records studies/fine_tuning
+
+Documents of one kind are split by chance into students', teacher's, validation and test documents. Cross-entropy first
+chooses the learning rate, on the validation documents; all losses then use it. Entropies come from two models: the
+pretrained one before training ("self"), and the same after one pass over many other documents of the kind ("teacher").
+After each epoch the validation documents are measured. Test documents and general text are measured where early
+stopping stops (the lowest validation value) and at the end, in bits a byte. Finished runs are kept in OUTPUT.
+"""
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+import typer
+from datasets import Dataset
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+)
+
+from eem.console import one_line_errors
+from modeling_eem.data.tokenizer import token_bytes
+from modeling_eem.entropy import CausalEntropy
+from modeling_eem.report import Table, write_results
+from modeling_eem.training import TokenWeightedTrainer, TokenWeightedTrainingArguments
+
+RATES = (2e-5, 6e-5, 2e-4)
+LENGTH = 256  # tokens of a row; a longer document gives its beginning
+BATCH = 4
+
+
+@dataclass(frozen=True)
+class Method:
+    """A loss, whose entropies it reads ("", "self" or "teacher"), and the smoothing of labels."""
+
+    loss: str
+    entropies: str = ""
+    smoothing: float = 0.0
+
+    @property
+    def name(self) -> str:
+        if self.smoothing:
+            return f"label smoothing {self.smoothing}"
+        return f"{self.loss}, {self.entropies}" if self.entropies else self.loss
+
+
+CONTROL = Method("cross_entropy")
+METHODS = [
+    CONTROL,
+    Method("cross_entropy", smoothing=0.1),
+    Method("focal"),
+    Method("mile"),
+    *(Method(loss, "self") for loss in ("complement", "selective", "threshold", "hinge", "distance")),
+    *(Method(loss, "teacher") for loss in ("complement", "selective", "threshold", "hinge", "distance")),
+]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows of ids, BOS first, and how many bytes of text they hold."""
+
+    rows: list[list[int]]
+    num_bytes: int
+
+    @classmethod
+    def of(cls, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> "Sample":
+        rows = [
+            [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]][:LENGTH]
+            for text in texts
+        ]
+        return cls(rows, sum(len(piece) for row in rows for piece in token_bytes(tokenizer, row[1:])))
+
+    def bits_per_byte(self, model: PreTrainedModel) -> float:
+        return sum(map(sum, surprisals(model, self.rows))) / math.log(2) / self.num_bytes
+
+
+def surprisals(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+    """The cross-entropy of each token but the first, in nats; rows of like length go together."""
+    values: list[list[float]] = [[] for _ in rows]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    estimator = CausalEntropy(model)
+    for first in range(0, len(order), 8):
+        chosen = order[first : first + 8]
+        longest = max(len(rows[i]) for i in chosen)
+        ids = torch.tensor([[*rows[i], *[0] * (longest - len(rows[i]))] for i in chosen])
+        mask = torch.tensor([[1] * len(rows[i]) + [0] * (longest - len(rows[i])) for i in chosen])
+        for i, row in zip(chosen, estimator(input_ids=ids, attention_mask=mask).values):
+            values[i] = row[1 : len(rows[i])].tolist()
+    return values
+
+
+class MeasureEpochs(TrainerCallback):
+    """Measures the validation documents after each epoch, and the other samples where that is the lowest so far."""
+
+    def __init__(self, validation: Sample, others: dict[str, Sample]):
+        self.validation = validation
+        self.others = others
+        self.values: list[float] = []
+        self.best: dict[str, float] = {}
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, model: PreTrainedModel, **kwargs: Any) -> None:
+        model.eval()
+        self.values.append(self.validation.bits_per_byte(model))
+        if self.values[-1] == min(self.values):
+            self.best = {name: sample.bits_per_byte(model) for name, sample in self.others.items()}
+        model.train()
+
+
+def train(
+    folder: Path,
+    method: Method,
+    rate: float,
+    rows: dict[str, list],
+    measure: MeasureEpochs | None,
+    *,
+    epochs: int,
+    seed: int,
+    pad: int,
+) -> PreTrainedModel:
+    """A copy of the pretrained model, trained on `rows`, AdamW, the rate constant after ten steps."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.config.pad_token_id = pad
+    with TemporaryDirectory() as output:
+        trainer = TokenWeightedTrainer(
+            model=model,
+            args=TokenWeightedTrainingArguments(
+                output_dir=output,
+                token_loss=method.loss,
+                label_smoothing_factor=method.smoothing,
+                learning_rate=rate,
+                lr_scheduler_type="constant_with_warmup",
+                warmup_steps=10,
+                num_train_epochs=epochs,
+                per_device_train_batch_size=BATCH,
+                max_grad_norm=1.0,
+                weight_decay=0.0,
+                save_strategy="no",
+                logging_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                dataloader_pin_memory=False,
+                use_cpu=True,
+                seed=seed,
+            ),
+            train_dataset=Dataset.from_dict(rows),
+            callbacks=[] if measure is None else [measure],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return model.eval()
+
+
+class Results:
+    """Finished runs by name, kept in a file as soon as they end."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.runs: dict[str, Any] = {}
+        if path.exists():
+            kept = json.loads(path.read_text())
+            if kept["settings"] != settings:
+                raise ValueError(f"{path} was made with other settings: choose another --output.")
+            self.runs = kept["runs"]
+        self.settings = settings
+
+    def keep(self, name: str, run: dict[str, Any]) -> None:
+        self.runs[name] = run
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps({"settings": self.settings, "runs": self.runs}))
+        part.rename(self.path)
+
+
+def table_of(runs: dict[str, Any], before: dict[str, float]) -> Table:
+    rows: list[tuple] = [("before training", "", before["test"], before["general"], before["test"], before["general"])]
+    names = [method.name for method in METHODS]
+    for name in names:
+        seeds = [run for key, run in runs.items() if key.rsplit(" #", 1)[0] == name]
+        if seeds:
+            stops = "/".join(str(run["stop"]) for run in seeds)
+            values = [
+                np.mean([run[when][what] for run in seeds]) for when in ("best", "end") for what in ("test", "general")
+            ]
+            rows.append((name, stops, *map(float, values)))
+    return Table(
+        columns=("loss, entropies", "stopped after", "test", "general", "test, end", "general, end"),
+        rows=rows,
+        title="Fine-tuning: bits a byte",
+        notes=(
+            "Stopped after: epochs at which validation text was best, one a seed. Test: unseen documents of the kind "
+            "trained on; general: other text. The last two columns are the same after the last epoch.",
+        ),
+        formats=dict.fromkeys(("test", "general", "test, end", "general, end"), ".4f"),
+    )
+
+
+@one_line_errors()
+def main(
+    model: Annotated[Path, typer.Option(help="Folder of the pretrained causal model, with its tokenizer.")],
+    data: Annotated[Path, typer.Option(help="Parquet with columns text and source.")],
+    kind: Annotated[str, typer.Option(help="Documents of this source.")],
+    general: Annotated[Path, typer.Option(help="Parquet with a column text, of which forgetting is measured.")],
+    output: Annotated[Path, typer.Option(help="Folder for finished runs and the teacher.")],
+    records: Annotated[Path, typer.Option(help="Folder for the record.")],
+    documents: Annotated[int, typer.Option(min=4, help="Documents of a student.")] = 48,
+    teacher_documents: Annotated[int, typer.Option(min=4, help="Other documents, read once by the teacher.")] = 480,
+    epochs: Annotated[int, typer.Option(min=1)] = 4,
+    seeds: Annotated[int, typer.Option(min=1, help="Samples of students' documents.")] = 1,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+) -> None:
+    """Run every method, each seed, and write the record."""
+    torch.set_num_threads(threads)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    texts = pq.read_table(data, columns=["text"], filters=[("source", "=", kind)])["text"].to_pylist()
+    texts = [texts[i] for i in np.random.default_rng(0).permutation(len(texts))]
+    validation, test, taught = 24, 80, teacher_documents
+    if len(texts) < (needed := validation + test + taught + seeds * documents):
+        raise ValueError(f"{data} has {len(texts)} documents of {kind!r}, and {needed} are needed: ask for fewer.")
+    settings = {
+        "kind": kind,
+        "documents": documents,
+        "teacher_documents": teacher_documents,
+        "epochs": epochs,
+        "length": LENGTH,
+        "batch": BATCH,
+        "rates": list(RATES),
+    }
+    held_out = Sample.of(texts[:validation], tokenizer)
+    others = {
+        "test": Sample.of(texts[validation : validation + test], tokenizer),
+        "general": Sample.of(pq.read_table(general, columns=["text"])["text"].to_pylist()[::6][:16], tokenizer),
+    }
+    first_student = validation + test + taught
+    results = Results(output / "results.json", settings)
+    pretrained = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    common = {"pad": tokenizer.pad_token_id or 0}
+    if "before" not in results.runs:
+        measured = {name: sample.bits_per_byte(pretrained) for name, sample in others.items()}
+        results.keep("before", measured | {"validation": held_out.bits_per_byte(pretrained)})
+
+    def rows_of(seed: int) -> list[list[int]]:
+        begin = first_student + seed * documents
+        return Sample.of(texts[begin : begin + documents], tokenizer).rows
+
+    def run(name: str, method: Method, rate: float, seed: int, entropies: list[list[float]] | None) -> None:
+        if name in results.runs:
+            return
+        began = time.monotonic()
+        rows: dict[str, list] = {"input_ids": rows_of(seed)}
+        if entropies is not None:
+            rows["token_entropies"] = [[math.nan, *values] for values in entropies]
+        measure = MeasureEpochs(held_out, others)
+        trained = train(model, method, rate, rows, measure, epochs=epochs, seed=seed, **common)
+        stop = int(np.argmin(measure.values))
+        is_last = stop == epochs - 1
+        end = measure.best if is_last else {key: sample.bits_per_byte(trained) for key, sample in others.items()}
+        seconds = time.monotonic() - began
+        kept = {"validation": measure.values, "stop": stop + 1, "best": measure.best, "end": end, "seconds": seconds}
+        results.keep(name, kept | asdict(method) | {"rate": rate})
+        print(f"{name}: {measure.values}, {measure.best}, {seconds:.0f} s", flush=True)
+
+    for rate in RATES:
+        run(f"rate {rate:g}", CONTROL, rate, 0, None)
+    rate = min(RATES, key=lambda r: min(results.runs[f"rate {r:g}"]["validation"]))
+
+    teacher_folder = output / "teacher"
+    if not (teacher_folder / "config.json").exists():
+        read = Sample.of(texts[validation + test : first_student], tokenizer).rows
+        train(model, CONTROL, rate, {"input_ids": read}, None, epochs=1, seed=0, **common).save_pretrained(
+            teacher_folder
+        )
+    teacher = AutoModelForCausalLM.from_pretrained(teacher_folder, dtype=torch.float32).eval()
+    if "teacher" not in results.runs:
+        results.keep("teacher", {name: sample.bits_per_byte(teacher) for name, sample in others.items()})
+    for seed in range(seeds):
+        given = {"self": surprisals(pretrained, rows_of(seed)), "teacher": surprisals(teacher, rows_of(seed))}
+        for method in METHODS:
+            run(f"{method.name} #{seed}", method, rate, seed, given.get(method.entropies))
+    table = table_of(results.runs, results.runs["before"])
+    write_results(records, "fine-tuning", [table], {"settings": settings | {"rate": rate}, "runs": results.runs})
+
+
+if __name__ == "__main__":
+    typer.run(main)
