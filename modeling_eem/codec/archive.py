@@ -20,9 +20,9 @@ from modeling_eem.codec.container import (
     parse_record_head,
     record_number,
 )
-from modeling_eem.codec.decoding import Record, WindowDecoder
 from modeling_eem.codec.report import Report
 from modeling_eem.codec.trailer import ENTRY_BYTES, GROUP, MAX_BLOCK, MAX_FOOTER, Entry, Footer, unpack_block
+from modeling_eem.codec.window_decoder import Record, WindowDecoder
 
 _HINT = "--salvage gives what can still be read"
 

@@ -19,7 +19,7 @@ from modeling_eem.loading import evaluating
 from .calibration import Activations, best_step, record_activations
 from .code_encoder import CodeEncoder
 from .code_prior import code_tensors
-from .float_parts import CodeParts, FloatParts, MaskedMixerBlock, MaskedMixerMixing, float_parts
+from .float_model_parts import CodeParts, FloatParts, MaskedMixerBlock, MaskedMixerMixing, float_parts
 from .integer_model import IntegerModel
 from .tensor_grids import (
     ACTIVATION_ENTRIES,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .float_parts import FloatParts
+from .float_model_parts import FloatParts
 from .tensor_grids import ACTIVATION_LIMIT
 
 # Values of an activation that are kept to choose its step from.

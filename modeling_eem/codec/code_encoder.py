@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .float_parts import EEMConfig, TextEncoder
+from .float_model_parts import EEMConfig, TextEncoder
 
 ENCODER_FILE, ENCODER_FOLDER = "encoder.safetensors", "encoder"
 ROWS_AT_ONCE = 16

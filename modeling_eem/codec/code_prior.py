@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .entropy_coder import RangeDecoder, RangeEncoder
-from .float_parts import CODE_FORMATS, ScaledInteger
+from .float_model_parts import CODE_FORMATS, ScaledInteger
 from .tensor_grids import CODE_LIMIT
 from .weights import Sizes, Tensors
 

@@ -8,7 +8,6 @@ from huggingface_hub import ModelHubMixin, snapshot_download
 
 from modeling_eem.codec.archive import Archive, Layout, describe
 from modeling_eem.codec.container import MODEL_ID_BYTES, CodecError, Header, WrongModel
-from modeling_eem.codec.decoding import WindowDecoder
 from modeling_eem.codec.estimate import Estimate, Sampled, estimate_file
 from modeling_eem.codec.registry import default_model, release_of
 from modeling_eem.codec.report import Report
@@ -24,6 +23,7 @@ from modeling_eem.codec.streams import (
     read_header,
 )
 from modeling_eem.codec.text import TokenTable
+from modeling_eem.codec.window_decoder import WindowDecoder
 from modeling_eem.codec.window_model import WindowModel
 
 

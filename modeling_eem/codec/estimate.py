@@ -6,8 +6,8 @@ from io import BytesIO
 from mmap import mmap
 
 from modeling_eem.codec.byte_windows import pack_bytes
-from modeling_eem.codec.encoding import BATCH, WindowEncoder, capacity
 from modeling_eem.codec.text import Item, TokenTable, read_items
+from modeling_eem.codec.window_encoder import BATCH, WindowEncoder, capacity
 from modeling_eem.codec.window_model import WindowModel
 
 _FRAMING = 8  # bytes of a window's head, check sum and place in the index

@@ -20,8 +20,8 @@ from modeling_eem.codec.container import (
     parse_record_head,
     record_number,
 )
-from modeling_eem.codec.decoding import Record, WindowDecoder
 from modeling_eem.codec.trailer import GROUP, Index
+from modeling_eem.codec.window_decoder import Record, WindowDecoder
 
 _FAR = 1 << 20  # windows that a jump may skip where the file's number of windows is lost
 _TRUST = 1 << 16  # places tried × numbers accepted, of 2^32

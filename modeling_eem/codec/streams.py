@@ -17,11 +17,11 @@ from modeling_eem.codec.container import (
     parse_record_head,
     record_number,
 )
-from modeling_eem.codec.decoding import Record, WindowDecoder
-from modeling_eem.codec.encoding import Window, WindowEncoder, capacity
 from modeling_eem.codec.report import Report
 from modeling_eem.codec.text import Reader, TokenTable, read_items
 from modeling_eem.codec.trailer import Index
+from modeling_eem.codec.window_decoder import Record, WindowDecoder
+from modeling_eem.codec.window_encoder import Window, WindowEncoder, capacity
 from modeling_eem.codec.window_model import WindowModel
 
 _HELD_IN_MEMORY = 1 << 22

@@ -138,7 +138,7 @@ def finish_dataset(folder: Path, splits: Sequence[str], schema: pa.Schema, ident
     """
     from datasets import DatasetInfo, Features  # slow to import, and needed only here
 
-    from modeling_eem.data.contents import record_contents
+    from modeling_eem.data.row_checksums import record_contents
 
     info = DatasetInfo(features=Features.from_arrow_schema(schema))
     for split in splits:

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from modeling_eem.data.unpacking import BrokenJsonError, ZstandardFile, json_values
+from modeling_eem.data.file_streams import BrokenJsonError, ZstandardFile, json_values
 from modeling_eem.files import asset
 
 _KINDS = ("txt", "jsonl", "json", "parquet")

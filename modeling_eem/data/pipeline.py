@@ -39,11 +39,11 @@ from modeling_eem.data.arrow_files import (
     write_rows,
 )
 from modeling_eem.data.documents import Span, read_span
-from modeling_eem.data.encoding import PIECE_LENGTH, AlteredTextError, TextEncoder
 from modeling_eem.data.fingerprint import tokenizer_fingerprint
 from modeling_eem.data.row_options import Launch
 from modeling_eem.data.rows import ROW_MODES, RowFormat
 from modeling_eem.data.shards import Shard
+from modeling_eem.data.text_encoding import PIECE_LENGTH, AlteredTextError, TextEncoder
 from modeling_eem.loading import load_tokenizer
 
 _ENCODED_TOGETHER = 1 << 20  # characters

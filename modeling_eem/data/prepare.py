@@ -35,8 +35,8 @@ from modeling_eem.data.arrow_files import (
     finish,
     finished_shards,
 )
-from modeling_eem.data.contents import open_rows
 from modeling_eem.data.fingerprint import FINGERPRINT_FILE, read_fingerprint, read_record, tokenizer_fingerprint
+from modeling_eem.data.row_checksums import open_rows
 from modeling_eem.data.row_options import Launch, RowOptions
 from modeling_eem.data.rows import RowFormat
 from modeling_eem.data.shards import Shard

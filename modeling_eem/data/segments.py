@@ -19,8 +19,8 @@ from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
 from torch import Tensor
 
 from modeling_eem.data.arrow_files import DATASET_FILE, TOKENIZER_FOLDER, TRAIN
-from modeling_eem.data.contents import CONTENTS_FILE, open_rows
 from modeling_eem.data.fingerprint import FINGERPRINT_FILE, read_record
+from modeling_eem.data.row_checksums import CONTENTS_FILE, open_rows
 from modeling_eem.data.rows import TOKEN_ENTROPIES
 
 _ROWS_A_BATCH = 1000

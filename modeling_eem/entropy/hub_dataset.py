@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from modeling_eem.data.arrow_files import RESULTS_FILE, TOKENIZER_FOLDER
-from modeling_eem.data.contents import open_rows
 from modeling_eem.data.fingerprint import FINGERPRINT_FILE, read_fingerprint, read_record
+from modeling_eem.data.row_checksums import open_rows
 from modeling_eem.data.rows import TOKEN_ENTROPIES
 from modeling_eem.entropy.corpus_run import ENTROPIES_FILE
 from modeling_eem.files import folder_at_once, without_secrets

@@ -10,8 +10,8 @@ import torch
 from datasets import Dataset, concatenate_datasets
 
 from modeling_eem.data.arrow_files import DATASET_FILE, TOKENIZER_FOLDER
-from modeling_eem.data.contents import open_rows
 from modeling_eem.data.fingerprint import read_record
+from modeling_eem.data.row_checksums import open_rows
 from modeling_eem.data.rows import TOKEN_ENTROPIES
 from modeling_eem.data.segments import Segments
 from modeling_eem.entropy.corpus_run import ENTROPIES_FILE

@@ -10,11 +10,11 @@ from transformers import PreTrainedConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from modeling_eem.data.arrow_files import HELD_OUT
-from modeling_eem.data.contents import CONTENTS_FILE, open_rows, verify_rows
 from modeling_eem.data.documents import Document, document_files, read_documents
-from modeling_eem.data.encoding import encoded_documents, vocabulary_bytes
 from modeling_eem.data.fingerprint import FINGERPRINT_FILE, check_fingerprint, read_fingerprint
+from modeling_eem.data.row_checksums import CONTENTS_FILE, open_rows, verify_rows
 from modeling_eem.data.rows import Row, RowFormat, pad, stream, windows
+from modeling_eem.data.text_encoding import encoded_documents, vocabulary_bytes
 from modeling_eem.data.tokenizer import token_byte_lengths
 
 # What is scored: `full` are the rows of `pad` that fill the context (the published "full-context rows").

@@ -3,10 +3,10 @@
 from modeling_eem.training.dry_run import DryRun, dry_run, dry_run_table
 from modeling_eem.training.experiment import Run, prepare_run
 from modeling_eem.training.flops import training_flops
-from modeling_eem.training.outputs import held_out_metrics, learning_curve
 from modeling_eem.training.resumable_trainer import RunTrainer, TrainingInterrupted
 from modeling_eem.training.run_arguments import RunArguments
 from modeling_eem.training.run_file import build_config, build_model, read_run_file
+from modeling_eem.training.run_outputs import held_out_metrics, learning_curve
 from modeling_eem.training.token_loss_arguments import TokenLossArguments, TokenWeightedTrainingArguments
 from modeling_eem.training.token_losses import TOKEN_LOSSES, TokenLossOptions, token_loss_function
 from modeling_eem.training.trainer import TokenLossMixin, TokenWeightedTrainer

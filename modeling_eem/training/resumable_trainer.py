@@ -30,11 +30,11 @@ from modeling_eem.training.checkpoints import (
     torn,
     write_run_record,
 )
+from modeling_eem.training.distributed import over_processes
 from modeling_eem.training.experiment import Run
 from modeling_eem.training.loss_watch import LossWatch, check_weights
-from modeling_eem.training.outputs import DESCRIPTIONS, describe
-from modeling_eem.training.processes import over_processes
 from modeling_eem.training.run_arguments import RunArguments
+from modeling_eem.training.run_outputs import DESCRIPTIONS, describe
 from modeling_eem.training.trainer import TokenWeightedTrainer
 
 # Checkpoints, logs and sharded states are in folders; the rest is what training goes on from, DeepSpeed's included.

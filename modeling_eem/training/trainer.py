@@ -14,7 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.models.modeling_eem_autoencoder import EEMAutoencoder
 from modeling_eem.training.callbacks import LEFT_OUT, SeedDevicesCallback
-from modeling_eem.training.processes import over_processes
+from modeling_eem.training.distributed import over_processes
 from modeling_eem.training.token_loss_arguments import TokenLossArguments
 from modeling_eem.training.token_loss_head import TokenLossHead
 from modeling_eem.training.token_losses import TOKEN_LOSSES

@@ -9,11 +9,11 @@ from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from modeling_eem.data.arrow_files import HELD_OUT, TRAIN
-from modeling_eem.data.contents import open_rows
 from modeling_eem.data.documents import read_documents
-from modeling_eem.data.encoding import encoded_documents
 from modeling_eem.data.fingerprint import check_fingerprint, read_fingerprint
+from modeling_eem.data.row_checksums import open_rows
 from modeling_eem.data.rows import ROW_MODES, RowFormat
+from modeling_eem.data.text_encoding import encoded_documents
 from modeling_eem.files import asset, sha256
 from modeling_eem.loading import context_length
 from modeling_eem.models.configuration_eem import EncoderDecoderConfig

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from modeling_eem.codec.codec import Codec
-from modeling_eem.codec.encoding import Window, WindowEncoder, capacity
 from modeling_eem.codec.integer_model import IntegerModel
 from modeling_eem.codec.text import TokenTable, read_items
+from modeling_eem.codec.window_encoder import Window, WindowEncoder, capacity
 from modeling_eem.entropy.result import TokenEntropies
 from modeling_eem.entropy.texts import TextRows
 from modeling_eem.view.models import ViewedModel

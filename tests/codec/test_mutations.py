@@ -49,7 +49,7 @@ def samples(stand_in: Callable[..., Any], awkward: dict[str, bytes]) -> list[Sam
     """Small windows, so that many damaged files take little time; many more than bytes alone would be worth."""
     text, noise = awkward["text"], awkward["random"]
     causal, eem = stand_in(context=40), stand_in(context=40, has_code=True)
-    with patch("modeling_eem.codec.encoding._mended", lambda parts: parts):
+    with patch("modeling_eem.codec.window_encoder._mended", lambda parts: parts):
         return [
             _sample(Codec(causal), text[:3000] + noise + text[3000:4000]),
             _sample(Codec(causal, carry=True), text[:3000]),

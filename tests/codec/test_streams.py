@@ -10,10 +10,10 @@ import pytest
 
 from modeling_eem.codec import Codec, CodecError, DamagedFile, IntegerModel
 from modeling_eem.codec.container import Header, Kind, pack_record
-from modeling_eem.codec.encoding import WindowEncoder, capacity
 from modeling_eem.codec.streams import Source, read_header, read_records
 from modeling_eem.codec.text import TokenTable, read_items
 from modeling_eem.codec.trailer import Index
+from modeling_eem.codec.window_encoder import WindowEncoder, capacity
 
 GOLDEN = Path(__file__).parent / "golden" / "version_1"
 STATUS = Path("/proc/self/status")

@@ -13,7 +13,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from eem import moved
+from eem import old_commands
 from eem.__main__ import app
 
 # With the help of each: the commands that it must name, or an example of its own.
@@ -116,7 +116,7 @@ def test_old_commands_name_the_new_ones(
 ) -> None:
     monkeypatch.setattr(sys, "argv", [f"/bin/eem-{name}", "--data", "two words"])
     with pytest.raises(SystemExit) as ended:
-        vars(moved)[f"eem_{name}"]()
+        vars(old_commands)[f"eem_{name}"]()
     assert ended.value.code == 2
     assert capsys.readouterr().err == f"error: eem-{name} is now `eem {name}`: run `eem {name} --data 'two words'`\n"
 

@@ -54,7 +54,9 @@ def main(folder: Path) -> None:
         build_integer_model(model, tokenizer, [text]).save_pretrained(folder / name)
     (folder / "bytes.eem").write_bytes(Codec(None).compress(data))
     eager = _Eager(_load(folder / "eem"))
-    with patch("modeling_eem.codec.encoding._mended", lambda parts: parts):  # bytes would win: the text is that small
+    with patch(
+        "modeling_eem.codec.window_encoder._mended", lambda parts: parts
+    ):  # bytes would win: the text is that small
         (folder / "causal.eem").write_bytes(Codec(_load(folder / "causal")).compress(data))
         (folder / "carry.eem").write_bytes(Codec(_load(folder / "causal"), carry=True).compress(data))
         (folder / "eem.eem").write_bytes(Codec(eager).compress(data))

@@ -9,8 +9,8 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from modeling_eem.data import encode_text, encoding
-from modeling_eem.data.encoding import AlteredTextError, TextEncoder
+from modeling_eem.data import encode_text, text_encoding
+from modeling_eem.data.text_encoding import AlteredTextError, TextEncoder
 
 LLAMA = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
@@ -62,7 +62,7 @@ def test_pieces_give_the_ids_of_the_whole_text(
     used = tokenizer if kind == "ours" else make_tokenizer(split)
     encoder = TextEncoder(used)
     assert encoder._can_cut
-    monkeypatch.setattr(encoding, "PIECE_LENGTH", 7)
+    monkeypatch.setattr(text_encoding, "PIECE_LENGTH", 7)
     for seed in range(150):
         text = random_text(random.Random(seed), 150)
         pieces = list(encoder._pieces(text))
@@ -77,14 +77,14 @@ def test_a_tokenizer_that_splits_nowhere_encodes_texts_whole(monkeypatch: pytest
     backend = make_tokenizer(None).backend_tokenizer
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     encoder = TextEncoder(PreTrainedTokenizerFast(tokenizer_object=backend))
-    monkeypatch.setattr(encoding, "PIECE_LENGTH", 7)
+    monkeypatch.setattr(text_encoding, "PIECE_LENGTH", 7)
     assert list(encoder._pieces("the sea the sea")) == ["the sea the sea"]
 
 
 def test_an_added_token_with_a_blank_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = make_tokenizer(None)
     tokenizer.add_tokens(["the sea"])
-    monkeypatch.setattr(encoding, "PIECE_LENGTH", 7)
+    monkeypatch.setattr(text_encoding, "PIECE_LENGTH", 7)
     assert TextEncoder(tokenizer).encode("the sea the sea").tolist() == encode_text(tokenizer, "the sea the sea")
 
 
@@ -113,7 +113,7 @@ def test_no_text_has_no_ids(tokenizer: PreTrainedTokenizerFast) -> None:
 _MEMORY = """
 import resource, sys
 from transformers import AutoTokenizer
-from modeling_eem.data.encoding import TextEncoder
+from modeling_eem.data.text_encoding import TextEncoder
 encoder, peaks = TextEncoder(AutoTokenizer.from_pretrained(sys.argv[1])), []
 text = "The sea was calm, and the 12 whales of Captain Ahab slept.\\n" * (10**7 // 59)
 for size, at_most in ((1000, None), (10**7, 511), (10**7, None)):

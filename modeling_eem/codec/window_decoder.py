@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from modeling_eem.codec.byte_windows import unpack_bytes
 from modeling_eem.codec.container import MAX_PLAIN, RUN, CodecError, DamagedFile, Kind
-from modeling_eem.codec.encoding import BATCH, capacity, carried_context
 from modeling_eem.codec.text import TokenTable
+from modeling_eem.codec.window_encoder import BATCH, capacity, carried_context
 from modeling_eem.codec.window_model import WindowModel
 
 

@@ -14,9 +14,9 @@ from shutil import copytree
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from modeling_eem.data.contents import open_rows, verify_rows
 from modeling_eem.data.fingerprint import read_fingerprint, read_record
 from modeling_eem.data.prepare import prepare_rows
+from modeling_eem.data.row_checksums import open_rows, verify_rows
 from modeling_eem.data.row_options import Launch, RowOptions
 from modeling_eem.data.shards import plan_shards
 from modeling_eem.files import locked
