@@ -236,6 +236,13 @@ class RunTrainer(TokenWeightedTrainer):
         if problem is not None:
             raise ValueError(f"{checkpoint} {problem}: it was changed while it was read. Start again.")
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Tied weights are saved once, so only their other name is missing; anything else is not this run's model."""
+        missing = set(load_result.missing_keys) - set(self.run.model.all_tied_weights_keys)
+        if missing or load_result.unexpected_keys:
+            names = ", ".join(sorted([*missing, *load_result.unexpected_keys])[:5])
+            raise ValueError(f"the checkpoint's weights are not this model's: {names}. Choose another output_dir.")
+
     @property
     def _eval_collator(self) -> Any:
         return replace(self.run.collator, random_prefix_probability=0.0, padding_side="right")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.modules.module import _IncompatibleKeys
 from transformers import TrainerCallback
 
 from modeling_eem.training import RunTrainer, TrainingInterrupted, prepare_run
@@ -94,6 +95,26 @@ def test_ten_steps_are_five_and_five(write_run: Callable[..., Path], tmp_path: P
     shutil.rmtree(tmp_path / "out")
     train(path, "--save_steps", "10")
     assert_equal(state(tmp_path / "out" / "checkpoint-10")["weights"], whole["weights"])
+
+
+def test_a_tied_head_resumes_without_a_warning(
+    write_run: Callable[..., Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = write_run("masked_mixer", **STEPS, tie_word_embeddings=True)
+    train(path)
+    whole = state(tmp_path / "out" / "checkpoint-10")
+    interrupt(tmp_path / "out", "checkpoint-10")
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    with caplog.at_level(logging.WARNING):
+        trainer = train(path)
+    assert "missing keys" not in caplog.text
+    assert_equal(state(tmp_path / "out" / "checkpoint-10"), whole)
+    for missing, unexpected in ((["model.embed_tokens.weight"], []), ([], ["more.weight"])):
+        with pytest.raises(ValueError, match=(missing or unexpected)[0]):
+            trainer._issue_warnings_after_load(_IncompatibleKeys(missing, unexpected))
 
 
 @pytest.mark.parametrize("how", ["missing", "truncated"])
