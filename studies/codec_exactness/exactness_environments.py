@@ -25,8 +25,14 @@ FAST = {
 }
 
 
+# What a processor must have for a variable's value to mean anything; libraries fall back in silence.
+_NEEDS = {"avx2": "avx2", "AVX2": "avx2", "avx512": "avx512bw", "AVX512_CORE": "avx512bw", "BF16": "avx512_bf16"}
+
+
 def can_run(environment: dict[str, str]) -> bool:
-    """Whether this machine has what the environment asks numba to use."""
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    wanted = environment.get("NUMBA_CPU_FEATURES", "").replace("+", "").split(",")
-    return all(feature in flags for feature in wanted)
+    """Whether this processor has what the environment asks libraries, or numba, to use."""
+    file = Path("/proc/cpuinfo")
+    flags = set(file.read_text().split()) if file.exists() else set()
+    wanted = set(environment.get("NUMBA_CPU_FEATURES", "").replace("+", "").replace("bmi,", "bmi1,").split(",")) - {""}
+    wanted |= {_NEEDS[value] for value in environment.values() if value in _NEEDS}
+    return wanted <= flags
