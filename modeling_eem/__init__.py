@@ -1,28 +1,24 @@
-"""Entropy estimation models and masked mixers for transformers; importing this registers the Auto classes."""
+"""Entropy estimation models and masked mixers for transformers; importing this registers the Auto classes.
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForTokenClassification
+A program that only compresses needs no model, no PyTorch and no transformers. With MODELING_EEM_CODEC_ONLY=1 in its
+environment, importing this registers nothing until one of the names below is asked for.
+"""
 
-from .kernels import use_kernels
-from .models.configuration_eem import EEMAutoencoderConfig, EEMConfig
-from .models.configuration_masked_mixer import MaskedMixerConfig
-from .models.modeling_eem import EEMForCausalLM, EEMModel
-from .models.modeling_eem_autoencoder import EEMAutoencoder
-from .models.modeling_masked_mixer import MaskedMixerForCausalLM, MaskedMixerForTokenClassification, MaskedMixerModel
+import os
+from typing import TYPE_CHECKING, Any
 
-use_kernels()
-
-for _config_class in (MaskedMixerConfig, EEMConfig, EEMAutoencoderConfig):
-    AutoConfig.register(_config_class.model_type, _config_class)
-    _config_class.register_for_auto_class()
-
-for _auto_class, _model_classes in {
-    AutoModel: (MaskedMixerModel, EEMModel, EEMAutoencoder),
-    AutoModelForCausalLM: (MaskedMixerForCausalLM, EEMForCausalLM),
-    AutoModelForTokenClassification: (MaskedMixerForTokenClassification,),
-}.items():
-    for _model_class in _model_classes:
-        _auto_class.register(_model_class.config_class, _model_class)
-        _model_class.register_for_auto_class(_auto_class.__name__)
+if TYPE_CHECKING or not os.environ.get("MODELING_EEM_CODEC_ONLY"):
+    from .registration import (
+        EEMAutoencoder,
+        EEMAutoencoderConfig,
+        EEMConfig,
+        EEMForCausalLM,
+        EEMModel,
+        MaskedMixerConfig,
+        MaskedMixerForCausalLM,
+        MaskedMixerForTokenClassification,
+        MaskedMixerModel,
+    )
 
 __all__ = [
     "EEMAutoencoder",
@@ -35,3 +31,11 @@ __all__ = [
     "MaskedMixerForTokenClassification",
     "MaskedMixerModel",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import registration
+
+    return getattr(registration, name)

@@ -39,7 +39,7 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
     def __init__(self, model: WindowModel | None, carry: bool = False) -> None:
         self.model = model
         self.carry = carry
-        self._table = TokenTable(model.tokenizer) if model is not None else None
+        self._table = TokenTable(model.backend_tokenizer) if model is not None else None
 
     @classmethod
     def default(cls, carry: bool = False) -> Self:

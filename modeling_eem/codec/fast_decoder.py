@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import torch
 
+from .code_memory import code_memory
 from .entropy_coder import RangeDecoder
 from .fast_windows import decode_group, score_window
 from .packed_weights import make_room, pack_parameters
-from .plain_decoder import code_memory
+from .threads import num_threads
 from .weights import Sizes, Tensors
 
 # Windows that one thread decodes in step, and the bytes that their cache may take.
@@ -21,7 +21,7 @@ CACHE_BYTES = 1 << 26
 
 
 class FastDecoder:
-    """As `PlainDecoder`, in parallel on as many threads as PyTorch has."""
+    """As `PlainDecoder`, in parallel on `num_threads()` threads."""
 
     def __init__(self, sizes: Sizes, tensors: Tensors) -> None:
         self._sizes = sizes
@@ -48,7 +48,7 @@ class FastDecoder:
                 scores[index] = symbols
 
         scores: list[np.ndarray] = [np.empty(0)] * len(texts)
-        threads = torch.get_num_threads()
+        threads = num_threads()
         _in_threads(score_some, [list(range(thread, len(texts), threads)) for thread in range(threads)])
         return scores
 
@@ -59,7 +59,7 @@ class FastDecoder:
         sizes = self._sizes
         is_damaged = [False] * len(texts)
         most = max(1, CACHE_BYTES // (sizes.num_layers * sizes.num_positions * sizes.hidden_size))
-        threads = torch.get_num_threads()
+        threads = num_threads()
         batch_size = min(WINDOWS_IN_STEP, most, -(-len(texts) // threads))
         # Of about one length in step, the longest first.
         order = sorted(range(len(texts)), key=lambda index: -ends[index])
@@ -107,5 +107,5 @@ def _in_threads(function: Callable[[list[int]], None], jobs: list[list[int]]) ->
         for job in jobs:
             function(job)
         return
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with ThreadPoolExecutor(num_threads()) as pool:
         list(pool.map(function, jobs))

@@ -21,6 +21,7 @@ from modeling_eem.codec.container import CodecError, DamagedFile, Header
 from modeling_eem.codec.estimate import Estimate
 from modeling_eem.codec.report import Report
 from modeling_eem.codec.streams import Progress, Source, Writer, no_progress
+from modeling_eem.codec.threads import set_num_threads
 from modeling_eem.codec.whole_files import whole_file
 
 SUFFIX = ".eem"
@@ -100,9 +101,7 @@ class _Models:
         self._given: Codec | None = None
         self._by_id: dict[bytes | None, Codec] = {}
         if options.threads:
-            import torch
-
-            torch.set_num_threads(options.threads)
+            set_num_threads(options.threads)
 
     def to_compress(self) -> Codec:
         if self._given is None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+import modeling_eem.registration  # noqa: F401  # AutoModel makes an encoder's backbone
 from modeling_eem.models.bottleneck_eem import TextEncoder
 from modeling_eem.models.configuration_eem import EEMConfig
 from modeling_eem.models.configuration_masked_mixer import MaskedMixerConfig

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer
 
-from .code_encoder import CodeEncoder
-from .code_prior import CodeCoder
 from .entropy_coder import RangeDecoder, RangeEncoder
-from .plain_decoder import PlainDecoder
 from .weights import Sizes, Tensors, check_tensors, model_id
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # PyTorch and transformers are imported only where a model has a code
+    from transformers import PreTrainedTokenizerBase
+
+    from .code_encoder import CodeEncoder
     from .fast_decoder import FastDecoder
+    from .plain_decoder import PlainDecoder
 
 # Rises with every change of the arithmetic: the identity of a model holds it.
 ARITHMETIC_VERSION = 1
@@ -35,28 +36,41 @@ class IntegerModel:
         id: SHA-256 over integers, tables, tokenizer and window size: two models of one id decode alike.
         context: n; a window and its context hold up to n - 1 tokens, BOS is implied before them.
         has_code: whether windows may begin with a code (an EEM).
+        backend_tokenizer: the tokenizer as the `tokenizers` library has it.
     """
 
     def __init__(
         self,
         sizes: Sizes,
         tensors: Tensors,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: "PreTrainedTokenizerBase | Path",
         tokenizer_json: str,
-        code_encoder: CodeEncoder | None = None,
+        code_encoder: "CodeEncoder | None" = None,
     ) -> None:
         check_tensors(sizes, tensors)
         # safetensors writes the memory of an array as it lies, whatever its strides.
         self.sizes, self.tensors = sizes, {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-        self.tokenizer = tokenizer
+        self._tokenizer = tokenizer  # or the folder that holds it
+        self.backend_tokenizer = Tokenizer.from_str(tokenizer_json)
         self._tokenizer_json = tokenizer_json
         self._code_encoder = code_encoder
         self.context = sizes.context
         self.has_code = sizes.introduction != "none"
         self.id = model_id(sizes, tensors, tokenizer_json, ARITHMETIC_VERSION)
         if self.has_code:
+            from .code_prior import CodeCoder
+
             self._code_coder = CodeCoder(sizes, tensors)
         self._decoder = _decoder_class()(self.sizes, self.tensors)
+
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The tokenizer as transformers has it, loaded when it is first asked for."""
+        if isinstance(self._tokenizer, Path):
+            from transformers import AutoTokenizer
+
+            self._tokenizer = AutoTokenizer.from_pretrained(self._tokenizer)
+        return self._tokenizer
 
     def encode_windows(
         self,
@@ -221,14 +235,13 @@ class IntegerModel:
                 f"{folder} was built for version {content['arithmetic_version']} of the codec's arithmetic, and this "
                 f"package computes version {ARITHMETIC_VERSION}: install the package that built it."
             )
-        sizes = Sizes(**content["sizes"])
-        model = cls(
-            sizes,
-            load_file(folder / WEIGHTS_FILE),
-            AutoTokenizer.from_pretrained(folder),
-            (folder / TOKENIZER_FILE).read_text(encoding="utf-8"),
-            CodeEncoder.load(folder) if sizes.introduction != "none" else None,
-        )
+        sizes, encoder = Sizes(**content["sizes"]), None
+        if sizes.introduction != "none":
+            from .code_encoder import CodeEncoder
+
+            encoder = CodeEncoder.load(folder)
+        tokenizer_json = (folder / TOKENIZER_FILE).read_text(encoding="utf-8")
+        model = cls(sizes, load_file(folder / WEIGHTS_FILE), folder, tokenizer_json, encoder)
         if model.id != content["id"]:
             raise ValueError(f"{folder}: weights, tables or tokenizer are not those of model {content['id'][:12]}.")
         return model
@@ -237,6 +250,8 @@ class IntegerModel:
 def _decoder_class() -> "type[PlainDecoder | FastDecoder]":
     """The compiled decoder; where numba is not to be had, the plain one, which gives the same integers slowly."""
     if importlib.util.find_spec("numba") is None:
+        from .plain_decoder import PlainDecoder
+
         return PlainDecoder
     from .fast_decoder import FastDecoder
 

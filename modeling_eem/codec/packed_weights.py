@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .code_memory import scaled
 from .fast_layers import BLOCK, BYTE_OFFSET
-from .plain_decoder import scaled
 from .tensor_grids import RESIDUAL_LIMIT
 from .tile_product import TILE_COLUMNS
 from .weights import Sizes, Tensors, unpack_triangle

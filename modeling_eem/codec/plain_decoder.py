@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .code_memory import code_memory, scaled
 from .entropy_coder import RangeDecoder
 from .tensor_grids import (
     ACTIVATION_ENTRIES,
@@ -36,11 +37,6 @@ def exact_product(a_RK: np.ndarray, weight_OK: torch.Tensor) -> np.ndarray:
         inputs = slice(first, first + PRODUCT_INPUTS)
         total += (a[:, inputs] @ weight_OK[:, inputs].T).numpy().astype(np.int64)
     return total
-
-
-def scaled(sums: np.ndarray, scale: np.ndarray | np.float64, limit: int) -> np.ndarray:
-    """`rint(sum * scale)`, saturated at +-limit."""
-    return np.clip(np.rint(sums * scale.astype(np.float64)), -limit, limit).astype(np.int64)
 
 
 @dataclass
@@ -226,15 +222,3 @@ def _take_token(coder: RangeDecoder, counts_V: np.ndarray, total: int) -> tuple[
     token = min(int(np.searchsorted(ends_V, coder.target(total), side="right")), len(ends_V) - 1)
     count = int(counts_V[token])
     return token, coder.take(int(ends_V[token]) - count, count, total)
-
-
-def code_memory(sizes: Sizes, tensors: Tensors, codes: Sequence[np.ndarray | None]) -> np.ndarray:
-    """The memory `[B, D or P]` int32 of each window's code in fixed point; zero without one, empty without codes."""
-    if sizes.introduction == "none":
-        return np.zeros((len(codes), 0), dtype=np.int32)
-    memory_BD = np.zeros((len(codes), len(tensors["memory.scale"])), dtype=np.int32)
-    for row, code_P in enumerate(codes):
-        if code_P is not None:
-            sums_D = tensors["memory.weight"].astype(np.int64) @ code_P.astype(np.int64) + tensors["memory.bias"]
-            memory_BD[row] = scaled(sums_D, tensors["memory.scale"], RESIDUAL_LIMIT)
-    return memory_BD

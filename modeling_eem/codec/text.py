@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer
 
+from modeling_eem.byte_level import bytes_of_tokens, is_byte_level
 from modeling_eem.codec.byte_windows import quick_length
 from modeling_eem.codec.container import MAX_PLAIN
-from modeling_eem.data.tokenizer import encode_text, token_bytes
 
 BLOCK = 1 << 18  # bytes read and tokenised at once
 _PIECE = 1 << 14  # bytes that zstd judges at once
@@ -43,14 +43,21 @@ class Reader(Protocol):
 class TokenTable:
     """A tokenizer as the container uses it: bytes to ids where that loses nothing, ids to bytes."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokenizer = tokenizer
-        self._bytes = token_bytes(tokenizer, range(len(tokenizer)))
-        self._special = frozenset(tokenizer.all_special_ids)
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self._tokenizer.encode_special_tokens = True  # their names in a text are text
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        if not is_byte_level(tokenizer):
+            raise ValueError("the tokenizer is not byte-level: bytes per token need GPT-2's byte alphabet.")
+        added = tokenizer.get_added_tokens_decoder()
+        held = bytes_of_tokens(tokenizer.get_vocab(), added)
+        self._bytes = [held.get(index, b"") for index in range(max(held) + 1)]
+        self._special = frozenset(index for index, token in added.items() if token.special)
 
     def encode(self, data: bytes) -> list[int] | None:
         """Ids, none of them special, whose bytes are exactly `data` (UTF-8); None where the tokenizer has no such."""
-        ids = encode_text(self._tokenizer, data.decode())
+        ids = self._tokenizer.encode(data.decode(), add_special_tokens=False).ids
         if not self._special.isdisjoint(ids) or self.decode(ids) != data:
             return None
         return ids

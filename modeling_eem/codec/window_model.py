@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer
 
 
 class WindowModel(Protocol):
@@ -19,7 +19,7 @@ class WindowModel(Protocol):
     """Hexadecimal hash over integer weights, tables, tokenizer and window size; the file stores 8 bytes of it."""
     context: int
     """n, BOS included: a window with its context holds up to n - 1 tokens."""
-    tokenizer: PreTrainedTokenizerBase
+    backend_tokenizer: Tokenizer
     has_code: bool
     """Whether windows may be encoded with a code (an EEM)."""
 

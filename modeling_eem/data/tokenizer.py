@@ -19,8 +19,9 @@ from weakref import WeakKeyDictionary
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AddedToken, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from modeling_eem import byte_level
+from modeling_eem.byte_level import bytes_of_tokens
 from modeling_eem.data.documents import check_encodable
 
 END_OF_TEXT = "<|endoftext|>"  # BOS and EOS, id 0
@@ -155,19 +156,10 @@ def _token_table(tokenizer: PreTrainedTokenizerBase) -> _TokenTable:
 
 
 def _read_tokens(vocabulary: dict[str, int], added: dict[int, AddedToken], size: int) -> _TokenTable:
-    to_latin = {ord(character): chr(byte) for byte, character in bytes_to_unicode().items()}
-    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
     lengths_V = torch.zeros(max(vocabulary.values()) + 1, dtype=torch.long)
-    lengths, bytes_of = lengths_V.numpy(), {}
-    for token, index in vocabulary.items():
-        if index in added:
-            bytes_of[index] = added[index].content.encode()
-            lengths[index] = 0 if added[index].special else len(bytes_of[index])
-        elif alphabet.issuperset(token):
-            bytes_of[index] = token.translate(to_latin).encode("latin-1")
-            lengths[index] = len(token)
-        else:
-            raise ValueError(f"token {index}, {token!r}, is not written in GPT-2's byte alphabet.")
+    lengths, bytes_of = lengths_V.numpy(), bytes_of_tokens(vocabulary, added)
+    for index, held in bytes_of.items():
+        lengths[index] = 0 if index in added and added[index].special else len(held)
     return _TokenTable(added, size, lengths_V, bytes_of)
 
 
@@ -232,7 +224,7 @@ def rust_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 
 def is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether tokens are written in GPT-2's byte alphabet, one character of a token for each byte."""
-    return isinstance(tokenizer, PreTrainedTokenizerFast) and _decodes_bytes(tokenizer.backend_tokenizer)
+    return isinstance(tokenizer, PreTrainedTokenizerFast) and byte_level.is_byte_level(tokenizer.backend_tokenizer)
 
 
 def _check_byte_level(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -240,9 +232,3 @@ def _check_byte_level(tokenizer: PreTrainedTokenizerBase) -> None:
         raise ValueError(
             f"{type(tokenizer).__name__} is not a byte-level tokenizer: bytes per token need GPT-2's byte alphabet."
         )
-
-
-def _decodes_bytes(backend: Tokenizer) -> bool:
-    probe = "é €"
-    (token, _), *_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(probe)
-    return backend.decoder is not None and backend.decoder.decode([token]) == probe

@@ -68,7 +68,7 @@ def read(path: Path) -> list[str]:
 
 def windows_of(model: IntegerModel, texts: list[str], tokens: int) -> list[list[int]]:
     """Windows of text; every third is cut short, so that windows in step end at different places."""
-    ids = [i for text in texts for i in model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
+    ids = [i for text in texts for i in model.backend_tokenizer.encode(text, add_special_tokens=False).ids]
     if len(ids) < tokens:
         raise SystemExit(f"the texts hold {len(ids):,} tokens, fewer than {tokens:,}: name more.")
     windows, first, number = [], 0, 0

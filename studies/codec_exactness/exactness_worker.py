@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from modeling_eem.codec import IntegerModel
+from modeling_eem.codec import IntegerModel, set_num_threads
 
 NUM_WINDOWS = 64
 
@@ -30,6 +30,7 @@ def random_windows(model: IntegerModel) -> list[list[int]]:
 def main() -> None:
     folder, decoder, at_once, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     torch.set_num_threads(threads)
+    set_num_threads(threads)
     model = IntegerModel.from_pretrained(folder)
     module = importlib.import_module(f"modeling_eem.codec.{decoder.lower()}_decoder")
     model._decoder = getattr(module, f"{decoder}Decoder")(model.sizes, model.tensors)

@@ -21,10 +21,9 @@ import time
 from pathlib import Path
 
 import pandas
-import torch
 import zstandard
 
-from modeling_eem.codec import Codec
+from modeling_eem.codec import Codec, num_threads
 from modeling_eem.evaluation.compressors import COMPRESSORS
 from modeling_eem.report import Table, write_results
 from modeling_eem.report.provenance import PACKAGES
@@ -129,7 +128,7 @@ def documents(codec: Codec, documents: list[bytes], train: list[str]) -> Table:
 def speed(codec: Codec, data: bytes) -> Table:
     codec.decompress(codec.compress(data[:5000]))  # compiles
     rows = []
-    tokens = len(codec.model.tokenizer(data.decode(), add_special_tokens=False, verbose=False)["input_ids"])
+    tokens = len(codec.model.backend_tokenizer.encode(data.decode(), add_special_tokens=False).ids)
     wall, cpu = time.perf_counter(), time.process_time()
     blob = codec.compress(data)
     rows.append(("encoding", time.perf_counter() - wall, time.process_time() - cpu))
@@ -139,7 +138,7 @@ def speed(codec: Codec, data: bytes) -> Table:
     return Table(
         columns=("what", "tokens a second", "kB a second", "tokens a CPU second"),
         rows=[(what, tokens / wall, len(data) / wall / 1000, tokens / cpu) for what, wall, cpu in rows],
-        title=f"Speed with {torch.get_num_threads()} threads",
+        title=f"Speed with {num_threads()} threads",
         notes=("64 windows in step. Wall time holds only where the machine had nothing else to do.",),
         formats={"tokens a second": ",.0f", "kB a second": ".1f", "tokens a CPU second": ",.0f"},
     )

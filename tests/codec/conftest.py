@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from modeling_eem import EEMConfig, EEMForCausalLM, MaskedMixerConfig, MaskedMixerForCausalLM
 from modeling_eem.codec import Codec, IntegerModel, build_integer_model
 from modeling_eem.data import train_tokenizer
-from modeling_eem.data.tokenizer import encode_text
+from modeling_eem.data.tokenizer import encode_text, rust_tokenizer
 
 TEXT = "the sea was calm and a ship came over it from far away with grey sails at dawn while we slept. "
 CONTEXT = 24
@@ -113,7 +113,8 @@ class StandIn:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, context: int, has_code: bool) -> None:
-        self.tokenizer = tokenizer
+        self.backend_tokenizer = rust_tokenizer(tokenizer)
+        self._bos = tokenizer.bos_token_id
         self.context = context
         self.has_code = has_code
         self.decoded = 0
@@ -159,7 +160,7 @@ class StandIn:
         for index, window in enumerate(windows):
             context = contexts[index] if contexts is not None else []
             assert window and len(window) + len(context) < self.context
-            assert self.tokenizer.bos_token_id not in window
+            assert self._bos not in window
             code = int(codes[index][0]) if codes is not None else None
             state = 1 << 24
             for start, count, total in reversed(self._intervals(window, context, code)):

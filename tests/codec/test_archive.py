@@ -33,7 +33,8 @@ class Repeated:
     """A model of windows that all hold one text, so that a large archive is written at once."""
 
     def __init__(self, codec: Codec, plain: bytes, payload_length: int) -> None:
-        self.context, self.tokenizer, self.has_code, self.id = 512, codec.model.tokenizer, False, "0123456789abcdef"
+        self.context, self.has_code, self.id = 512, False, "0123456789abcdef"
+        self.backend_tokenizer = codec.model.backend_tokenizer
         self._tokens = codec._table.encode(plain)
         self.payload_length = payload_length
 

@@ -272,7 +272,7 @@ def test_folders_without_links_keep_the_same_promises(tmp_path: Path, monkeypatc
 
 def test_threads_are_those_asked_for(notes: Path, monkeypatch: Any) -> None:
     asked: list[int] = []
-    monkeypatch.setattr("torch.set_num_threads", asked.append)
+    monkeypatch.setattr("modeling_eem.codec.file_operations.set_num_threads", asked.append)
     compress_files([notes], _with(threads=3), _quiet)
     assert asked == [3]
 

@@ -25,7 +25,8 @@ class Reference:
 
     def __init__(self, folder: Path, model: IntegerModel) -> None:
         self._decoder = ReferenceDecoder(folder)
-        self.id, self.context, self.tokenizer, self.has_code = model.id, model.context, model.tokenizer, model.has_code
+        self.id, self.context, self.has_code = model.id, model.context, model.has_code
+        self.backend_tokenizer = model.backend_tokenizer
 
     def decode_windows(
         self,

@@ -104,7 +104,7 @@ def test_declared_sizes_are_checked_before_they_are_believed(codec: Codec) -> No
 
 def test_a_window_keeps_the_code_that_it_begins_with(stand_in: Callable[..., Any], text: bytes) -> None:
     model = stand_in(has_code=True)
-    items = read_items(BytesIO(text), TokenTable(model.tokenizer), capacity(model, False))
+    items = read_items(BytesIO(text), TokenTable(model.backend_tokenizer), capacity(model, False))
     windows = [window for window in WindowEncoder(model, False).encode(items) if window.tokens is not None]
     assert {window.kind.has_code for window in windows} == {True, False}
     for window in windows:
