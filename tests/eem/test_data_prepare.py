@@ -144,7 +144,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     limited = f"ulimit -f 600; exec {sys.executable} -m eem data " + " ".join(arguments)
     result = subprocess.run(["bash", "-c", limited], capture_output=True, text=True)
     assert result.returncode == 2, result.stderr
-    assert result.stderr.strip().splitlines()[-1].startswith("error: no room for")
+    assert result.stderr.strip().splitlines()[-1].startswith("error: no disk space for")
     assert not list((tmp_path / "rows").rglob("*.part"))
     assert CliRunner().invoke(app, arguments).exit_code == 0
 
