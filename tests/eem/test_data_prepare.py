@@ -176,7 +176,7 @@ def test_slurm(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     output = tmp_path / "slurm"
     result = CliRunner().invoke(app, _arguments(corpus, output, *where))
     assert result.exit_code == 0, result.output
-    assert "2 shards are Slurm's now" in result.stderr
+    assert "2 shards were handed to Slurm" in result.stderr
     calls = (tmp_path / "calls").read_text()
     assert "--partition=cpu" in calls and "--time=01:00:00" in calls and "--array=0-1%1" in calls
     assert "--dependency=afterok:7" in calls
