@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from .entropy_coder import RangeDecoder, RangeEncoder
 from .weights import Sizes, Tensors, check_tensors, model_id
 
-if TYPE_CHECKING:  # PyTorch and transformers are imported only where a model has a code
+if TYPE_CHECKING:  # PyTorch and transformers are imported only for a model with a code
     from transformers import PreTrainedTokenizerBase
 
     from .code_encoder import CodeEncoder
@@ -36,7 +36,7 @@ class IntegerModel:
         id: SHA-256 over integers, tables, tokenizer and window size: two models with one id decode alike.
         context: n; a window and its context hold up to n - 1 tokens, after an implied BOS.
         has_code: whether windows may begin with a code (an EEM).
-        backend_tokenizer: the tokenizer as the `tokenizers` library has it.
+        backend_tokenizer: the tokenizer, as an object of the `tokenizers` library.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class IntegerModel:
 
     @property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
-        """The tokenizer as transformers has it, loaded when it is first asked for."""
+        """The tokenizer as an object of transformers, loaded on first use."""
         if isinstance(self._tokenizer, Path):
             from transformers import AutoTokenizer
 
