@@ -1,7 +1,7 @@
 """python evaluate.py COMMAND …: `eem evaluate` from a checkout.
 
-This file has the name of a library that lm-eval imports. Where the checkout is searched for modules, as `python -m`
-does, whoever imports `evaluate` meets this file; it steps aside and gives them the library.
+This file has the name of a library that lm-eval imports. If Python searches the checkout for modules, as `python -m`
+does, `import evaluate` finds this file. It then returns the library in its place.
 """
 
 import importlib

@@ -1,4 +1,4 @@
 """The command `eem`: options and printing only; each command is a short story that calls `modeling_eem`.
 
-Commands import what they call inside, so that `eem --help` starts without PyTorch.
+Commands import what they need inside their functions: `eem --help` must start without PyTorch.
 """

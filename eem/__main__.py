@@ -47,12 +47,12 @@ def eem(
         bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """What precedes a command."""
+    """Options before the command."""
 
 
 def main() -> None:
-    """What the console script `eem` runs."""
-    sys.argv[0] = "eem"  # what records name as their command, for `python -m eem` too
+    """Run the console script `eem`."""
+    sys.argv[0] = "eem"  # records name it as their command, for `python -m eem` too
     app(prog_name="eem")
 
 

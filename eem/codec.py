@@ -1,4 +1,4 @@
-"""eem codec: codec models; each command is in a file of its own, `eem/codec_<command>.py`."""
+"""eem codec: codec models; each command has its own file, `eem/codec_<command>.py`."""
 
 from eem.codec_build import build
 from eem.console import Command, new_app
@@ -12,4 +12,4 @@ app.command(cls=Command)(build)
 
 @app.callback()
 def codec() -> None:
-    """What makes typer keep the command's name where there is only one."""
+    """Makes typer keep the command's name although there is only one command."""

@@ -1,4 +1,4 @@
-"""eem codec build: a codec model, in integers, from a trained model."""
+"""eem codec build: an integer codec model from a trained model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,18 +12,18 @@ from eem.console import check_output, one_line_errors, progress_bar, quiet_loadi
 def build(
     model: Annotated[
         Path,
-        typer.Option(help="Folder of a causal masked mixer, or an EEM with such a decoder, and a tokenizer."),
+        typer.Option(help="Folder of a causal masked mixer, or of an EEM with such a decoder, and its tokenizer."),
     ],
     calibration: Annotated[
         list[Path],
-        typer.Option(help="Some 100 kB of text like what will be compressed: .txt, .jsonl, .parquet."),
+        typer.Option(help="About 100 kB of text like the text to compress: .txt, .jsonl, .parquet."),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the codec model.")],
     text_column: Annotated[str, typer.Option(help="Column of .jsonl and .parquet files.")] = "text",
 ) -> None:
     """Turn a trained model into a codec model: integer weights and tables, which every machine decodes alike.
 
-    Prints what the calibration text costs by the integer model beside the float model.
+    Prints the cost of the calibration text by the integer model and by the float model.
 
     Example: `eem codec build --model runs/causal --calibration notes.txt --output codec`
     """

@@ -1,4 +1,4 @@
-"""eem compress, eem decompress: files into `.eem` files and back, as zstd does it.
+"""eem compress, eem decompress: files into `.eem` files and back, with zstd's options.
 
 eem compress notes.txt
 eem decompress notes.txt.eem
@@ -27,32 +27,32 @@ def _file_options(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", help="Folder or Hub name of a codec model; else ours, or the file's own."),
+        typer.Option("--model", help="Folder or Hub name of a codec model; if not given, ours or the file's own."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write one input's output there; -: to stdout.")
+        Path | None, typer.Option("--output", "-o", help="Where one input's output goes; -: standard output.")
     ] = None,
-    to_stdout: Annotated[bool, typer.Option("--stdout", "-c", help="Write to standard output; sources stay.")] = False,
+    to_stdout: Annotated[bool, typer.Option("--stdout", "-c", help="Write to standard output; keep sources.")] = False,
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Overwrite; write compressed bytes to a terminal.")
     ] = False,
     keep: Annotated[
-        bool, typer.Option("--keep/--rm", "-k", help="Sources stay, or go once their output is on the disk.")
+        bool, typer.Option("--keep/--rm", "-k", help="Keep sources, or remove them once their output is on the disk.")
     ] = True,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Take each file in folders by itself.")] = False,
-    threads: Annotated[int, typer.Option("--threads", "-T", help="0: as many as PyTorch takes.", min=0)] = 0,
+    threads: Annotated[int, typer.Option("--threads", "-T", help="Threads; 0: PyTorch's choice.", min=0)] = 0,
     test: Annotated[
-        bool, typer.Option("--test", "-t", help="Decode and write nothing: whether files are whole.")
+        bool, typer.Option("--test", "-t", help="Test whether files are whole: decode them, write nothing.")
     ] = False,
     listing: Annotated[bool, typer.Option("--list", "-l", help="Show what files are made of.")] = False,
     max_output: Annotated[
         int | None, typer.Option("--max-output", help="Refuse files that hold more plain bytes than this.", min=0)
     ] = None,
     salvage: Annotated[
-        bool, typer.Option("--salvage", help="Recover every undamaged window of damaged files, and say what is lost.")
+        bool, typer.Option("--salvage", help="Recover every undamaged window of damaged files; report what is lost.")
     ] = False,
 ) -> None:
-    """What both commands take."""
+    """Options of both commands."""
 
 
 @with_options(options_of(_file_options))
@@ -61,16 +61,16 @@ def compress(
     decompress: Annotated[bool, typer.Option("--decompress", "-d", help="The same as `eem decompress`.")] = False,
     carry: Annotated[
         bool,
-        typer.Option("--carry", help="Windows know the one before: pays with a short context; damage costs more."),
+        typer.Option("--carry", help="Windows see the previous one: helps short contexts; damage costs more."),
     ] = False,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Say size and time, write nothing; with -l the model's estimate.")
+        bool, typer.Option("--estimate", help="Print size and time, write nothing; with -l the model's estimate.")
     ] = False,
     **options: Any,
 ) -> None:
     """Compress files: FILE becomes FILE.eem, which every machine decodes to the same bytes.
 
-    Options are zstd's where it has them. It is slow, as all neural compressors are: `--estimate` says how slow.
+    Options are named as in zstd. It is slow, as all neural compressors are: `--estimate` shows how slow.
 
     Example: `eem compress notes.txt`
     """
@@ -100,10 +100,10 @@ def _refuse(given: dict[str, bool], is_wrong: bool, why: str) -> None:
 
 
 def _work(modes: dict[str, bool], files: list[Path] | None, test: bool, listing: bool, **options: Any) -> None:
-    """Do it to each file; exit with 2 where one has an error, after the others are done.
+    """Process each file; after an error go on with the others, then exit with 2.
 
     Args:
-        modes: what is asked for beside a test or a listing, which go first; compressing is what is left.
+        modes: other modes that are asked for. A listing or a test comes first; without any mode, compress.
         options: those of `FileOptions`.
     """
     with _without_models():
@@ -112,7 +112,7 @@ def _work(modes: dict[str, bool], files: list[Path] | None, test: bool, listing:
     wanted = {"list": listing, "test": test, **modes}
     mode = next((name for name, is_wanted in wanted.items() if is_wanted), "compress")
     paths, asked = files or [], file_operations.FileOptions(**options)
-    kept = "files that are done are kept; the one under way left nothing. The same command with the rest goes on."
+    kept = "finished files are kept, and the unfinished one left nothing; run the same command with the rest."
     with keeps(lambda: kept):
         if mode in ("list", "estimate"):
             results = _answer(
@@ -135,7 +135,7 @@ def _work(modes: dict[str, bool], files: list[Path] | None, test: bool, listing:
 
 @contextmanager
 def _without_models() -> Iterator[None]:
-    """The codec is imported without PyTorch and transformers: in a second, not six, and in half the memory."""
+    """Import the codec without PyTorch and transformers: in one second instead of six, in half the memory."""
     os.environ[_CODEC_ONLY] = "1"
     try:
         yield
@@ -144,7 +144,7 @@ def _without_models() -> Iterator[None]:
 
 
 def _answer(do: Callable) -> list:
-    """What is asked for goes to standard output, and errors to standard error."""
+    """Print answers to standard output, and errors to standard error."""
     lines: list[str] = []
     results = do(lines.append)
     errors = {result.line for result in results if result.error is not None}

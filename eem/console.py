@@ -1,4 +1,4 @@
-"""What all commands share: list options, one-line errors, where output goes, progress.
+"""Shared by all commands: list options, one-line errors, checks of output folders, progress.
 
 Nothing heavy is imported here: `eem --help` reads this file.
 """
@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from eem.launch import is_first_to_say, lost_process, num_processes
 
-# Which extra of this package brings a library that `pip install modeling-eem` leaves out.
+# Library that `pip install modeling-eem` leaves out → the extra that brings it.
 EXTRAS = {
     "datatrove": "prepare",
     "gradio": "view",
@@ -32,7 +32,7 @@ _SECONDS_A_LINE = 15.0
 
 
 class Command(TyperCommand):
-    """A command whose usage errors are one line, and whose list options take all values that follow.
+    """A command with usage errors of one line, and list options that take all following values.
 
     `--data A B` is `--data A --data B`, so a shell's `--data *.parquet` works. Use as `@app.command(cls=Command)`.
     """
@@ -55,7 +55,7 @@ class Command(TyperCommand):
         return super().parse_args(ctx, expanded)
 
     def invoke(self, ctx: typer.Context) -> Any:
-        # On CPUs with bfloat16, bitsandbytes warns at import that it found no kernel on the Hub; it does without.
+        # On CPUs with bfloat16, bitsandbytes warns at import that it found no kernel on the Hub; it needs none.
         logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
         # A codec model has no config.json, and needs none.
         logging.getLogger("huggingface_hub.hub_mixin").setLevel(logging.ERROR)
@@ -66,27 +66,27 @@ class Command(TyperCommand):
 
 
 class Commands(TyperGroup):
-    """A group of commands whose usage errors are one line: `typer.Typer(cls=Commands)`."""
+    """A group of commands with usage errors of one line: `typer.Typer(cls=Commands)`."""
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         return _one_line_main(super().main, standalone_mode, *args, **extra)
 
 
 def _one_line_main(main: Callable[..., Any], standalone_mode: bool, *args: Any, **extra: Any) -> Any:
-    """typer's own error is a box of several lines; ours is a line that a log or another program can read."""
+    """Prints usage errors in one line, which logs and programs can read; typer's own error is a box of several."""
     if not standalone_mode:
         return main(*args, standalone_mode=False, **extra)
     try:
         code = main(*args, standalone_mode=False, **extra)
     except typer.TyperException as error:
-        if message := error.format_message():  # empty where a group without a command printed its help
+        if message := error.format_message():  # empty if a group without a command printed its help
             print_error(message)
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def new_app(help: str) -> typer.Typer:
-    """An empty group of commands, set up as all of ours are."""
+    """An empty group of commands with the settings of all our groups."""
     return typer.Typer(
         cls=Commands,
         help=help,
@@ -99,13 +99,13 @@ def new_app(help: str) -> typer.Typer:
 
 @contextmanager
 def one_line_errors(is_shared: bool = False) -> Iterator[None]:
-    """Turn what the user can change into one line on stderr, and the exit code that says what it was.
+    """Turn errors that the user can fix into one line on stderr and an exit code.
 
-    Bad input (ValueError, OSError) and a library that an extra brings exit with 2, Ctrl-C with 130. Of several
-    processes that one launch started one says what is wrong, and all exit alike.
+    Bad input (ValueError, OSError) and the missing library of an extra exit with 2, Ctrl-C with 130. If one launch
+    started several processes, one of them prints the error, and all exit with the same code.
 
     Args:
-        is_shared: whether several processes share the command's work; it is refused to them otherwise.
+        is_shared: whether several processes may share the command's work; otherwise more than one is an error.
     """
     try:
         if not is_shared and num_processes() > 1:
@@ -137,7 +137,7 @@ def one_line_errors(is_shared: bool = False) -> Iterator[None]:
 
 @contextmanager
 def keeps(said: Callable[[], str]) -> Iterator[None]:
-    """Say on Ctrl-C what was kept and how to go on, instead of `one_line_errors`' own sentence."""
+    """On Ctrl-C, say what was kept and how to go on, in place of the sentence of `one_line_errors`."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -146,21 +146,21 @@ def keeps(said: Callable[[], str]) -> Iterator[None]:
 
 
 def print_error(message: str) -> None:
-    """One line on stderr; of several processes with the same mistake one prints it."""
+    """Print one line on stderr; if several processes make the same mistake, only one prints it."""
     line = f"error: {' '.join(message.split())}"
     if is_first_to_say(line):
         typer.echo(line, err=True)
 
 
 def quiet_loading() -> None:
-    """No bars of transformers' own while it loads weights: commands show how far their work is."""
+    """Switch off transformers' progress bars while it loads weights: commands show their own progress."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
 
 
 def check_output(folder: Path) -> None:
-    """ValueError for a file where results would need a folder: to be called before the work, not after it."""
+    """ValueError if a file is where results need a folder. Call it before the work, not after it."""
     for path in (folder, *folder.parents):
         if path.exists():
             if not path.is_dir():
@@ -169,7 +169,7 @@ def check_output(folder: Path) -> None:
 
 
 class Steps:
-    """What a command tells of its work: how far it is, and a note beside that."""
+    """The progress of a command's work, with a note beside it."""
 
     def __init__(self, total: int | None):
         self.total = total
@@ -179,7 +179,7 @@ class Steps:
         self.first = 0
 
     def advance(self, steps: int = 1) -> None:
-        """So many steps more are done."""
+        """Add finished steps."""
         self.update(self.done + steps)
 
     def update(
@@ -189,28 +189,28 @@ class Steps:
         description: str | None = None,
         total: int | None = None,
     ) -> None:
-        """So many steps are done in all."""
+        """Set the number of all finished steps, a note, a description or the total."""
         self.done = self.done if done is None else done
         self.total = self.total if total is None else total
         self.note = self.note if note is None else note
         self.show(description)
 
     def resume(self, done: int) -> None:
-        """So many steps were done before this start; they say nothing of its speed."""
+        """Set the steps that were finished before this start; they do not count for its speed."""
         self.first = self.done = done
 
     def show(self, description: str | None) -> None:
-        """Nothing, unless a subclass shows it."""
+        """Show the progress; a subclass does it."""
 
 
 class _Lines(Steps):
-    """Progress where no one watches, a log say: a line every fifteen seconds, with the time that is left."""
+    """Progress without a terminal, as in a log: a line every fifteen seconds, with the time left."""
 
     def __init__(self, description: str, total: int | None):
         super().__init__(total)
         self.description = description
         self.told = self.begun
-        self.stream = sys.stderr  # this very stream: libraries turn sys.stderr away while they work
+        self.stream = sys.stderr  # keep this stream: libraries redirect sys.stderr while they work
 
     def show(self, description: str | None) -> None:
         self.description = description or self.description
@@ -221,7 +221,7 @@ class _Lines(Steps):
         parts = [f"{self.description}: {self.done:,}" + (f" of {self.total:,}" if self.total else "")]
         if self.total and self.done > self.first:
             left = (now - self.begun) / (self.done - self.first) * max(self.total - self.done, 0)
-            from modeling_eem.report.numbers import duration  # long work has the package loaded
+            from modeling_eem.report.numbers import duration  # the package is loaded by now
 
             parts.append(f"{duration(left)} left")
         parts += [self.note] if self.note else []
@@ -230,11 +230,11 @@ class _Lines(Steps):
 
 @contextmanager
 def progress_bar(description: str, total: int | None = None, quiet: bool = False) -> Iterator[Steps]:
-    """Progress on stderr: a bar on a terminal, gone when the work is done; plain lines with time left elsewhere.
+    """Progress on stderr: on a terminal a bar that disappears at the end, elsewhere plain lines with the time left.
 
     Args:
-        total: steps in all; None where no one knows.
-        quiet: show nothing: for all processes but the first.
+        total: steps in all; None if unknown.
+        quiet: show nothing, for all processes except the first.
     """
     if quiet:
         yield Steps(total)
@@ -247,7 +247,7 @@ def progress_bar(description: str, total: int | None = None, quiet: bool = False
 
 @contextmanager
 def waiting(description: str, quiet: bool = False) -> Iterator[None]:
-    """Work whose length no one knows: a spinner on a terminal, elsewhere a line every fifteen seconds, on stderr."""
+    """Progress of work of unknown length, on stderr: a spinner on a terminal, elsewhere a line every 15 seconds."""
     if quiet:
         yield
     elif sys.stderr.isatty():

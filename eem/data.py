@@ -1,4 +1,4 @@
-"""eem data: text into tokenizers and rows; each command is in a file of its own, `eem/data_<command>.py`."""
+"""eem data: text into tokenizers and rows; each command has its own file, `eem/data_<command>.py`."""
 
 from eem.console import Command, new_app
 from eem.data_prepare import prepare

@@ -31,21 +31,21 @@ def prepare(
     rows: Annotated[
         Literal["windows", "pad", "stream", "pack"],
         typer.Option(
-            help="windows: documents cut into rows; pad: a document's beginning; stream: documents joined with BOS "
-            "between; pack: several windows a row, kept apart (causal models only).",
+            help="windows: documents cut into rows; pad: the beginning of each document; stream: documents joined, "
+            "BOS between them; pack: several separate windows in a row (causal models only).",
             rich_help_panel=_ROWS,
         ),
     ] = "windows",
-    max_length: Annotated[int, typer.Option(help="Most tokens in a row, BOS included.", rich_help_panel=_ROWS)] = 1024,
+    max_length: Annotated[int, typer.Option(help="Most tokens in a row, with BOS.", rich_help_panel=_ROWS)] = 1024,
     padding: Annotated[
         Literal["none", "left", "right"],
-        typer.Option(help="Side to fill rows up on; none leaves it to the collator.", rich_help_panel=_ROWS),
+        typer.Option(help="Side on which rows are filled up; none: the collator does it.", rich_help_panel=_ROWS),
     ] = "none",
     add_eos: Annotated[bool, typer.Option("--add-eos", help="End documents with EOS.", rich_help_panel=_ROWS)] = False,
     held_out: Annotated[
         float,
         typer.Option(
-            help="First N documents to hold out (published: 50000); below 1: a share, chosen by a hash of the text.",
+            help="Hold out the first N documents (published: 50000); below 1: a share, chosen by a hash of the text.",
             rich_help_panel=_ROWS,
         ),
     ] = 0.01,
@@ -55,23 +55,24 @@ def prepare(
         typer.Option(help="What to do at a document that cannot be read: not UTF-8, not JSON.", rich_help_panel=_ROWS),
     ] = "stop",
     shard_mb: Annotated[
-        float, typer.Option(help="Input megabytes that are one piece of work, and one file.", rich_help_panel=_ROWS)
+        float, typer.Option(help="Input megabytes of one piece of work, which is one file.", rich_help_panel=_ROWS)
     ] = 8,
     streaming: Annotated[
-        bool, typer.Option("--streaming", help="Read the Hub's files over the network, downloading none to its cache.")
+        bool, typer.Option("--streaming", help="Read the Hub's files over the network, without downloading them.")
     ] = False,
     executor: Annotated[Literal["local", "slurm", "ray"], typer.Option(rich_help_panel=_WHERE)] = "local",
     workers: Annotated[
-        int | None, typer.Option(help="Shards at a time; all cores if not given.", rich_help_panel=_WHERE)
+        int | None, typer.Option(help="Shards at a time; if not given, one a core.", rich_help_panel=_WHERE)
     ] = None,
     slurm_partition: Annotated[str | None, typer.Option(rich_help_panel=_WHERE)] = None,
     slurm_time: Annotated[
-        str | None, typer.Option(help="Limit for one shard: 01:00:00.", rich_help_panel=_WHERE)
+        str | None, typer.Option(help="Time limit of one shard: 01:00:00.", rich_help_panel=_WHERE)
     ] = None,
 ) -> None:
     """Turn text into rows of tokens: a folder that `datasets.load_from_disk` reads, with train and held-out splits.
 
-    Interrupted, the same command goes on where it was. The rows are the same for any number of workers.
+    If it is interrupted, run the same command again: it goes on where it was. The rows are the same for any number of
+    workers.
 
     Example: `eem data prepare --data train.parquet --tokenizer tokenizer --max-length 512 --output rows`
     """
@@ -99,7 +100,7 @@ def prepare(
         shards = plan_shards(corpus_files(data, streaming), text_column, options.shard_bytes)
         loaded = load_tokenizer(asset(tokenizer))
     with (
-        keeps(lambda: f"the shards that are done are kept beside {output}; the same command goes on with the rest."),
+        keeps(lambda: f"finished shards are kept beside {output}; the same command goes on with the rest."),
         progress_bar("making rows, MB", round(sum(shard.num_bytes for shard in shards) / 1e6)) as steps,
     ):
 
@@ -111,7 +112,7 @@ def prepare(
     console.print(
         _table(results, output)
         if results
-        else f"{len(shards)} shards are Slurm's now; its last job completes {output}"
+        else f"{len(shards)} shards were handed to Slurm; its last job completes {output}"
     )
 
 

@@ -11,13 +11,13 @@ from eem.console import check_output, one_line_errors
 @one_line_errors()
 def publish(
     rows: Annotated[Path, typer.Option(help="A folder of `eem data prepare` or `eem entropy`.")],
-    output: Annotated[Path, typer.Option(help="New folder for what the repository will hold.")],
+    output: Annotated[Path, typer.Option(help="New folder for the files of the repository.")],
     repo: Annotated[
-        str | None, typer.Option(help="ORG/NAME to upload it to; if not given, nothing leaves this machine.")
+        str | None, typer.Option(help="Upload to ORG/NAME; if not given, nothing leaves this machine.")
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
-    licence: Annotated[str | None, typer.Option(help="Of the text, for the card: cc-by-4.0.")] = None,
-    language: Annotated[str | None, typer.Option(help="Of the text, for the card: en.")] = None,
+    licence: Annotated[str | None, typer.Option(help="The text's licence, for the card: cc-by-4.0.")] = None,
+    language: Annotated[str | None, typer.Option(help="The text's language, for the card: en.")] = None,
 ) -> None:
     """Write rows as a data set of the Hub, with a card that names the method and the model of their entropies.
 

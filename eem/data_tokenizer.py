@@ -21,15 +21,15 @@ def tokenizer(
     data: Annotated[list[Path], typer.Option(help=".txt, .jsonl (either may be .gz) and .parquet files to train on.")],
     output: Annotated[Path, typer.Option(help="Folder for the tokenizer's files.")],
     validation: Annotated[
-        list[Path] | None, typer.Option(help="Files to report characters and bytes per token of.")
+        list[Path] | None, typer.Option(help="Files to report characters and bytes per token for.")
     ] = None,
-    vocab_size: Annotated[int, typer.Option(help="Tokens, the special ones included.")] = 8000,
+    vocab_size: Annotated[int, typer.Option(help="Number of tokens, special ones included.")] = 8000,
     text_column: Annotated[str, typer.Option(help="Column of .jsonl and .parquet files.")] = "text",
 ) -> None:
     """Train a byte-level BPE tokenizer.
 
-    Writes what `AutoTokenizer.from_pretrained` loads, and `statistics.json`. The same files in the same order give the
-    same tokenizer.
+    Writes the files that `AutoTokenizer.from_pretrained` loads, and `statistics.json`. The same files in the same
+    order give the same tokenizer.
 
     Example: `eem data tokenizer --data train.parquet --validation held_out.parquet --output tokenizer`
     """
@@ -61,7 +61,7 @@ def tokenizer(
 
 
 def _names(paths: list[Path]) -> list[tuple[str, Path]]:
-    """Each file with its name; with its whole path if another has the same name."""
+    """Each file with its name, or with its whole path if another file has the same name."""
     names = [path.name for path in paths]
     return [(path.name if names.count(path.name) == 1 else str(path), path) for path in paths]
 

@@ -21,13 +21,13 @@ from eem.method_options import METHODS, with_method_options
 if TYPE_CHECKING:
     from modeling_eem.report import Table
 
-_OPTIONS, _TEXT = "Options of the methods", "Text that is no rows yet"
+_OPTIONS, _TEXT = "Options of the methods", "For text that is not rows yet"
 
 
 @with_method_options(_OPTIONS)
 def entropy(
     model: Annotated[
-        list[str], typer.Option(help="Folder or Hub name; two for two_models, longer first; of teacher the teacher.")
+        list[str], typer.Option(help="Folder or Hub name; for two_models two, longer first; for teacher the teacher.")
     ],
     method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.")],
     data: Annotated[
@@ -38,34 +38,34 @@ def entropy(
     ],
     output: Annotated[Path, typer.Option(help="Folder for the rows with token_entropies.")],
     tokenizer: Annotated[
-        str | None, typer.Option(help="The rows' tokenizer, where neither their folder nor the model's has it.")
+        str | None, typer.Option(help="The rows' tokenizer, if neither their folder nor the model's has it.")
     ] = None,
     batch_tokens: Annotated[
         int, typer.Option(help="Tokens of a forward pass; changes no value.", rich_help_panel=_OPTIONS)
     ] = 4096,
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the weights.", rich_help_panel=_OPTIONS)
+        Literal["float32", "bfloat16", "float16"], typer.Option(help="Dtype of the weights.", rich_help_panel=_OPTIONS)
     ] = "float32",
     max_length: Annotated[
-        int | None, typer.Option(help="Tokens of a row; the model's context if not given.", rich_help_panel=_TEXT)
+        int | None, typer.Option(help="Tokens of a row; if not given, the model's context.", rich_help_panel=_TEXT)
     ] = None,
     text_column: Annotated[
-        str | None, typer.Option(help="Column of .jsonl and .parquet; text if not given.", rich_help_panel=_TEXT)
+        str | None, typer.Option(help="Column of .jsonl and .parquet; if not given, text.", rich_help_panel=_TEXT)
     ] = None,
     errors: Annotated[
         Literal["stop", "skip"] | None,
-        typer.Option(help="At a document that cannot be read; stop if not given.", rich_help_panel=_TEXT),
+        typer.Option(help="What to do at a document that cannot be read; if not given, stop.", rich_help_panel=_TEXT),
     ] = None,
-    max_hours: Annotated[float | None, typer.Option(help="Stop before the start if it would take longer.")] = None,
+    max_hours: Annotated[float | None, typer.Option(help="Refuse to start if it would take longer.")] = None,
     rows_a_part: Annotated[
-        int | None, typer.Option(help="Rows that a killed process repeats at most; a minute's if not given.", min=1)
+        int | None, typer.Option(help="Most rows that a killed process repeats; if not given, a minute's.", min=1)
     ] = None,
     **options: Any,
 ) -> None:
-    """Measure the entropy of every token: a data set with `token_entropies` that `eem train` takes as `train_rows`.
+    """Measure the entropy of every token, and write rows with `token_entropies`, the `train_rows` of `eem train`.
 
-    Killed, the same command goes on where it was. The rows keep their order for any number of processes under
-    `torchrun` or `accelerate launch`.
+    If it is killed, run the same command again: it goes on where it was. The rows keep their order for any number of
+    processes under `torchrun` or `accelerate launch`.
 
     Example: `eem entropy --model runs/eem --method exact --data rows --output rows-entropy --max-hours 2`
     """
@@ -84,7 +84,7 @@ def entropy(
 
     quiet_loading()
     options = {name: value for name, value in options.items() if value is not None}
-    # The others may wait for hours while the main process reads the rows.
+    # The other processes may wait for hours while the main one reads the rows.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
     assert state.device is not None  # until `state` is destroyed
     is_main = state.is_main_process
@@ -118,14 +118,14 @@ def entropy(
             if is_main and not begun:
                 source.remove()
             raise ValueError(
-                f"it would take {duration(seconds)}, more than --max-hours {max_hours:g}: raise that, give "
-                "fewer rows, more processes, or a faster method."
+                f"it would take {duration(seconds)}, more than --max-hours {max_hours:g}: raise that, or use "
+                "fewer rows, more processes or a faster method."
             )
         if is_main:
             run.begin(identity, {"data": data, "models": model, "provenance": provenance()})
-        state.wait_for_everyone()  # no part stands in a folder that does not say what it was begun with
+        state.wait_for_everyone()  # the folder's record must be there before any part
         with (
-            keeps(lambda: f"the parts that are done are kept in {output}; the same command goes on with the rest."),
+            keeps(lambda: f"finished parts are kept in {output}; the same command goes on with the rest."),
             progress_bar("estimating rows", run.rows_left(), quiet=not is_main) as steps,
         ):
             awaited = run.make(state.process_index, state.num_processes, steps.advance)
@@ -136,7 +136,7 @@ def entropy(
             run.finish(identity)
             source.remove()
             Console().print(_table(output))
-        state.wait_for_everyone()  # no process ends well where the main one fails
+        state.wait_for_everyone()  # no process may succeed if the main one fails
     state.destroy_process_group()
 
 

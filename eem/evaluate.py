@@ -1,4 +1,4 @@
-"""eem evaluate: what trained models are worth; each command is in a file of its own, `eem/evaluate_<command>.py`."""
+"""eem evaluate: measures trained models; each command has its own file, `eem/evaluate_<command>.py`."""
 
 from eem.console import Command, new_app
 from eem.evaluate_bits import bits
@@ -9,7 +9,7 @@ from eem.evaluate_harness import harness
 from eem.evaluate_quantization import quantization
 
 app = new_app(
-    "Say what trained models are worth: their bits, and their scores on benchmarks.\n\n"
+    "Measure trained models: their bits, and their scores on benchmarks.\n\n"
     "Example: `eem evaluate bits --model runs/eem --data held_out.jsonl --output results`"
 )
 for _command in (bits, curves, quantization, entropy_floor, harness, correlation):

@@ -12,7 +12,7 @@ from eem.console import check_output, one_line_errors, progress_bar, quiet_loadi
 @one_line_errors()
 def bits(
     model: Annotated[
-        list[Path], typer.Option(help="Folders with a model and its tokenizer; the first is what others differ from.")
+        list[Path], typer.Option(help="Folders with a model and its tokenizer; differences are from the first.")
     ],
     data: Annotated[
         list[Path], typer.Option(help="Held-out .txt, .jsonl (.gz) or .parquet files, or a folder of prepared rows.")
@@ -22,19 +22,17 @@ def bits(
     rows: Annotated[
         Literal["windows", "pad", "full", "stream"],
         typer.Option(
-            help="windows: documents cut into rows; pad: a document's beginning; full: those of pad that fill the "
-            "context; stream: documents joined with BOS between."
+            help="windows: documents cut into rows; pad: the beginning of each document; full: rows of pad that fill "
+            "the context; stream: documents joined, BOS between them."
         ),
     ] = "windows",
-    context: Annotated[
-        int | None, typer.Option(help="Most tokens in a row, where the models' own contexts differ.")
-    ] = None,
+    context: Annotated[int | None, typer.Option(help="Most tokens in a row, if the models' contexts differ.")] = None,
     code_dtype: Annotated[
-        str | None, typer.Option(help="What codes are stored in; as the checkpoint says if not given.")
+        str | None, typer.Option(help="Format that codes are stored in; if not given, the checkpoint's.")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Rows at a time; changes no value.", min=1)] = 16,
 ) -> None:
-    """Count the bits with which models tell held-out text, the bits of their codes included.
+    """Count the bits that models need for held-out text, including the bits of their codes.
 
     Example: `eem evaluate bits --model runs/eem --baseline runs/causal --data held_out.jsonl --output results`
     """

@@ -1,4 +1,4 @@
-"""eem evaluate correlation: what several estimates of the same tokens have to do with each other."""
+"""eem evaluate correlation: how several estimates of the same tokens are related."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 @one_line_errors()
 def correlation(
-    entropies: Annotated[list[Path], typer.Option(help="Folders that `eem entropy` made of the same rows.")],
+    entropies: Annotated[list[Path], typer.Option(help="Folders that `eem entropy` made from the same rows.")],
     output: Annotated[Path, typer.Option(help="Folder for correlation.md, correlation.json and the plots.")],
 ) -> None:
     """Regress every estimate on those before it; draw them against each other, and along a row.

@@ -10,14 +10,14 @@ from eem.console import check_output, one_line_errors
 
 @one_line_errors()
 def curves(
-    runs: Annotated[list[Path], typer.Argument(help="Output folders of `eem train`; differences are to the first.")],
+    runs: Annotated[list[Path], typer.Argument(help="Output folders of `eem train`; differences are from the first.")],
     output: Annotated[Path, typer.Option(help="Folder for curves.md, curves.json and curves.png.")],
     reach: Annotated[
         list[float] | None,
         typer.Option(help="Losses (nats a token) to reach; if not given, the lowest that all runs have reached."),
     ] = None,
 ) -> None:
-    """Draw, fit and compare what runs scored on held-out text along the way.
+    """Draw, fit and compare runs' losses on held-out text during training.
 
     Example: `eem evaluate curves runs/causal runs/eem --reach 5.8 5.7 --output results`
     """

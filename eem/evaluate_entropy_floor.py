@@ -11,23 +11,21 @@ from eem.console import check_output, one_line_errors, progress_bar, quiet_loadi
 
 @one_line_errors()
 def entropy_floor(
-    runs: Annotated[list[Path], typer.Argument(help="Output folders of `eem train`, their codes of different sizes.")],
+    runs: Annotated[list[Path], typer.Argument(help="Output folders of `eem train`, with codes of different sizes.")],
     output: Annotated[
         Path, typer.Option(help="Folder for entropy-floor.md, entropy-floor.json and entropy-floor.png.")
     ],
     data: Annotated[
-        list[Path] | None, typer.Option(help="Held-out text or prepared rows; if not given, what the runs held out.")
+        list[Path] | None, typer.Option(help="Held-out text or prepared rows; if not given, those of the runs.")
     ] = None,
-    context: Annotated[
-        int | None, typer.Option(help="Most tokens in a row, where the models' own contexts differ.")
-    ] = None,
+    context: Annotated[int | None, typer.Option(help="Most tokens in a row, if the models' contexts differ.")] = None,
     zero: Annotated[float, typer.Option(help="Cross-entropy (bits per byte) that counts as none.", min=0.0)] = 0.01,
     known: Annotated[
         float | None, typer.Option(help="The source's true entropy in bits per byte, to compare with.")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Rows at a time; changes no value.", min=1)] = 16,
 ) -> None:
-    """Estimate a text's entropy: the size of code at which nothing is left to predict.
+    """Estimate a text's entropy: the size of the code at which nothing is left to predict.
 
     Example: `eem evaluate entropy-floor runs/code-64 runs/code-32 runs/code-16 --output results`
     """
@@ -52,7 +50,7 @@ def entropy_floor(
             raise ValueError(f"{name} is a causal model and has no code: leave it out.")
     if len(set(sizes.values())) < LEAST_RUNS:
         raise ValueError(
-            f"the codes have {len(set(sizes.values()))} size(s), and a line needs {LEAST_RUNS}: add runs."
+            f"the codes have {len(set(sizes.values()))} size(s), but a line needs {LEAST_RUNS}: add runs."
         )
     max_length = common_context(checkpoints, context)
     files = data or _held_out_files(runs)
@@ -86,7 +84,7 @@ def entropy_floor(
 
 
 def _held_out_files(runs: list[Path]) -> list[Path]:
-    """What all the runs were measured on, by their run files."""
+    """The files that all the runs were measured on, from their run files."""
     import yaml
 
     from modeling_eem.training.checkpoints import RUN_FILE
@@ -94,7 +92,7 @@ def _held_out_files(runs: list[Path]) -> list[Path]:
     named = set()
     for run in runs:
         if not (run / RUN_FILE).is_file():
-            raise ValueError(f"{run} holds no {RUN_FILE} that would name its held-out text: name it with --data.")
+            raise ValueError(f"{run} holds no {RUN_FILE}, which names its held-out text: name the text with --data.")
         held_out = yaml.safe_load((run / RUN_FILE).read_text())["data"]
         named.add(tuple(held_out["validation_files"] or [held_out["train_rows"]]))
     if len(named) > 1:

@@ -27,29 +27,27 @@ def harness(
     output: Annotated[Path, typer.Option(help="Folder for harness.json and harness.md.")],
     tasks: Annotated[
         list[str] | None,
-        typer.Option(help="`table` (the default): the benchmark table's; or any of lm-eval's tasks, or YAML files."),
+        typer.Option(help="`table` (the default): those of the benchmark table; or lm-eval's tasks, or YAML files."),
     ] = None,
     data_dir: Annotated[
         Path | None,
-        typer.Option(help="Folder of ORG/NAME folders to take the tasks' data from, instead of from the Hub."),
+        typer.Option(help="Folder of ORG/NAME folders with the tasks' data; if not given, the Hub."),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Rows at a time; changes no value.")] = 8,
-    max_length: Annotated[
-        int | None, typer.Option(help="Tokens of context for all models, where theirs differ.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Score only so many rows of each task.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of context for all models, if theirs differ.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Score only the first so many rows of each task.")] = None,
     bootstrap_iters: Annotated[
         int, typer.Option(help="Resamples for standard errors without a formula; 0: no standard errors.")
     ] = 200,
     dtype: Annotated[str, typer.Option(help="auto (the checkpoint's own), float32, bfloat16 or float16.")] = "auto",
     cards: Annotated[
-        bool, typer.Option("--cards", help="Put the tables into the Results of each model folder's README.md too.")
+        bool, typer.Option("--cards", help="Also put the tables into the Results of each model folder's README.md.")
     ] = False,
 ) -> None:
     """Score models on lm-eval's tasks, with their own prompts and metrics.
 
-    An entropy estimation model's encoder is shown the context alone, never the answer. Several processes share the
-    work under `torchrun` or `accelerate launch`.
+    An entropy estimation model's encoder sees only the context, never the answer. Under `torchrun` or `accelerate
+    launch` several processes share the work.
 
     Example: `eem evaluate harness --model runs/a runs/b --tasks table --data-dir data/hub --output results`
     """
@@ -62,7 +60,7 @@ def harness(
     from modeling_eem.evaluation.harness_tasks import TABLE, load_tasks
     from modeling_eem.report import add_to_card, check_card, provenance, write_results
 
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # what it warns of is counted, and in the table's notes
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are counted in the table's notes
     logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)  # long pages are cut in windows
     names = tasks or [TABLE]
     options = HarnessOptions(batch_size, max_length, limit, bootstrap_iters, dtype)
@@ -71,7 +69,7 @@ def harness(
     models = open_models(model, max_length)
     for folder in models if cards else []:
         check_card(folder.path)
-    is_main = os.environ.get("RANK", "0") == "0"  # of several processes
+    is_main = os.environ.get("RANK", "0") == "0"  # the first of several processes
     with waiting("loading the tasks' data", quiet=not is_main):
         loaded = load_tasks(names, data_dir)
     with _bar(len(models) * len(loaded), is_main) as (begin, advance):
@@ -95,14 +93,14 @@ def harness(
 
 
 def _upright(table: Table) -> Table:
-    """The benchmark table with its models side by side, which a terminal is wide enough for."""
+    """The benchmark table with its models side by side, to fit a terminal's width."""
     columns = list(zip(table.columns, *table.rows))
     return type(table)(columns=columns[0], rows=columns[1:], title=table.title, notes=table.notes)
 
 
 @contextmanager
 def _bar(num_tasks: int, is_main: bool) -> Iterator[tuple[Callable[[str, str], None], Callable[[int], None]]]:
-    """Progress over models times tasks, as what is to be told: a task begins, rows are through the model."""
+    """Progress over models and tasks, as two callbacks: a task begins; the model has read some rows."""
     with progress_bar("loading", num_tasks, quiet=not is_main) as steps:
         begun = rows = 0
 

@@ -1,4 +1,4 @@
-"""eem evaluate quantization: what storing codes in few bits costs, and which layers mind being rounded."""
+"""eem evaluate quantization: the cost of storing codes in few bits, and which layers are sensitive to rounding."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,13 +17,11 @@ def quantization(
         list[Path], typer.Option(help="Held-out .txt, .jsonl (.gz) or .parquet files, or a folder of prepared rows.")
     ],
     output: Annotated[Path, typer.Option(help="Folder for quantization.md, quantization.json and the plots.")],
-    context: Annotated[
-        int | None, typer.Option(help="Most tokens in a row, where the models' own contexts differ.")
-    ] = None,
-    sweep_rows: Annotated[int, typer.Option(help="Rows that the layer sweep reads, evenly drawn.", min=1)] = 64,
+    context: Annotated[int | None, typer.Option(help="Most tokens in a row, if the models' contexts differ.")] = None,
+    sweep_rows: Annotated[int, typer.Option(help="Rows that the layer sweep reads, evenly spread.", min=1)] = 64,
     batch_size: Annotated[int, typer.Option(help="Rows at a time; changes no value.", min=1)] = 16,
 ) -> None:
-    """Store codes in every format, and round every layer alone: the loss and the bits of each.
+    """Store codes in every format, and round one layer at a time; report the loss and the bits of each.
 
     Example: `eem evaluate quantization --model runs/plain runs/noisy --data held_out.jsonl --output results`
     """

@@ -1,6 +1,6 @@
-"""Several processes of one command, as torchrun or accelerate start them: what is wrong is said once, and all end.
+"""Several processes of one command, started by torchrun or accelerate: an error is printed once, and all end.
 
-Processes that wait for one that has ended find its connection closed, and end with the same exit code.
+A process that waits for an ended one finds its connection closed, and ends with the same exit code.
 """
 
 import hashlib
@@ -17,14 +17,14 @@ _LOST = "gloo/transport"  # how PyTorch's error about a closed connection begins
 
 
 def num_processes() -> int:
-    """Of this launch; 1 without a launcher."""
+    """The number of processes of this launch; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_first_to_say(message: str) -> bool:
-    """Whether no other process of the launch has said it.
+    """Whether no other process of the launch has printed this message.
 
-    Before the processes are connected all of them do the same, and the first of each machine speaks.
+    Before the processes are connected all of them do the same; then the first process of each machine prints.
     """
     if num_processes() == 1:
         return True
@@ -36,22 +36,22 @@ def is_first_to_say(message: str) -> bool:
 
 
 def lost_process(error: RuntimeError) -> str | None:
-    """What to say of an error in waiting for a process that has ended; None for any other error.
+    """The message for an error in waiting for an ended process; None for any other error.
 
-    Empty where a process has said what was wrong, or where there is no one left to ask.
+    It is empty if a process has printed what was wrong, or if no other process is left.
     """
     if num_processes() == 1 or _LOST not in str(error):
         return None
     store = _store()
     if store is None or store.add(_said(), 0):
         return ""
-    return "another process of this launch has ended without a word: was it killed, or out of memory?"
+    return "another process of this launch ended without an error message: was it killed, or out of memory?"
 
 
 class Arrival:
-    """The processes of a launch at one place: who is there first goes on, and can see when all are.
+    """A meeting point of a launch's processes. The first to arrive goes on, and can check whether all have arrived.
 
-    Without a launch there is no one to wait for.
+    Without a launch it is over at once.
     """
 
     def __init__(self) -> None:
@@ -60,22 +60,22 @@ class Arrival:
         self._work = dist.barrier(async_op=True) if dist.is_initialized() else None
 
     def is_over(self) -> bool:
-        """Whether all are there, or one has ended before."""
+        """Whether all processes have arrived, or one has ended before."""
         return self._work is None or self._work.is_completed()
 
     def wait(self) -> None:
-        """Raises the RuntimeError of PyTorch where a process has ended before."""
+        """Wait for all processes; raises PyTorch's RuntimeError if one has ended before."""
         if self._work is not None:
             self._work.wait()
 
 
 def _said() -> str:
-    """The key under which the processes of this start count what they have said."""
+    """The key under which the processes of this start count their printed messages."""
     return f"eem/said/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
 def _store() -> "TCPStore | None":
-    """Where connected processes leave word for one another; None before, and once its host has ended."""
+    """The store that connected processes share; None before they are connected, and after its host has ended."""
     if "torch.distributed" not in sys.modules:
         return None
     import torch.distributed as dist

@@ -1,4 +1,4 @@
-"""The options that estimators declare, as options of a command, without importing any of them."""
+"""The options that estimators declare, as options of a command, without importing any estimator."""
 
 import inspect
 import json
@@ -20,7 +20,7 @@ METHODS: tuple[str, ...] = tuple(_TABLE["methods"])
 
 
 def with_method_options(panel: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command every option of every estimator, None where it is not given, in place of its `**options`."""
+    """Give a command every option of every estimator in place of its `**options`; an option not given is None."""
     return with_options(
         [
             inspect.Parameter(

@@ -1,4 +1,4 @@
-"""The four commands of version 0.1: each names the command that took its place, and exits with 2."""
+"""The four commands of version 0.1: each names the command that replaced it, and exits with 2."""
 
 import shlex
 import sys

@@ -1,4 +1,4 @@
-"""eem quickstart: train an entropy estimation model and a causal baseline of equal compute, and compare their bits."""
+"""eem quickstart: train an entropy estimation model and a causal baseline with equal compute; compare their bits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from modeling_eem.training import Run
 
 FOLDERS = {"EEM": "eem", "causal baseline": "causal"}
-# Training text that the codec's grids, and an EEM's code prior, are chosen on.
+# Training text that the codec's grids, and the prior of an EEM's code, are fitted to.
 CALIBRATION_BYTES = 300_000
 
 
@@ -32,7 +32,7 @@ def quickstart(
         Path | None, typer.Option(help="Folder with quickstart.yaml and quickstart-causal.yaml; if not given, ours.")
     ] = None,
     max_steps: Annotated[
-        int | None, typer.Option(help="Train for so many steps; held-out text is measured whole all the same.", min=1)
+        int | None, typer.Option(help="Train for so many steps; all held-out text is still measured.", min=1)
     ] = None,
 ) -> None:
     """Train both models of the quickstart, measure them on held-out text, and compress that text with them.
@@ -62,7 +62,7 @@ def quickstart(
     }
     flops = {name: training_flops(run.model, run.collator.max_length) for name, run in runs.items()}
     curves, lengths, files, blobs = {}, {}, {}, {}
-    with keeps(lambda: "the quickstart keeps nothing on its way; the same command begins again."):
+    with keeps(lambda: "the quickstart keeps no checkpoints; the same command begins again."):
         for name, run in runs.items():
             curves[name] = _fit(run, name)
             with progress_bar(f"measuring {name}", len(run.held_out_rows)) as steps:
@@ -96,7 +96,7 @@ def quickstart(
 
 
 def _fit(run: Run, name: str) -> LearningCurve:
-    """Train, and give the learning curve."""
+    """Train, and return the learning curve."""
     from eem.training_progress import ProgressCallback
     from modeling_eem.training import RunTrainer, learning_curve
 
@@ -108,7 +108,7 @@ def _fit(run: Run, name: str) -> LearningCurve:
 
 
 def _compress(run: Run, file: Path, folder: Path) -> tuple[Report, bytes]:
-    """Build the run's codec model into `folder`; what `file` takes with it, and its bytes, seen to decode."""
+    """Build the run's codec model in `folder`, and compress `file`: its report, and bytes that decoded correctly."""
     from modeling_eem.codec import Codec, build_integer_model
     from modeling_eem.data.documents import read_documents
     from modeling_eem.files import folder_at_once
@@ -126,7 +126,7 @@ def _compress(run: Run, file: Path, folder: Path) -> tuple[Report, bytes]:
     report = codec.compress_stream(BytesIO(plain), written)
     blob = written.getvalue()
     if codec.decompress(blob) != plain:
-        raise RuntimeError(f"{file} does not come back from its compressed file. Please report this.")
+        raise RuntimeError(f"{file} does not decode to itself. Please report this.")
     return report, blob
 
 

@@ -1,4 +1,4 @@
-"""eem train: train what a run file describes, or go on with it.
+"""eem train: train the model of a run file, or resume its training.
 
 eem train --config run.yaml --output_dir runs/eem --learning_rate 1e-3 --encoder_config.hidden_size 128
 torchrun --nproc_per_node 2 -m eem train --config run.yaml --output_dir runs/eem --use_cpu true
@@ -34,12 +34,12 @@ def _print_all_keys(is_wanted: bool) -> None:
 @one_line_errors(is_shared=True)
 def train(
     context: typer.Context,
-    config: Annotated[str, typer.Option(help="The run file; asset:configs/quickstart.yaml ships.")],
+    config: Annotated[str, typer.Option(help="The run file; asset:configs/quickstart.yaml ships with the package.")],
     help_all: Annotated[
         bool,
         typer.Option(
             "--help-all",
-            help="Show transformers' TrainingArguments too, which are keys as well, and exit.",
+            help="Show transformers' TrainingArguments too, which are also keys, and exit.",
             callback=_print_all_keys,
             is_eager=True,
         ),
@@ -52,8 +52,8 @@ def train(
     """Train the model of a run file; any of its keys can be overridden: `--learning_rate 1e-3`.
 
     Writes checkpoints, the trained model, its tokenizer, card, learning curve and numbers to the run's `output_dir`.
-    The same command goes on from the last whole checkpoint there. Paths in a run file are relative to that file, on
-    the command line to the working directory.
+    The same command resumes from the last whole checkpoint there. Paths in a run file are relative to that file, those
+    on the command line to the working directory.
 
     Example: `eem train --config asset:configs/quickstart.yaml --output_dir runs/eem --max_steps 200`
     """
@@ -66,7 +66,7 @@ def train(
     from modeling_eem.files import asset
     from modeling_eem.training import RunTrainer, TrainingInterrupted, held_out_metrics, prepare_run
 
-    quiet_loading()  # the progress of training shows the steps
+    quiet_loading()  # training shows its own progress
     run = prepare_run(asset(config), context.args)
     progress = ProgressCallback(run.name)
     trainer = RunTrainer(run, [progress])
@@ -91,7 +91,7 @@ def train(
 
 
 def _print_costs(config: str, overrides: list[str]) -> None:
-    """What the run will cost, from a few of its steps."""
+    """Print what the run will cost, measured on a few of its steps."""
     import os
 
     from rich.console import Console

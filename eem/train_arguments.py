@@ -7,7 +7,7 @@ from modeling_eem.training import RunArguments
 
 
 def argument_panels() -> dict[str, dict[str, str]]:
-    """Every field of the training arguments that is not ours, with its default."""
+    """Every field of the training arguments that is transformers' own, with its default."""
     fields = [field for field in dataclasses.fields(RunArguments) if field.init and field.name not in LOSS_KEYS]
     return {"transformers' TrainingArguments": {field.name: _said(field) for field in fields}}
 

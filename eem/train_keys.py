@@ -1,48 +1,48 @@
-"""The keys of run files that are ours, for `eem train --help`, which imports neither PyTorch nor transformers.
+"""This project's own keys of run files, for `eem train --help`, which imports neither PyTorch nor transformers.
 
 tests/eem/test_train_keys.py compares them with the dataclasses that read them.
 """
 
 DATA_KEYS = {
-    "tokenizer": "folder or Hub name; if not given that of model_name_or_path, else the one that ships",
+    "tokenizer": "folder or Hub name; if not given, model_name_or_path's, or else the one that ships",
     "train_files": ".txt, .jsonl or .parquet files, also .gz",
     "validation_files": "text to measure on",
     "train_rows": "a folder of `eem data prepare` or `eem entropy`, in place of train_files",
     "rows": "how text becomes rows: windows, pad, stream or pack",
-    "max_length": "tokens of a row; all that the model takes if not given",
+    "max_length": "tokens of a row; if not given, all that the model takes",
     "padding_side": "left or right",
-    "max_held_out_rows": "measure on no more than the first so many rows",
-    "licence": "of the trained model, for its card: apache-2.0",
-    "language": "of the trained model, for its card: en",
+    "max_held_out_rows": "measure on at most this many of the first held-out rows",
+    "licence": "the trained model's, for its card: apache-2.0",
+    "language": "the trained model's, for its card: en",
 }
 
 LOSS_KEYS = {
     "token_loss": "cross_entropy, complement, distance, hinge, threshold, focal, mile or selective",
-    "entropy_normalization": "of complement: minmax within each document, or none",
-    "entropy_threshold": "of threshold: nats",
+    "entropy_normalization": "for complement: minmax within each document, or none",
+    "entropy_threshold": "for threshold: nats",
     "focal_gamma": "of focal",
     "mile_gamma": "of mile",
-    "selected_fraction": "of selective: the share of tokens it keeps",
-    "regression_alignment": "of num_labels: 1: read a token's entropy before it (prefix) or at it (token)",
+    "selected_fraction": "for selective: the share of tokens that it keeps",
+    "regression_alignment": "with num_labels: 1: a token's entropy is the output before it (prefix) or at it (token)",
 }
 
 MODEL_KEYS = {
     "model_type": "eem, eem_autoencoder, masked_mixer, or any type that AutoConfig knows",
-    "model_name_or_path": "a model to go on from, in place of model_type",
+    "model_name_or_path": "a model to start from, in place of model_type",
 }
 
 MIXER_KEYS = {
-    "vocab_size": "tokens; those of the tokenizer",
+    "vocab_size": "number of tokens, as in the tokenizer",
     "hidden_size": "width d",
     "intermediate_size": "width of the feed-forward layers; 4 d if not given",
     "num_hidden_layers": "blocks",
     "max_position_embeddings": "context n, in tokens",
     "num_mixing_heads": "0: flat mixing",
     "mixing_kernel_size": "taps of the mixing convolution",
-    "is_causal": "false: every position sees all",
+    "is_causal": "false: every position sees all positions",
     "position_alignment": "left or right",
     "hidden_act": "gelu is the exact one",
-    "layer_norm_eps": "of the layer norms",
+    "layer_norm_eps": "epsilon of the layer norms",
     "use_cache": "whether forward returns a cache",
     "tie_word_embeddings": "one table for embedding and head",
     "pad_token_id": "the tokenizer's",
@@ -57,10 +57,10 @@ EEM_KEYS = {
     "noise_scale": "q of the noise U(-q, q) in training",
     "noise_placement": "bottleneck or encoder_output",
     "code_dtype": "how the code is stored and charged: float8_e4m3fn, int8, float16, …",
-    "code_dropout": "of eem: how often a row's code is left out in training",
-    "memory_introduction": "of eem: token, embedding or combination",
-    "random_prefix_probability": "of eem: how often a row is cut at a random length",
-    "memory_expansion": "of eem_autoencoder: repeat or unroll",
+    "code_dropout": "for eem: how often a row's code is left out in training",
+    "memory_introduction": "for eem: token, embedding or combination",
+    "random_prefix_probability": "for eem: how often a row is cut at a random length",
+    "memory_expansion": "for eem_autoencoder: repeat or unroll",
 }
 
 PANELS = {

@@ -1,4 +1,4 @@
-"""The progress of a training run. Imports transformers: commands import this file where they train."""
+"""The progress of a training run. It imports transformers: commands import this file only to train."""
 
 from contextlib import ExitStack
 from typing import Any
@@ -10,7 +10,7 @@ from modeling_eem.training.callbacks import loss_text
 
 
 class ProgressCallback(TrainerCallback):
-    """Name, steps, time left and last training loss, from the first process."""
+    """Shows name, steps, time left and last training loss, in the first process."""
 
     def __init__(self, name: str):
         self.name = name

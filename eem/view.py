@@ -17,29 +17,29 @@ from eem.console import one_line_errors, quiet_loading
 @one_line_errors()
 def view(
     models: Annotated[
-        list[str], typer.Argument(help="Folders or Hub names of checkpoints; folders of codec models too.")
+        list[str], typer.Argument(help="Folders or Hub names of checkpoints, or folders of codec models.")
     ],
     estimator: Annotated[
         list[str] | None,
-        typer.Option(help="What is chosen when the page opens; one for each model if not given."),
+        typer.Option(help="Estimators chosen when the page opens; if not given, one for each model."),
     ] = None,
-    max_bytes: Annotated[int, typer.Option(help="Largest text that the page takes.", min=1)] = 20_000,
-    port: Annotated[int | None, typer.Option(help="If not given, the first free one from 7860 on.")] = None,
+    max_bytes: Annotated[int, typer.Option(help="Most bytes of a text that the page takes.", min=1)] = 20_000,
+    port: Annotated[int | None, typer.Option(help="Port; if not given, the first free one from 7860 on.")] = None,
     share: Annotated[
-        bool, typer.Option("--share", help="Also under a public address of Gradio's, for everyone who knows it.")
+        bool, typer.Option("--share", help="Also serve on a public address of Gradio's, for everyone who knows it.")
     ] = False,
     space: Annotated[
-        Path | None, typer.Option(help="Serve nothing: write a folder that runs as a Gradio Space.")
+        Path | None, typer.Option(help="Serve no page: write a folder that runs as a Gradio Space.")
     ] = None,
 ) -> None:
-    """Look at text through models: a page on this machine that asks no other one for anything.
+    """Look at text through models, on a local page that asks no other server for anything.
 
     It shows tokens coloured by surprise, estimates side by side, an entropy estimation model's code, and what a codec
     stores.
 
     Example: `eem view runs/eem runs/causal --estimator causal exact`
     """
-    from modeling_eem.view.page import serve  # first: it names the extra that is missing
+    from modeling_eem.view.page import serve  # first: its error names the missing extra
 
     quiet_loading()
     if space is None:

@@ -1,7 +1,7 @@
-"""Entropy estimation models and masked mixers for transformers; importing this registers the Auto classes.
+"""Entropy estimation models and masked mixers for transformers. Importing it registers them with the Auto classes.
 
 A program that only compresses needs no model, no PyTorch and no transformers. With MODELING_EEM_CODEC_ONLY=1 in its
-environment, importing this registers nothing until one of the names below is asked for.
+environment, importing this registers nothing until you use one of the names below.
 """
 
 import os

@@ -1,14 +1,14 @@
 """Code lengths: nats, numbers and tokens turned into bits, and bits into bits per byte.
 
 A window of text that an entropy estimation model encodes costs its code, its side information and the decoder's
-cross-entropy over all tokens but BOS, which every window begins with and nobody pays for:
+cross-entropy over all tokens except BOS. Every window begins with BOS, which is free:
 
     bits(window) = Σ CE / ln 2  +  n_p · b_p  +  side information
 
-for a code of `n_p` numbers kept at `b_p` bits each. A causal model is the case `n_p = 0`. Dividing by the UTF-8 bytes
-that the window's tokens hold (special tokens hold none) gives bits per byte, which compares with any compressor of the
-same bytes. That is the honest count. The published shorthand (`published_bits_per_byte`, `code_offset_nats`,
-`normalized_loss`) stands beside it: it divides the code by `n` tokens even where a row holds fewer.
+for a code of `n_p` numbers stored in `b_p` bits each. A causal model is the case `n_p = 0`. Dividing by the UTF-8
+bytes in the window's tokens (special tokens hold none) gives bits per byte, which can be compared with any compressor
+of the same bytes. That is the honest count. The published shorthand (`published_bits_per_byte`, `code_offset_nats`,
+`normalized_loss`) divides the code by `n` tokens even if a row holds fewer.
 
 Source: Badger & Neligeorge, "Know Your Limits", 2025 (arXiv 2511.10618).
 """
@@ -19,14 +19,14 @@ from dataclasses import asdict, astuple, dataclass
 
 
 def nats_to_bits(nats: float) -> float:
-    """Bits in `nats`: nats / ln 2. Differences of code lengths may be negative; NaN and infinity are a ValueError."""
+    """Bits in `nats`: nats / ln 2. Differences of code lengths may be negative; ValueError for NaN and infinity."""
     if not math.isfinite(nats):
         raise ValueError(f"nats must be a finite number, not {nats}: leave unscored tokens out of the sum.")
     return nats / math.log(2)
 
 
 def code_bits(num_values: int, bits_per_value: float, side_information_bits: float = 0.0) -> float:
-    """Bits of one stored code: n_p · b_p, plus what its format stores beside the numbers (a scale, say).
+    """Bits of one stored code: n_p · b_p, plus what its format stores beside the numbers, such as a scale.
 
     Raises:
         ValueError: for a negative or non-finite argument.
@@ -38,12 +38,12 @@ def code_bits(num_values: int, bits_per_value: float, side_information_bits: flo
 
 
 def window_length_bits(num_tokens: int, max_tokens: int) -> float:
-    """Bits that tell a decoder how long a window is: one that says whether it is full, and log2(n - 1) if it is not.
+    """Bits that tell a decoder a window's length: one bit for whether it is full, and log2(n - 1) if it is not.
 
-    A code that can be decoded: Kraft's sum over the n lengths, `1/2 + (n - 1) · 1/2 · 1/(n - 1)`, is 1. Until 0.1 a
-    full window cost nothing and a shorter one log2 n, whose sum is nearly 2: no decoder could tell them apart.
+    It is decodable: Kraft's sum over the n lengths, `1/2 + (n - 1) · 1/2 · 1/(n - 1)`, is 1. Until version 0.1 a full
+    window cost nothing and a shorter one log2 n. That sum is nearly 2: no decoder could distinguish the lengths.
 
-    `num_tokens` and `max_tokens` (n) count alike: both with BOS or both without.
+    Count `num_tokens` and `max_tokens` (n) both with BOS, or both without.
 
     Raises:
         ValueError: if the window is empty or longer than `max_tokens`.
@@ -51,7 +51,7 @@ def window_length_bits(num_tokens: int, max_tokens: int) -> float:
     if not 1 <= num_tokens <= max_tokens:
         raise ValueError(f"num_tokens must be between 1 and max_tokens ({max_tokens}), not {num_tokens}.")
     if max_tokens == 1:
-        return 0.0  # there is one length
+        return 0.0  # there is only one length
     return 1.0 if num_tokens == max_tokens else 1.0 + math.log2(max_tokens - 1)
 
 
@@ -59,9 +59,9 @@ def window_code_length(nll_nats: float, code_bits: float = 0.0, side_bits: float
     """Honest code length of a window in bits: Σ CE / ln 2 + code + side information.
 
     Args:
-        nll_nats: the decoder's cross-entropy in nats, summed over all tokens of the window but BOS.
-        code_bits: what the window's code costs, see `code_bits`; 0 for a causal model.
-        side_bits: what else the decoder must be told, see `window_length_bits`.
+        nll_nats: the decoder's cross-entropy in nats, summed over all tokens of the window except BOS.
+        code_bits: bits of the window's code, see `code_bits`; 0 for a causal model.
+        side_bits: bits of everything else that the decoder must be told, see `window_length_bits`.
 
     Raises:
         ValueError: for a negative or non-finite argument.
@@ -121,7 +121,7 @@ class CodeLength:
 
     @property
     def cross_entropy(self) -> float:
-        """Nats per scored token, the code's bits left out; ValueError without tokens."""
+        """Nats per scored token, without the code's bits; ValueError without tokens."""
         return self.nll_nats / self._scored_tokens()
 
     def _scored_tokens(self) -> int:
@@ -131,10 +131,10 @@ class CodeLength:
 
 
 def published_bits_per_byte(cross_entropy: float, tokens_per_byte: float) -> float:
-    """The published shorthand: BPB = (L_t / L_b) · CE / ln 2, one ratio of tokens to bytes for the whole text.
+    """The published shorthand: BPB = (L_t / L_b) · CE / ln 2, with one ratio of tokens to bytes for the whole text.
 
     Args:
-        cross_entropy: nats per token, with the code's offset already added where there is a code (`normalized_loss`).
+        cross_entropy: nats per token; for a model with a code, its offset is already added (`normalized_loss`).
         tokens_per_byte: L_t / L_b, such as 1 / 3.92 for the 8,000-token tokenizer on FineWeb-Edu.
 
     Raises:
@@ -149,7 +149,7 @@ def published_bits_per_byte(cross_entropy: float, tokens_per_byte: float) -> flo
 def code_offset_nats(num_values: int, bits_per_value: float, max_tokens: int) -> float:
     """The code's cost in nats per token as published: n_p · b_p · ln 2 / n.
 
-    Too kind to padded rows, since it spreads the code over all `max_tokens` (n) positions of a row.
+    It is too kind to padded rows, because it spreads the code over all `max_tokens` (n) positions of a row.
 
     Raises:
         ValueError: for a negative or non-finite argument, or `max_tokens` below 1.
@@ -164,7 +164,7 @@ def normalized_loss(cross_entropy: float, num_values: int, bits_per_value: float
     """The published "normalized loss" in nats per token: CE + n_p · b_p · ln 2 / n.
 
     Raises:
-        ValueError: as `code_offset_nats`, and for a negative or non-finite cross-entropy.
+        ValueError: as in `code_offset_nats`, and for a negative or non-finite cross-entropy.
     """
     _check_not_negative(cross_entropy=cross_entropy)
     return cross_entropy + code_offset_nats(num_values, bits_per_value, max_tokens)

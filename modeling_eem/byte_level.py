@@ -1,4 +1,4 @@
-"""What the tokens of a byte-level tokenizer hold, from its `tokenizers` object alone: no PyTorch, no transformers."""
+"""The bytes of a byte-level tokenizer's tokens, from its `tokenizers` object alone: no PyTorch, no transformers."""
 
 from collections.abc import Iterable, Mapping
 from typing import Protocol
@@ -9,7 +9,7 @@ ALPHABET = frozenset(pre_tokenizers.ByteLevel.alphabet())
 
 
 class NamedToken(Protocol):
-    """An added token, of tokenizers or of transformers."""
+    """An added token of tokenizers or transformers."""
 
     @property
     def content(self) -> str: ...
@@ -41,8 +41,8 @@ def bytes_of_tokens(vocabulary: dict[str, int], added: Mapping[int, NamedToken])
 
 
 def _alphabet_to_latin() -> dict[int, str]:
-    """GPT-2's character of each byte → the character of that number: printable bytes stand for themselves, the others
-    for the characters from 256 on."""
+    """GPT-2's character for each byte → the character with the byte's number. Printable bytes are their own character;
+    the others have the characters from 256 on."""
     printable = {*_codes("!", "~"), *_codes("¡", "¬"), *_codes("®", "ÿ")}
     others = (byte for byte in range(256) if byte not in printable)
     return {byte: chr(byte) for byte in printable} | {256 + place: chr(byte) for place, byte in enumerate(others)}

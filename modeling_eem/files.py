@@ -1,4 +1,4 @@
-"""Files that ship, files that are whole or absent, folders that one process writes, and what must not leave."""
+"""Files that ship, files that are whole or missing, folders that one process writes, and secrets to hide."""
 
 import errno
 import hashlib
@@ -18,7 +18,7 @@ LOCK_FILE = ".lock"
 HIDDEN = "<hidden>"
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# How the libraries that write through Rust and C++ say it: safetensors, tokenizers, torch.
+# A full disk in the words of libraries that write through Rust and C++: safetensors, tokenizers, torch.
 _FULL_WORDS = re.compile(
     r"No space left|File too large|quota exceeded|os error (27|28|122)\b|PytorchStreamWriter|inline_container"
     r"|iostream error",
@@ -26,7 +26,7 @@ _FULL_WORDS = re.compile(
 )
 _NO_SPACE = "no space to write it"
 _SECRET_NAME = re.compile(
-    r"(^|[._-])(?<!(?:bos|eos|pad|unk|cls|sep)[._-])"  # tokens of text are no secrets
+    r"(^|[._-])(?<!(?:bos|eos|pad|unk|cls|sep)[._-])"  # tokens of text are not secrets
     r"(token|secret|password|passwd|credentials?|(api|access|secret)[_-]?key)$",
     re.I,
 )
@@ -41,10 +41,10 @@ _ASSET = "asset:"
 
 
 def asset(name: str) -> str:
-    """The path behind `asset:NAME`, which names what ships with this package; any other name as it is.
+    """The path of `asset:NAME`, a file or folder that ships with this package; any other name stays as it is.
 
     Raises:
-        ValueError: nothing of that name ships.
+        ValueError: if nothing of that name ships.
     """
     if not name.startswith(_ASSET):
         return name
@@ -57,14 +57,14 @@ def asset(name: str) -> str:
 def write_atomically(path: str | Path, content: str | bytes) -> Path:
     """Write `content` (text as UTF-8) under a temporary name beside `path`, then rename it; folders are made.
 
-    Whoever reads `path` sees the old file or the new one, never half of it. The temporary name cannot be foreseen, and
-    nothing that stands there is followed or overwritten.
+    A reader of `path` sees the old file or the new one, never half of it. Nobody can predict the temporary name, and
+    a file or link of that name is never followed or overwritten.
 
     Returns:
         `path`.
 
     Raises:
-        OSError: with the file's name; for a full disk, with the space that is left.
+        OSError: with the file's name; for a full disk also with the free space.
     """
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
@@ -81,7 +81,7 @@ def write_atomically(path: str | Path, content: str | bytes) -> Path:
 
 @contextmanager
 def folder_at_once(path: Path) -> Iterator[Path]:
-    """A folder to fill, whose files then replace those of the same names in `path`; none of them after an error."""
+    """A folder to fill. Its files then replace those of the same names in `path`; after an error none does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         yield Path(folder)
@@ -92,15 +92,15 @@ def folder_at_once(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def full_disk_named(folder: Path, file: Path | None = None) -> Iterator[None]:
-    """Turn whatever a library raises on a full disk into an OSError that names the file and the space.
+    """Turn whatever a library raises on a full disk into an OSError that names the file and the free space.
 
     Args:
-        folder: where it writes.
-        file: what it writes; None: the file of the folder that was touched last.
+        folder: where the library writes.
+        file: the file that it writes; None: the folder's newest file.
     """
     try:
         yield
-    except Exception as error:  # safetensors and tokenizers have plain exceptions of their own
+    except Exception as error:  # safetensors and tokenizers raise their own exceptions
         is_full = isinstance(error, OSError) and error.errno in _FULL
         is_named = isinstance(error, OSError) and is_full and str(error.strerror).startswith(_NO_SPACE)
         if is_named or not (is_full or _FULL_WORDS.search(str(error))):
@@ -114,10 +114,10 @@ def full_disk_named(folder: Path, file: Path | None = None) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """Keep a folder to this process; the lock goes with the process, killed or not.
+    """Lock a folder for this process; the lock ends with the process, even a killed one.
 
     Raises:
-        ValueError: another process has it.
+        ValueError: if another process has the lock.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -135,21 +135,21 @@ def locked(folder: str | Path) -> Iterator[None]:
 
 
 def check_unlocked(folder: str | Path) -> None:
-    """ValueError where `locked` would refuse a folder; nothing is written, so one that is not there is free."""
+    """ValueError if `locked` would refuse a folder. It writes nothing; a missing folder is free."""
     if (Path(folder) / LOCK_FILE).exists():
         with locked(folder):
             pass
 
 
 def sha256(path: str | Path) -> str:
-    """Of a file's contents, in hexadecimal."""
+    """The SHA-256 of a file's contents, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def without_secrets(value: Any, name: str = "") -> Any:
-    """A value of plain types as it may be shown and pushed: what looks like a secret, by its key or by itself, is
-    hidden, and an absolute path, which is this machine's, becomes the name alone."""
+    """A value of plain types, made fit to be shown and pushed. What looks like a secret, by its key or its value, is
+    hidden; an absolute path of this machine becomes its last name."""
     if isinstance(value, Mapping):
         return {key: without_secrets(item, str(key)) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -166,7 +166,7 @@ def without_secrets(value: Any, name: str = "") -> Any:
 
 
 def command_without_secrets(arguments: Sequence[str]) -> list[str]:
-    """A command line's words, `--name value` and `--name=value`, as `without_secrets` has each value."""
+    """A command line's words, with `without_secrets` applied to each value of `--name value` and `--name=value`."""
     shown: list[str] = []
     name = ""
     for word in arguments:

@@ -1,13 +1,12 @@
-"""Models and tokenizers from folders or the Hub: refused in one line where anything is missing, damaged or foreign.
+"""Loads models and tokenizers from folders or the Hub. Missing, damaged or foreign files are an error of one line.
 
 What is unusual:
 
-* `from_pretrained` fills missing weights with random numbers and only logs it; here missing, extra and mismatched ones
-  are refused.
-* What libraries raise on damaged files is of no common kind, so whatever they raise becomes one ValueError that names
-  the file or folder.
-* Sizes are held against the files before anything is built: building 2⁷⁰ layers takes for ever.
-* Whether a causal model sees later tokens is seen on values: no config says it for every model.
+* `from_pretrained` fills missing weights with random numbers and only logs it; here missing, extra and mismatched
+  weights are errors.
+* Libraries raise many kinds of error on damaged files; each becomes one ValueError that names the file or folder.
+* Sizes are compared with the files before anything is built: building 2⁷⁰ layers would never end.
+* Whether a causal model sees later tokens is tested on values: no config says it for every model.
 """
 
 import copy
@@ -46,9 +45,9 @@ _NAMES: dict[ModelKind, str] = {
     "autoencoder": "autoencoder",
 }
 _LARGEST_SIZE = 2**31
-_ROUNDING = 1e-5  # of float32, in a mixture of experts, whose products change their shapes
+_ROUNDING = 1e-5  # of float32, in a mixture of experts, where shapes of products change
 _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
-# Their positions begin behind the padding token's id, so a table of 514 positions takes 512 tokens.
+# Their positions begin after the padding token's id, so a table of 514 positions takes 512 tokens.
 _POSITIONS_BEHIND_PADDING = frozenset(
     ("camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod")
 )
@@ -58,7 +57,7 @@ def load_config(name: str | Path) -> PreTrainedConfig:
     """A model's config.
 
     Raises:
-        ValueError: a config that is damaged, or holds a size that no model has; OSError where there is none.
+        ValueError: for a config that is damaged, or holds a size that no model has; OSError if there is none.
     """
     with _reading(name, "config.json"):
         config = AutoConfig.from_pretrained(name)
@@ -76,12 +75,12 @@ def load_model(
     """A model with all its weights, in evaluation mode, on the CPU.
 
     Args:
-        config: the folder's with some changes; by default as it is there.
-        new_head: a head may be new or other than the checkpoint's, as at the beginning of a fine-tuning.
+        config: the folder's config with some changes; by default the folder's own.
+        new_head: allow a head that is missing or differs from the checkpoint's, as at the start of a fine-tuning.
 
     Raises:
-        ValueError: a folder of another kind of model, missing, extra, mismatched or damaged weights, sizes that are
-            not the files', a causal model or token classifier that sees later tokens; OSError where there is no model.
+        ValueError: for a folder of another kind of model; missing, extra, mismatched or damaged weights; sizes that do
+            not match the files; a causal model or token classifier that sees later tokens. OSError without a model.
     """
     config = load_config(name) if config is None else config
     auto_class = model_class(config, kind, name)
@@ -97,13 +96,13 @@ def load_model(
 
 
 def check_weights(name: str | Path, kind: ModelKind = "causal") -> PreTrainedConfig:
-    """Hold a checkpoint's weights against its config by name and shape; no number of them is read.
+    """Compare a checkpoint's weights with its config by name and shape, without reading their values.
 
     Returns:
         The config.
 
     Raises:
-        ValueError: as `load_model`, but for a model that sees later tokens.
+        ValueError: as in `load_model`, except for a model that sees later tokens.
     """
     config = load_config(name)
     auto_class = model_class(config, kind, name)
@@ -130,7 +129,7 @@ def model_class(config: PreTrainedConfig, kind: ModelKind, name: str | Path) -> 
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or the Hub; ValueError for a damaged one, OSError where there is none."""
+    """The tokenizer of a folder or the Hub; ValueError for a damaged one, OSError if there is none."""
     with _reading(name, "tokenizer"):
         return AutoTokenizer.from_pretrained(name)
 
@@ -144,10 +143,10 @@ def own_tokenizer(name: str | Path) -> PreTrainedTokenizerBase | None:
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id to pad a batch with: the tokenizer's, or BOS, since what stands there is masked.
+    """The id to pad a batch with: the tokenizer's, or BOS, because padding is masked.
 
     Raises:
-        ValueError: a tokenizer with neither.
+        ValueError: for a tokenizer with neither.
     """
     token = tokenizer.bos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     if not isinstance(token, int):
@@ -159,11 +158,11 @@ def check_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
     """Refuse a tokenizer that cannot be the model's.
 
     Args:
-        name: of the model, for the message.
+        name: the model's name, for the message.
 
     Raises:
         ValueError: for more tokens than the model has, or another BOS than the model was made with. A tokenizer
-            without BOS may be any model's: some configs name one that their tokenizer does not use.
+            without BOS may belong to any model: some configs name a BOS that their tokenizer does not use.
     """
     where = f"{name}: " if name else ""
     if len(tokenizer) > config.vocab_size:
@@ -179,9 +178,9 @@ def check_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
 
 
 def context_length(config: PreTrainedConfig) -> int | None:
-    """n, the most tokens that a model takes, BOS included; None for one without a limit (Mamba, RWKV, Bloom)."""
-    length = getattr(config, "max_position_embeddings", None)  # what has no limit has no such field
-    if not length or length < 0:  # some say -1
+    """n, the most tokens that a model takes, BOS included; None for a model without a limit (Mamba, RWKV, Bloom)."""
+    length = getattr(config, "max_position_embeddings", None)  # a config without a limit has no such field
+    if not length or length < 0:  # some configs say -1
         return None
     return length - (config.pad_token_id or 0) - 1 if config.model_type in _POSITIONS_BEHIND_PADDING else length
 
@@ -189,9 +188,9 @@ def context_length(config: PreTrainedConfig) -> int | None:
 def check_causal(model: PreTrainedModel) -> None:
     """Raise a ValueError for a model whose output at a token depends on later tokens.
 
-    Seen on values: rows that differ in their last tokens give the same outputs before them, but for rounding. An
-    entropy estimation model's decoder is causal; its encoder is meant to see the text, and such models are not looked
-    at, nor are models without values (meta).
+    Tested on values: rows that differ only in their last tokens must give the same outputs before those, up to
+    rounding. Two kinds are not tested: entropy estimation models (the decoder is causal, the encoder is meant to see
+    the text), and models without values (meta).
     """
     config = model.config
     if config.model_type in ("eem", "eem_autoencoder") or model.device.type == "meta":
@@ -206,18 +205,18 @@ def check_causal(model: PreTrainedModel) -> None:
     rows_BT = torch.tensor([[*before, last] for last in ids[:3]], device=model.device)
     with whole_weights(model):
         moved = _moved_by_last_tokens(model, rows_BT)
-        if moved and model.dtype != torch.float32:  # half a unit of rounding hides a leak, or is none
+        if moved and model.dtype != torch.float32:  # in a shorter dtype, rounding can hide a leak or look like one
             moved = _moved_by_last_tokens(copy.deepcopy(model).float(), rows_BT)
     if moved > _ROUNDING:
         raise ValueError(
             f"{config.name_or_path or type(model).__name__} sees later tokens: its prediction of a token changes with "
-            f"those behind it ({config.model_type!r} models need is_decoder or causal in their config, and to be "
-            "trained so)."
+            f"the tokens after it ({config.model_type!r} models need is_decoder or causal in their config, and to "
+            "be trained with it)."
         )
 
 
 def whole_weights(model: PreTrainedModel) -> AbstractContextManager:
-    """Under ZeRO-3 a model is born in shards, and nothing gathers them before DeepSpeed's engine has it."""
+    """Gathers a model's weights under ZeRO-3, which builds models in shards before DeepSpeed's engine has them."""
     if not is_deepspeed_zero3_enabled():
         return nullcontext()
     import deepspeed  # pyright: ignore[reportMissingImports]  # there where ZeRO-3 is on
@@ -227,7 +226,7 @@ def whole_weights(model: PreTrainedModel) -> AbstractContextManager:
 
 @contextmanager
 def in_mode(model: nn.Module, is_training: bool) -> Iterator[None]:
-    """In training or evaluation mode; then in the mode it was in."""
+    """Put a model in training or evaluation mode, and back afterwards."""
     was_training = model.training
     model.train(is_training)
     try:
@@ -238,15 +237,15 @@ def in_mode(model: nn.Module, is_training: bool) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Without noise and dropout, without gradients; then in the mode it was in."""
+    """Run a model without noise, dropout and gradients, and put it back in its mode afterwards."""
     with in_mode(model, is_training=False), torch.no_grad():
         yield
 
 
 def _moved_by_last_tokens(model: PreTrainedModel, rows_BT: Tensor) -> float:
-    """By how much the outputs before the rows' last tokens differ, of the largest of them.
+    """The largest difference between rows' outputs before their last tokens, as a share of the largest output.
 
-    Row by row: of one shape, equal inputs give equal outputs to the last bit in nearly all models.
+    It runs row by row: with one shape, equal inputs give bit-equal outputs in nearly all models.
     """
     with evaluating(model):
         before_BTX = torch.cat([model(input_ids=row_T[None]).logits[:, :-1].float() for row_T in rows_BT])
@@ -255,7 +254,7 @@ def _moved_by_last_tokens(model: PreTrainedModel, rows_BT: Tensor) -> float:
 
 @contextmanager
 def _reading(name: str | Path, what: str) -> Iterator[None]:
-    """Whatever a library raises on a damaged file, as a ValueError of one line; without its reports."""
+    """Turn whatever a library raises on a damaged file into a ValueError of one line, and silence its logs."""
     verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -289,14 +288,14 @@ def _check_sizes(name: str | Path, values: dict[str, Any]) -> None:
 
 
 def _check_files(folder: Path, config: PreTrainedConfig) -> None:
-    """The weights' files are whole, and hold at least a tensor a layer."""
+    """Check that the weights' files are all there, and hold at least one tensor a layer."""
     if not folder.is_dir():
         return
     for index in folder.glob("*.index.json"):
         with _reading(index, "list of weights"):
             files = set(json.loads(index.read_text())["weight_map"].values())
         if missing := sorted(file for file in files if not (folder / file).is_file()):
-            raise ValueError(f"{folder} holds not all weights: {missing[0]} of {index.name} is not there.")
+            raise ValueError(f"{folder} lacks some weights: {missing[0]} of {index.name} is missing.")
     tensors = 0
     safetensors = sorted(folder.glob("*.safetensors"))
     for file in safetensors:
@@ -306,7 +305,7 @@ def _check_files(folder: Path, config: PreTrainedConfig) -> None:
         raise ValueError(f"{folder} holds no weights: no file *.safetensors or *.bin.")
     for key, layers in _layer_counts(config.to_dict()):
         if safetensors and layers > tensors:
-            raise ValueError(f"{folder}: {key} is {layers:,} in config.json, and the weights are {tensors:,} tensors.")
+            raise ValueError(f"{folder}: {key} is {layers:,} in config.json, but the weights are {tensors:,} tensors.")
 
 
 def _layer_counts(values: dict[str, Any]) -> Iterator[tuple[str, int]]:

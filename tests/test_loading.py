@@ -142,7 +142,7 @@ def test_absurd_sizes_inside_a_sub_config(harness_model: Callable[..., Path], tm
     config = json.loads((folder / "config.json").read_text())
     config["decoder_config"]["num_hidden_layers"] = 2**20
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="num_hidden_layers is 1,048,576 in config.json, and the weights are"):
+    with pytest.raises(ValueError, match="num_hidden_layers is 1,048,576 in config.json, but the weights are"):
         load_model(folder)
 
 

@@ -26,7 +26,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What builds a model needs PyTorch, which takes seconds to import; what compresses does not."""
+    """Imports `build` on first use: it needs PyTorch, which takes seconds to import. Compressing does not."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from . import build

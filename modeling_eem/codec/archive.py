@@ -1,7 +1,7 @@
-"""Any place of an `.eem` file by reading little of it: header, footer, one group of the index, the windows needed.
+"""Reads any place of an `.eem` file by its header, its footer, one group of the index and the windows needed.
 
-The table of groups is searched where it lies, 16 bytes a probe; within a group the records' heads are read one after
-the other, 10 bytes each.
+The table of groups is searched in the file, 16 bytes a probe. Within a group the records' heads are read one after the
+other, 10 bytes each.
 """
 
 from collections.abc import Iterator
@@ -28,10 +28,10 @@ _HINT = "--salvage gives what can still be read"
 
 
 class Layout:
-    """Where everything is in a seekable file. `bytes_read` counts what was read of it.
+    """Where everything is in a seekable file. `bytes_read` counts the bytes read so far.
 
     Args:
-        header: instead of the one that the file begins with.
+        header: replaces the header at the beginning of the file.
     """
 
     def __init__(self, file: BinaryIO, header: Header | None = None) -> None:
@@ -45,14 +45,14 @@ class Layout:
         self.trailer = self.size - end[-1] - self.footer.trailer_length
         self.first_record = len(self.header.to_bytes())
         if not self.first_record <= self.trailer < self._table + 1:
-            raise DamagedFile("the file is damaged or cut short: its trailer does not fit into it.")
+            raise DamagedFile("the file is damaged or cut short: its trailer is longer than the file.")
 
     @property
     def windows(self) -> int:
         return self.footer.windows
 
     def plain_lengths(self, group: int) -> tuple[Entry, list[int]]:
-        """The entry of a group and the plain lengths of its windows, proved by their check sum."""
+        """The entry of a group and the plain lengths of its windows, verified by their check sum."""
         entry = self._entry(group)
         if self.windows < 2:
             return entry, [self.footer.plain_length] * self.windows
@@ -62,7 +62,7 @@ class Layout:
         return entry, unpack_block(self.header, entry, count, block)
 
     def group_at(self, position: int) -> int:
-        """The group that holds the plain byte at `position`, which lies within the file."""
+        """The group that holds the plain byte at `position`, which must lie within the file."""
         low, high = 0, self.footer.groups - 1
         while low < high:
             middle = (low + high + 1) // 2
@@ -83,7 +83,7 @@ class Layout:
             at += head.size + head.length
 
     def record(self, number: int, at: int, head: RecordHead) -> Record:
-        """The record of window `number`, proved by its check sum."""
+        """The record of window `number`, verified by its check sum."""
         data = self._read(at, head.size + head.length)
         if record_number(self.header.check, head, data) != number & 0xFFFFFFFF:
             raise DamagedFile(f"window {number} is damaged; {_HINT}.")
@@ -104,10 +104,10 @@ class Layout:
 
 
 def describe(layout: Layout) -> Report:
-    """What a file is made of, item by item; no model is needed, heads alone are read, payloads are not proved.
+    """What a file is made of, item by item. It needs no model, reads only heads and does not verify payloads.
 
     Raises:
-        DamagedFile: where the parts of the file do not make up the whole.
+        DamagedFile: if the parts of the file do not add up to the whole.
     """
     header = layout.header
     report = Report(header.model_id, header.carry, header_bytes=layout.first_record)
@@ -140,14 +140,14 @@ class Archive:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes read of the file so far."""
+        """Bytes of the file that were read so far."""
         return self._layout.bytes_read
 
     def read(self, start: int, length: int) -> bytes:
-        """Plain bytes `start` to `start + length`, fewer where the file ends.
+        """Plain bytes `start` to `start + length`, fewer at the end of the file.
 
         Raises:
-            ValueError: for a negative start or length; DamagedFile where what is needed is damaged.
+            ValueError: for a negative start or length; DamagedFile if a part that is needed is damaged.
         """
         if start < 0 or length < 0:
             raise ValueError(f"start and length must not be negative: {start}, {length}.")
@@ -176,7 +176,7 @@ class Archive:
         return self._windows(number // GROUP, entry, lengths, number % GROUP, number % GROUP + 1)[0]
 
     def report(self, estimate: bool = False) -> Report:
-        """What the file is made of, item by item; with the model's estimate of its text, which decodes it."""
+        """What the file is made of, item by item. The model's estimate of its text, if asked for, decodes it."""
         layout = self._layout
         report = describe(layout)
         if estimate:
@@ -189,7 +189,7 @@ class Archive:
         return report
 
     def _slice(self, group: int, position: int, stop: int) -> tuple[int, bytes]:
-        """Windows of a group that hold plain bytes `position` to `stop`: where they begin, and their bytes."""
+        """The windows of a group that hold plain bytes `position` to `stop`: where they begin, and their bytes."""
         entry, lengths = self._layout.plain_lengths(group)
         begin = entry.plain_start
         first, starts = None, []
@@ -203,7 +203,7 @@ class Archive:
         return starts[0], b"".join(self._windows(group, entry, lengths, first, first + len(starts)))
 
     def _windows(self, group: int, entry: Entry, lengths: list[int], first: int, stop: int) -> list[bytes]:
-        """Plain bytes of windows `first` to `stop` of a group; those that they need as context are read as well."""
+        """Plain bytes of windows `first` to `stop` of a group; windows that they need as context are read too."""
         fresh = first - first % RUN if self._layout.header.carry else first
         records = [
             self._layout.record(group * GROUP + index, at, head)

@@ -1,6 +1,6 @@
-"""From a float model to an integer model: int8 weights, activation grids, tables.
+"""Builds an integer model from a float model: int8 weights, activation grids, tables.
 
-Shapes as in `weights`. Every choice made here is stored; a decoder computes none of it again.
+Shapes are those of `weights`. Every choice made here is stored; a decoder recomputes none of it.
 """
 
 import copy
@@ -34,28 +34,28 @@ from .tensor_grids import (
 )
 from .weights import Sizes, Tensors
 
-# How much further than on the calibration text the residual stream may reach before it saturates.
+# How much larger than on the calibration text the residual stream may become before it saturates.
 RESIDUAL_ROOM = 4.0
-# A finer grid would have no use, and a LayerNorm's epsilon must fit beside the squares in it.
+# A finer grid is useless, and a LayerNorm's epsilon must fit beside the squares in it.
 MOST_RESIDUAL_BITS = 24
-# Rows that activations are recorded on, and those that run at once.
+# Rows that activations are recorded on, and rows that run at once.
 CALIBRATION_ROWS = 128
 ROWS_AT_ONCE = 8
 
 
 def quantize_decoder(parts: FloatParts, batches: Sequence[dict[str, Tensor | bool]]) -> tuple[Sizes, Tensors]:
-    """Sizes and tensors of the decoder; of an EEM without its code's tables.
+    """Sizes and tensors of the decoder; for an EEM without the tables of its code.
 
     Raises:
-        ValueError: weights or activations that are not finite.
+        ValueError: for weights or activations that are not finite.
     """
     if not all(parameter.isfinite().all() for parameter in parts.model.parameters()):
-        raise ValueError("the model holds weights that are not finite: it broke in training, take another checkpoint.")
+        raise ValueError("the model holds weights that are not finite: its training failed, take another checkpoint.")
     activations = record_activations(parts, batches)
     config = parts.config
     reach = RESIDUAL_ROOM * max(activations.largest["residual"], 2.0**-MOST_RESIDUAL_BITS)
     residual_bits = min(MOST_RESIDUAL_BITS, math.floor(math.log2(RESIDUAL_LIMIT / reach)))
-    unit = 2.0**residual_bits  # of the residual stream in one
+    unit = 2.0**residual_bits  # residual stream units in one
     d = config.hidden_size
     sizes = Sizes(
         vocab_size=config.vocab_size,
@@ -79,7 +79,7 @@ def quantize_decoder(parts: FloatParts, batches: Sequence[dict[str, Tensor | boo
 
 
 def quantize_rows(weight: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """int8 integers and a float64 scale a row (the first axis): the largest magnitude of a row becomes 127."""
+    """int8 integers, and a float64 scale for each row (the first axis): a row's largest magnitude becomes 127."""
     flat = weight.detach().double().reshape(len(weight), -1)
     scale = flat.abs().amax(1).clamp(min=1e-30) / WEIGHT_LIMIT
     scale = scale.float().double()  # stored in float32
@@ -93,7 +93,7 @@ def _embedding_and_head(parts: FloatParts, unit: float, is_tied: bool) -> Tensor
     tensors = {
         "head.weight": head,
         "head.scale": head_scale.astype(np.float32),
-        # From `sum * scale * m / 127` in the residual stream's units to 1/256 bit.
+        # Turns `sum * scale * m / 127` in the residual stream's units into 1/256 bit.
         "head.factor": np.array([(1 << LOGIT_BITS) / (math.log(2) * ACTIVATION_LIMIT * unit)]),
         "embedding.scale": (embedding_scale * unit).astype(np.float32),
     }
@@ -116,12 +116,12 @@ def _block(name: str, layer: MaskedMixerBlock, activations: Activations, unit: f
         inputs, outputs = (np.repeat(steps, width) for steps in head_steps)
         tensors |= _linear(f"{name}.mixing_in", mixing.in_proj, step, 1 / inputs)
         tensors |= _mixing(name, mixing, *head_steps)
-        # A step a head goes into the columns of the projection.
+        # Each head's step goes into its columns of the projection.
         weight = mixing.out_proj.weight * torch.from_numpy(outputs).to(mixing.out_proj.weight)
         tensors |= _linear(f"{name}.mixing_out", mixing.out_proj, 1.0, unit, weight=weight)
     step = best_step(activations.sample(f"{name}.mlp_norm"))
     tensors |= _norm(f"{name}.mlp_norm", layer.mlp_layernorm, step)
-    # The finest power of two with which the largest input is inside the table, and at least +-2.
+    # The finest power of two that keeps the largest input, and at least +-2, inside the table.
     reach = max(activations.largest[f"{name}.up"] * 1.25, 2.0)
     input_bits = math.floor(math.log2(ACTIVATION_ENTRIES / 2 / reach))
     tensors |= _linear(f"{name}.up", mlp.up_proj, step, 2.0**input_bits)
@@ -131,7 +131,7 @@ def _block(name: str, layer: MaskedMixerBlock, activations: Activations, unit: f
 
 
 def _norm(name: str, norm: nn.LayerNorm, step: float) -> Tensors:
-    """`gain = weight / step` by 2^-12, `offset = bias / step` by 2^-24."""
+    """`gain = weight / step` in units of 2^-12, `offset = bias / step` in units of 2^-24."""
     gain = norm.weight.detach().double() / step * 2.0**GAIN_BITS
     offset = norm.bias.detach().double() / step * 2.0 ** (GAIN_BITS + NORM_BITS)
     return {
@@ -148,7 +148,7 @@ def _linear(
     zero_point: int = 0,
     weight: Tensor | None = None,
 ) -> Tensors:
-    """A Linear on inputs `step (q + zero_point)`; its sums times `scale` are its outputs times `outputs`."""
+    """A Linear for inputs `step (q + zero_point)`; its sums times `scale` are its outputs times `outputs`."""
     integers, scale = quantize_rows(linear.weight if weight is None else weight)
     bias = linear.bias.detach().double().numpy() / (scale * step) + zero_point * integers.astype(np.float64).sum(1)
     return {
@@ -159,7 +159,7 @@ def _linear(
 
 
 def _mixing(name: str, mixing: MaskedMixerMixing, steps_H: np.ndarray, out_steps_H: np.ndarray) -> Tensors:
-    """Mixing matrices by row of positions; step of each head's inputs and outputs."""
+    """Mixing matrices, quantized row by row; `steps_H` and `out_steps_H` are each head's input and output steps."""
     n, heads, taps = mixing.bias.shape[-1], mixing.num_heads, mixing.kernel_size
     weight_HNNK = mixing.without_future(mixing.weight.detach()).reshape(heads, n, n, taps)
     integers, scale = quantize_rows(weight_HNNK.reshape(heads * n, n, taps))
@@ -176,7 +176,7 @@ def _mixing(name: str, mixing: MaskedMixerMixing, steps_H: np.ndarray, out_steps
 def _activation_table(values: Tensor, input_bits: int, hidden_act: str) -> tuple[np.ndarray, float, int]:
     """`table[i] = rint(f(i 2^-input_bits) / step) - zero_point` as int8, its step and zero point.
 
-    The zero point puts the function's least value at -127: a GELU is hardly ever negative.
+    The zero point puts the function's smallest value at -127, because a GELU is hardly ever negative.
     """
     half = ACTIVATION_ENTRIES // 2
     inputs = torch.arange(-half, half, dtype=torch.float64) * 2.0**-input_bits
@@ -195,7 +195,7 @@ def _int32(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def memory_tensors(code: CodeParts, code_bits: int, tensors: Tensors) -> Tensors:
-    """The projection of a code in fixed point (by 2^-code_bits) to the memory in the residual stream's units."""
+    """The projection from a fixed-point code (units of 2^-code_bits) to the memory in the residual stream's units."""
     unit = (1 << LOGIT_BITS) / (math.log(2) * ACTIVATION_LIMIT * float(tensors["head.factor"][0]))
     weight, bias = code.memory_projection()
     scale = weight.abs().amax(1).clamp(min=1e-30) / MEMORY_WEIGHT_LIMIT
@@ -217,15 +217,15 @@ def memory_tensors(code: CodeParts, code_bits: int, tensors: Tensors) -> Tensors
 def build_integer_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration_texts: Sequence[str]
 ) -> IntegerModel:
-    """The integer model of a float model, its grids chosen on calibration text, an EEM's code prior fitted to it.
+    """The integer model of a float model. Its grids, and the prior of an EEM's code, are fitted to calibration text.
 
     Args:
         model: a MaskedMixerForCausalLM, or an EEMForCausalLM whose decoder is a masked mixer.
-        calibration_texts: text like what will be compressed; 100 kB are enough, a code's prior takes what there is.
+        calibration_texts: text like the text to compress; 100 kB are enough, but a code's prior uses all there is.
 
     Raises:
-        ValueError: a model that no codec can be built from (`float_parts`), calibration texts without text, or
-            weights outside the bounds of the format; a tokenizer without tokenizer.json.
+        ValueError: for a model that no codec can be built from (`float_parts`), calibration texts without text,
+            weights outside the bounds of the format, or a tokenizer without tokenizer.json.
     """
     parts = float_parts(model)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
@@ -252,13 +252,13 @@ def calibration_rows(parts: FloatParts, tokenizer: PreTrainedTokenizerBase, text
         for first in range(0, len(tokens), parts.context - 1):
             rows.append([parts.bos_token_id, *tokens[first : first + parts.context - 1]])
     if not rows:
-        raise ValueError("the calibration texts hold no text: give some that are like what will be compressed.")
+        raise ValueError("the calibration texts hold no text: give texts like those that you will compress.")
     return rows
 
 
 def _batches(parts: FloatParts, rows: Sequence[list[int]]) -> Iterator[dict[str, Tensor | bool]]:
     for first in range(0, len(rows), ROWS_AT_ONCE):
-        # Rows of one length only: what stands on padding is not what the codec meets.
+        # Rows of one length only: the codec never meets activations on padding.
         by_length: dict[int, list[list[int]]] = {}
         for row in rows[first : first + ROWS_AT_ONCE]:
             by_length.setdefault(len(row), []).append(row)
@@ -273,7 +273,7 @@ def _batches(parts: FloatParts, rows: Sequence[list[int]]) -> Iterator[dict[str,
 
 @dataclass(frozen=True)
 class BitsReport:
-    """Bits of one text by the float and by the integer model, codes left out of both."""
+    """Bits of one text by the float model and by the integer model, both without codes."""
 
     float_bits: float
     integer_bits: float
@@ -290,10 +290,10 @@ def compare_bits(
     texts: Sequence[str],
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> BitsReport:
-    """What windows of `texts` cost by the float model and by its integer model, memories occluded.
+    """The bits of windows of `texts` by the float model and by its integer model, with occluded memories.
 
     Args:
-        report: told how many windows of how many are done.
+        report: called with the numbers of finished windows and of all windows.
     """
     parts = float_parts(model)
     rows = calibration_rows(parts, integer_model.tokenizer, texts)

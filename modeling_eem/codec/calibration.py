@@ -1,4 +1,4 @@
-"""Which values a model's activations take on calibration text, and the int8 step that loses least of them."""
+"""The values of a model's activations on calibration text, and the int8 step that rounds them best."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 
 
 class Activations:
-    """Samples and largest magnitudes by name: `{l}.mixing_norm`, `{l}.up`, `residual`, … as in `weights`."""
+    """Samples and largest magnitudes by name: `{l}.mixing_norm`, `{l}.up`, `residual`, …, as in `weights`."""
 
     def __init__(self) -> None:
         self.samples: dict[str, list[Tensor]] = defaultdict(list)
@@ -29,7 +29,7 @@ class Activations:
         self.samples[name].append(values[::step].clone())
 
     def record_heads(self, name: str, values: Tensor, num_heads: int) -> None:
-        """Record each head's features as `{name}.{head}`; all of them as `name` where there are no heads."""
+        """Record each head's features as `{name}.{head}`; without heads all features as `name`."""
         if not num_heads:
             self.record(name, values)
             return
@@ -79,7 +79,7 @@ def record_activations(parts: FloatParts, batches: Sequence[dict[str, Tensor | b
 
 
 def best_step(values: Tensor, lowest: int = -ACTIVATION_LIMIT, highest: int = ACTIVATION_LIMIT) -> float:
-    """The step `s`, of `SHARES`, with the least squared error of `s * clip(rint(v / s), lowest, highest)`."""
+    """The step `s` from `SHARES` with the least squared error of `s * clip(rint(v / s), lowest, highest)`."""
     values = values.double()
     largest = values.abs().max().item()
     if largest == 0:

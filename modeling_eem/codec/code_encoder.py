@@ -1,4 +1,4 @@
-"""The float encoder of an entropy estimation model: windows to code numbers, for compression only."""
+"""The float encoder of an entropy estimation model: turns windows into code numbers, for compression only."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ ROWS_AT_ONCE = 16
 
 
 class CodeEncoder:
-    """Real codes of windows. What it computes is stored with each window, so it need not be exact."""
+    """Computes real codes of windows. They are stored with each window, so they need not be exact."""
 
     def __init__(self, encoder: nn.Module, config: EEMConfig) -> None:
         self._encoder = encoder.eval()
@@ -35,7 +35,7 @@ class CodeEncoder:
 
     def save(self, folder: Path) -> None:
         save_file(self._encoder.state_dict(), folder / ENCODER_FILE)
-        # Not save_pretrained, which would put the code of our configs beside it: a codec model is without code.
+        # Not save_pretrained, which would put Python code beside the config: a codec model holds no Python code.
         (folder / ENCODER_FOLDER).mkdir(exist_ok=True)
         self._config.to_json_file(folder / ENCODER_FOLDER / "config.json")
 

@@ -1,4 +1,4 @@
-"""What a decoder is shown of a window's code: the memory, in integers."""
+"""The memory that a decoder gets from a window's code, in integers."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ def scaled(sums: np.ndarray, scale: np.ndarray | np.float64, limit: int) -> np.n
 
 
 def code_memory(sizes: Sizes, tensors: Tensors, codes: Sequence[np.ndarray | None]) -> np.ndarray:
-    """The memory `[B, D or P]` int32 of each window's code in fixed point; zero without one, empty without codes."""
+    """The memory `[B, D or P]`, int32, of each window's fixed-point code; zero without a code, empty without codes."""
     if sizes.introduction == "none":
         return np.zeros((len(codes), 0), dtype=np.int32)
     memory_BD = np.zeros((len(codes), len(tensors["memory.scale"])), dtype=np.int32)

@@ -1,8 +1,8 @@
 """The code of a window in integers, and the learned prior that it is written with.
 
-A number of the code is an index into its format's numbers. Its upper bits (8 at most) are coded with counts of their
-own for each of the P places, fitted on the codes of the calibration text; bits below, which a 16-bit format has, are
-coded as they are. Formats with a scale (int2 … int8) have one more index at the end, into a table of scales.
+A number of the code is an index into its format's numbers. Its upper bits (at most 8) are coded with counts of their
+own for each of the P places, fitted on the codes of the calibration text. The lower bits of a 16-bit format are coded
+as they are. Formats with a scale (int2 … int8) have one more index at the end, into a table of scales.
 
 Shapes: N windows, P numbers, Q the upper bits' values.
 """
@@ -17,7 +17,7 @@ from .weights import Sizes, Tensors
 
 UPPER_BITS = 8
 NUM_SCALES = 256
-# The sum of a place's counts, and how many codes the smooth part of its prior weighs as much as.
+# The sum of a place's counts, and the number of codes that the smooth part of its prior counts for.
 PRIOR_TOTAL = 1 << 16
 SMOOTH_WEIGHT = 32.0
 
@@ -49,16 +49,16 @@ def code_tensors(values_NP: np.ndarray, code_dtype: str) -> tuple[Tensors, int]:
 
 
 def fixed_point_of_each(code_dtype: str, tensors: Tensors) -> np.ndarray:
-    """A number that grows with what an index stands for."""
+    """For every index, a number that grows with the number it stands for."""
     if "code.table" in tensors:
         return tensors["code.table"]
     return np.arange(1 << CODE_FORMATS[code_dtype].bits)
 
 
 def _prior(indices_N: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Counts [Q] int32 of about `PRIOR_TOTAL`, at least 1: what was seen, and a bell around it on the sorted values.
+    """Counts [Q] int32, at least 1, summing to about `PRIOR_TOTAL`: those seen, plus a bell over the sorted values.
 
-    `order` sorts the indices by what they stand for.
+    `order` sorts the indices by the numbers that they stand for.
     """
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
@@ -74,13 +74,13 @@ def _prior(indices_N: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def code_indices(values_NP: np.ndarray, code_dtype: str, tensors: Tensors) -> np.ndarray:
-    """The code numbers `[N, P]`, or `[N, P + 1]` with the scale's, of real codes."""
+    """The code numbers `[N, P]` of real codes, or `[N, P + 1]` with the index of the scale."""
     format_ = CODE_FORMATS[code_dtype]
     if not isinstance(format_, ScaledInteger):
         return format_.encode(torch.from_numpy(values_NP).float())[0].numpy().astype(np.int64)
     fixed_NP = values_NP.astype(np.float64) * 2.0 ** int(tensors["code.bits"][0])
     scales = tensors["code.scales"]
-    # The least scale that no number exceeds; past the last one numbers saturate.
+    # The smallest scale that no number exceeds; beyond the last scale numbers saturate.
     scale_N = np.searchsorted(scales, np.abs(fixed_NP).max(1)).clip(0, len(scales) - 1)
     steps_NP = np.rint(fixed_NP * format_.largest / scales[scale_N][:, None])
     steps_NP = np.clip(steps_NP, -format_.largest, format_.largest).astype(np.int64) + format_.largest
@@ -88,7 +88,7 @@ def code_indices(values_NP: np.ndarray, code_dtype: str, tensors: Tensors) -> np
 
 
 def fixed_point(indices_NP: np.ndarray, code_dtype: str, tensors: Tensors) -> np.ndarray:
-    """What the decoder computes with, `[N, P]` by 2^-code_bits: exact integers of code numbers."""
+    """The exact integers `[N, P]`, in units of 2^-code_bits, that the decoder computes with."""
     if "code.table" in tensors:
         return tensors["code.table"][indices_NP].astype(np.int64)
     format_ = CODE_FORMATS[code_dtype]
@@ -100,7 +100,7 @@ def fixed_point(indices_NP: np.ndarray, code_dtype: str, tensors: Tensors) -> np
 
 
 def check_code(sizes: Sizes, tensors: Tensors) -> str:
-    """The name of the code's format; a ValueError where it is unknown or its tables do not fit the sizes."""
+    """The name of the code's format; ValueError if it is unknown or its tables do not fit the sizes."""
     code_dtype = sizes.code_dtype
     if code_dtype not in CODE_FORMATS:
         raise ValueError(f"unknown code_dtype {code_dtype!r}: use one of {', '.join(CODE_FORMATS)}.")
@@ -123,10 +123,10 @@ def check_code(sizes: Sizes, tensors: Tensors) -> str:
 
 
 class CodeCoder:
-    """Writes and reads code numbers with a range coder, and says what they cost.
+    """Writes and reads code numbers with a range coder, and gives their cost.
 
     Raises:
-        ValueError: tables of the code that do not fit the sizes.
+        ValueError: if the tables of the code do not fit the sizes.
     """
 
     def __init__(self, sizes: Sizes, tensors: Tensors) -> None:
@@ -137,18 +137,18 @@ class CodeCoder:
         self._tensors = tensors
 
     def numbers(self, values_NP: np.ndarray) -> np.ndarray:
-        """Code numbers of real codes, a row each: `code_indices` of this model's format."""
+        """Code numbers of real codes, one row each: `code_indices` in this model's format."""
         return code_indices(values_NP, self._dtype, self._tensors)
 
     def fixed_point(self, code: np.ndarray) -> np.ndarray:
-        """What the decoder computes with, of one code's numbers."""
+        """The integers that the decoder computes with, for one code's numbers."""
         return fixed_point(np.asarray(code, dtype=np.int64)[None], self._dtype, self._tensors)[0]
 
     def symbols(self, code: np.ndarray) -> list[tuple[int, int, int]]:
         """(start, count, total) of every symbol of a code.
 
         Raises:
-            ValueError: a code of another length, or a number that the format does not have.
+            ValueError: for a code of another length, or a number that the format does not have.
         """
         if len(code) != len(self._ends):
             raise ValueError(f"a code of this model has {len(self._ends)} numbers, not {len(code)}.")
@@ -157,7 +157,7 @@ class CodeCoder:
             lower_bits = self._lower_of(place)
             upper = int(number) >> lower_bits
             if not 0 <= upper < len(ends):
-                raise ValueError(f"{number} is no number of the format {self._dtype}.")
+                raise ValueError(f"{number} is not a number of the format {self._dtype}.")
             start = int(ends[upper - 1]) if upper else 0
             symbols.append((start, int(ends[upper]) - start, int(ends[-1])))
             if lower_bits:

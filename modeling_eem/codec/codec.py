@@ -1,4 +1,4 @@
-"""`Codec`: bytes into an `.eem` file and back, with a codec model or, for bytes alone, without one."""
+"""`Codec`: bytes into an `.eem` file and back, with a codec model or, for byte windows only, without one."""
 
 from io import BytesIO
 from pathlib import Path
@@ -31,9 +31,9 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
     """Compresses any bytes into a file that every machine decodes to the same bytes.
 
     Args:
-        model: what predicts text; None for a codec of byte windows alone.
-        carry: whether windows take over the second half of the one before as context: shorter files, of which no
-            window decodes without those since the last fresh start, at most 31.
+        model: predicts text; None for a codec of byte windows only.
+        carry: whether windows take the second half of the previous window as context. Files are shorter, but a window
+            decodes only after those since the last fresh start, at most 31.
     """
 
     def __init__(self, model: WindowModel | None, carry: bool = False) -> None:
@@ -43,15 +43,15 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
 
     @classmethod
     def default(cls, carry: bool = False) -> Self:
-        """The codec with the default model of this release. CodecError where the installation has none."""
+        """The codec with the default model of this release. CodecError if the installation has none."""
         return cls(_load(default_model().folder), carry)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
-        """A codec from a folder of a codec model, or from the Hub; arguments are those of ModelHubMixin, and `carry`.
+        """A codec from a codec model's folder or from the Hub, with the arguments of ModelHubMixin and `carry`.
 
         Raises:
-            ValueError: for a folder that holds no codec model.
+            ValueError: for a folder without a codec model.
         """
         folder = Path(pretrained_model_name_or_path)
         if folder.is_dir() and not (folder / "config.json").exists():  # built, not saved by a Codec
@@ -60,10 +60,10 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
 
     @classmethod
     def for_header(cls, header: Header) -> Self:
-        """The codec that a file needs, as far as this release has its model: none, or a default one.
+        """The codec that a file needs, if the file names no model or a default model that this release has.
 
         Raises:
-            WrongModel: for any other model, and for a default of a later release, which is named.
+            WrongModel: for any other model, and for a default of a later release, which the error names.
         """
         if header.model_id is None:
             return cls(None)
@@ -74,7 +74,7 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
 
     @property
     def model_id(self) -> bytes | None:
-        """The 8 bytes of the model's id that files store."""
+        """The first 8 bytes of the model's id, which files store."""
         return bytes.fromhex(self.model.id)[:MODEL_ID_BYTES] if self.model is not None else None
 
     def compress(self, data: bytes, progress: Progress = no_progress) -> bytes:
@@ -84,7 +84,7 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
         return out.getvalue()
 
     def compress_stream(self, reader: Reader, writer: Writer, progress: Progress = no_progress) -> Report:
-        """All of `reader` as an `.eem` file into `writer` (which need not be seekable), in bounded memory."""
+        """Write all bytes of `reader` as an `.eem` file to `writer` (need not be seekable), in bounded memory."""
         return encode_stream(reader, writer, self.model, self._table, self._header(self.carry), progress)
 
     def decompress(self, blob: bytes, max_output: int | None = None) -> bytes:
@@ -93,7 +93,7 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
         Raises:
             WrongModel: for a file of another model, before anything is decoded.
             DamagedFile: for any wrong, missing or trailing byte.
-            CodecError: for more than `max_output` plain bytes.
+            CodecError: for more plain bytes than `max_output`.
         """
         self._decoder(Header.from_bytes(blob))
         declared = Layout(BytesIO(blob)).footer.plain_length
@@ -110,24 +110,24 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
         max_output: int | None = None,
         progress: Progress = no_progress,
     ) -> int:
-        """Plain bytes of the file that `reader` gives into `writer`, in bounded memory; returns how many.
+        """Write the plain bytes of the file in `reader` to `writer`, in bounded memory; returns how many.
 
-        Errors are `decompress`'s. What was written counts once this returns without one.
+        Errors are those of `decompress`. Trust what was written only after this returns without one.
         """
         source = reader if isinstance(reader, Source) else Source(reader)
         header = read_header(source)
         return decode_stream(source, writer, header, self._decoder(header), max_output, progress)
 
     def window(self, blob: bytes, number: int) -> bytes:
-        """Plain bytes of one window of a file, from 0."""
+        """Plain bytes of window `number` of a file, counted from 0."""
         with self.open(BytesIO(blob)) as archive:
             return archive.window(number)
 
     def open(self, file: str | Path | BinaryIO) -> Archive:
-        """A file for random access: `read(start, length)`, `window(number)`.
+        """Open a file for random access: `read(start, length)`, `window(number)`.
 
         Raises:
-            WrongModel, DamagedFile: as `decompress`, as far as header and footer tell.
+            WrongModel, DamagedFile: as in `decompress`, as far as header and footer show it.
         """
         opened = open(file, "rb", buffering=0) if isinstance(file, str | Path) else file  # noqa: SIM115 (Archive closes it)
         try:
@@ -138,17 +138,17 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
             raise
 
     def list(self, blob: bytes, estimate: bool = False) -> Report:
-        """What a file is made of, for which no model is needed; with the model's estimate of its text, which is."""
+        """What a file is made of. Only the model's estimate of its text, if asked for, needs a model."""
         if not estimate:
             return describe(Layout(BytesIO(blob)))
         with self.open(BytesIO(blob)) as archive:
             return archive.report(estimate=True)
 
     def salvage(self, blob: bytes) -> Salvage:
-        """Every undamaged window of a damaged file, and which are lost.
+        """Every undamaged window of a damaged file, and a list of the lost ones.
 
         Raises:
-            CodecError: where nothing tells what file this was.
+            CodecError: if nothing shows what file this was.
         """
         own = [self._header(False), self._header(True)] if self.model is not None else []
         unmarked = [Header(header.carry, header.model_id) for header in own if header.release is not None]
@@ -166,7 +166,7 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
         return Header(carry, model_id, known.release if known is not None else None)
 
     def _decoder(self, header: Header) -> WindowDecoder:
-        """The decoder for a file of this header; WrongModel where it is another model's."""
+        """The decoder for a file with this header; WrongModel if the file needs another model."""
         if header.model_id is None:
             return WindowDecoder(None, None, False)
         if header.model_id != self.model_id:
@@ -176,7 +176,7 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
 
     def _save_pretrained(self, save_directory: Path) -> None:
         if self.model is None:
-            raise CodecError("a codec of byte windows alone has no model to save.")
+            raise CodecError("a codec of byte windows only has no model to save.")
         self.model.save_pretrained(save_directory)
 
     @classmethod
@@ -214,7 +214,7 @@ def _load(folder: Path) -> WindowModel:
 
 
 def _named(model_id: bytes, release: tuple[int, int] | None) -> str:
-    """The model of a file, by id and, for a default one, by the release that brought it."""
+    """The name of a file's model: its id and, for a default model, the release that brought it."""
     if release is None:
         return f"codec model {model_id.hex()}"
     return f"codec model {model_id.hex()}, a default since release {'.'.join(map(str, release))}"
@@ -223,7 +223,7 @@ def _named(model_id: bytes, release: tuple[int, int] | None) -> str:
 def _missing(model_id: bytes, release: tuple[int, int] | None) -> str:
     needed = f"the file needs {_named(model_id, release)}"
     if release is None:
-        return f"{needed}, which is no default of this release: give its folder with --model."
+        return f"{needed}, which is not a default of this release: give its folder with --model."
     return f"{needed}: install modeling-eem {'.'.join(map(str, release))} or newer."
 
 

@@ -1,7 +1,7 @@
 """`compiled`: how the fast decoder's functions are compiled, and where the result is kept.
 
-numba keeps what it compiled as long as the function's own file is unchanged; but a function here holds the code and
-the constants of other files too. So the folder is named after the contents of all of them.
+numba keeps a compiled function as long as the function's own file is unchanged. But a function here also holds code
+and constants of other files. So the cache folder is named after the contents of all of them.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import numba
 from numba.core import config
 from numba.extending import intrinsic
 
-# Whatever ends up in a compiled function.
+# The files whose code or constants end up in a compiled function.
 SOURCES = (
     "compilation",
     "entropy_coder",
@@ -26,12 +26,12 @@ SOURCES = (
 )
 
 
-# numba sets the attributes of this module when it is imported, where no type checker sees them.
+# numba sets this module's attributes on import, where no type checker sees them.
 _SETTINGS: Any = config
 
 
 def _cache_folder() -> Path | None:
-    """Below numba's own cache folder if one is set, else the user's; None where nothing can be written."""
+    """A folder below numba's own cache folder if one is set, else below the user's; None if neither is writable."""
     here = Path(__file__).parent
     digest = hashlib.sha256(b"".join((here / f"{name}.py").read_bytes() for name in SOURCES)).hexdigest()
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -47,9 +47,9 @@ _FOLDER = _cache_folder()
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile at the first call: without Python's lock, floats exactly as written."""
+    """Compile at the first call: without Python's lock, with floats exactly as written."""
     before = _SETTINGS.CACHE_DIR
-    # Read when a function is decorated, and only then.
+    # numba reads it only when a function is decorated.
     _SETTINGS.CACHE_DIR = str(_FOLDER or "")
     try:
         return numba.njit(  # pyright: ignore[reportCallIssue]  # numba's stub leaves out _nrt
@@ -59,15 +59,15 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
             error_model="numpy",
             boundscheck=False,
             no_cfunc_wrapper=True,
-            _nrt=False,  # nothing here allocates, so nothing needs counting
+            _nrt=False,  # nothing here allocates, so numba need not count references
         )(function)
     finally:
         _SETTINGS.CACHE_DIR = before
 
 
 def compiled_by_hand(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that writes its own instructions, for `compiled` ones to call without its first parameter.
+    """A function that writes its own instructions; `compiled` functions call it without its first parameter.
 
-    It is numba's `intrinsic`, whose stub forgets that a call leaves out the typing context.
+    It is numba's `intrinsic`, with the type that its stub lacks: a call leaves out the typing context.
     """
     return intrinsic(function)

@@ -64,12 +64,12 @@ from enum import IntEnum
 
 MAGIC = b"\xeeEM"
 VERSION = 1
-MAX_PLAIN = 1 << 16  # bytes of a window, plain
+MAX_PLAIN = 1 << 16  # plain bytes of a window
 MAX_PAYLOAD = 1 << 16
-RUN = 32  # windows from one fresh start to the next, where windows carry
+RUN = 32  # windows from one fresh start to the next, if windows carry
 MODEL_ID_BYTES = 8
 MAX_HEADER = 19
-MAX_RECORD_HEAD = 10  # bytes of a record before its payload, at most
+MAX_RECORD_HEAD = 10  # the most bytes of a record before its payload
 
 _SPREAD = 2_654_435_761
 _GATHER = pow(_SPREAD, -1, 1 << 32)
@@ -77,19 +77,19 @@ _CARRY, _NAMES_MODEL, _NAMES_RELEASE = 1, 2, 4
 
 
 class CodecError(ValueError):
-    """What is wrong with a file, its model or a limit, in one line."""
+    """An error about a file, its model or a limit, in one line."""
 
 
 class DamagedFile(CodecError):
-    """A file that is not what its check sums say, is cut short, or has more bytes than it should."""
+    """A file that contradicts its check sums, is cut short, or has extra bytes."""
 
 
 class WrongModel(CodecError):
-    """A file of another model than the one at hand."""
+    """A file that was made with another model."""
 
 
 class Kind(IntEnum):
-    """What a record holds: the low three bits of its head."""
+    """The kind of a record: the low three bits of its head."""
 
     RAW = 0
     ZSTD = 1
@@ -122,7 +122,7 @@ class Header:
     release: tuple[int, int] | None = None
 
     def body(self) -> bytes:
-        """The header before its check sum: what every other check sum of the file begins with."""
+        """The header before its check sum; every other check sum of the file begins with it."""
         flags = _CARRY * self.carry
         names = b""
         if self.model_id is not None:
@@ -145,7 +145,7 @@ class Header:
         """Read the header at the start of `data` (at least MAX_HEADER bytes of the file, or all of a shorter one).
 
         Raises:
-            DamagedFile: for anything but a header of this format version.
+            DamagedFile: for anything except a header of this format version.
         """
         if data[: len(MAGIC)] != MAGIC:
             raise DamagedFile("this is not an .eem file: it does not begin with the format's magic bytes.")
@@ -180,7 +180,7 @@ def pack_varint(value: int) -> bytes:
 
 
 def read_varint(data: bytes | memoryview, at: int, max_bytes: int) -> tuple[int, int]:
-    """The varint at `at` of `data` and where it ends; a value of -1 where none of at most `max_bytes` bytes stands."""
+    """The varint at `at` of `data`, and where it ends; -1 if there is no varint of at most `max_bytes` bytes."""
     value = 0
     for index in range(max_bytes):
         if at + index >= len(data):
@@ -194,17 +194,17 @@ def read_varint(data: bytes | memoryview, at: int, max_bytes: int) -> tuple[int,
 
 @dataclass(frozen=True)
 class RecordHead:
-    """What stands before a record's payload. `size` counts its bytes, check sum included."""
+    """The head before a record's payload. `size` counts its bytes, including the check sum."""
 
     kind: Kind
     length: int  # of the payload
-    count: int  # plain bytes of zstd, tokens of text; 0 where the kind stores none
+    count: int  # plain bytes of zstd, tokens of text; 0 if the kind stores none
     check: int
     size: int
 
 
 def pack_record(header_check: int, number: int, kind: Kind, count: int, payload: bytes) -> bytes:
-    """A record: head, count (where the kind stores one), check sum and payload."""
+    """A record: head, count (if the kind stores one), check sum and payload."""
     front = pack_varint(len(payload) << 3 | kind)
     if kind.has_count:
         front += pack_varint(count)
@@ -213,9 +213,9 @@ def pack_record(header_check: int, number: int, kind: Kind, count: int, payload:
 
 
 def parse_record_head(data: bytes | memoryview, at: int = 0) -> RecordHead | None:
-    """The head of the record at `at`; None where no well-formed head stands. Sizes are checked, the sum is not.
+    """The head of the record at `at`; None if there is no well-formed head. It checks sizes, not the check sum.
 
-    The end of the records is a head of kind END.
+    A head of kind END is the end of the records.
     """
     head, end = read_varint(data, at, 3)
     if head < 0:
@@ -237,7 +237,7 @@ def parse_record_head(data: bytes | memoryview, at: int = 0) -> RecordHead | Non
 
 
 def record_number(header_check: int, head: RecordHead, record: bytes | memoryview) -> int:
-    """The number (modulo 2^32) that the check sum of `record` (all of its bytes, as parsed to `head`) stands for.
+    """The window number (modulo 2^32) in the check sum of `record` (all of its bytes, parsed to `head`).
 
     An undamaged window gives its own number; a damaged one gives any number, each with probability 2^-32.
     """

@@ -1,9 +1,9 @@
 """A range coder over integer counts: 64 bits of state, any total below 2^32, a byte at a time.
 
-The interval `[low, low + range)` of 64-bit numbers is cut into `total` parts of `range // total`; a symbol of
-`count` of them that begins at `start` becomes the next interval. Bytes leave as soon as `range < 2^56`, so a cut is
-finer than `2^-24` of any part: the cost over `-log2(count / total)` is below 1e-6 bits a symbol, and at most one byte
-at the end. The string of a window stands alone; zero bytes at its end are left out, and read again where it ends.
+The interval `[low, low + range)` of 64-bit numbers is cut into `total` parts of `range // total`. A symbol that owns
+`count` parts from `start` on becomes the next interval. Bytes leave as soon as `range < 2^56`, so a cut is finer than
+`2^-24` of any part: the cost over `-log2(count / total)` is below 1e-6 bits a symbol, and at most one byte at the end.
+Each window's string decodes alone. Zero bytes at its end are not stored; a reader past the end reads zeros.
 Source: Martin 1979, "Range encoding: an algorithm for removing redundancy from a digitised message".
 """
 
@@ -12,10 +12,10 @@ LEAST_RANGE = 1 << 56
 
 
 class RangeEncoder:
-    """Symbols in, `finish()` gives the bytes."""
+    """Takes symbols; `finish()` returns the bytes."""
 
     def __init__(self) -> None:
-        self._low = 0  # of the whole string as one number: Python's integers carry by themselves
+        self._low = 0  # the whole string as one number: Python's integers carry by themselves
         self._range = MASK
         self._num_bytes = 0
 
@@ -36,7 +36,7 @@ class RangeEncoder:
 
 
 def shortest_in_interval(low: int, width: int) -> int:
-    """The number in `[low, low + width)` with the most zero bytes at its end; the lowest of these."""
+    """The number in `[low, low + width)` with the most zero bytes at its end; the lowest such number."""
     for num_zeros in range(8, -1, -1):
         unit = 1 << (8 * num_zeros)
         value = -(-low // unit) * unit
@@ -48,21 +48,21 @@ def shortest_in_interval(low: int, width: int) -> int:
 class RangeDecoder:
     """The symbols that a `RangeEncoder` coded, in the same order.
 
-    For each: `target(total)` says which count is meant, `take` removes the symbol that owns it. A damaged string gives
-    wrong symbols, which `take` or `is_at_end` may notice: a coder without waste has symbols for nearly every string,
-    so only a check sum of the symbols tells surely.
+    For each symbol, `target(total)` gives the count that is meant, and `take` removes the symbol that owns it. A
+    damaged string gives wrong symbols, which `take` or `is_at_end` may notice. But a coder without waste has symbols
+    for nearly every string, so only a check sum of the symbols is certain.
     """
 
     def __init__(self, data: bytes) -> None:
         self.data = data
-        self.position = 8  # of the next byte
-        self._offset = int.from_bytes(data[:8].ljust(8, b"\0"), "big")  # above low
+        self.position = 8  # where the next byte is
+        self._offset = int.from_bytes(data[:8].ljust(8, b"\0"), "big")  # the value minus low
         self._low = 0
         self._range = MASK
 
     @property
     def state(self) -> tuple[int, int, int]:
-        """Offset, low and range, 64 bits each: what another program needs to go on, with `position`."""
+        """Offset, low and range, 64 bits each; with `position`, another program can go on from here."""
         return self._offset, self._low, self._range
 
     def resume(self, offset: int, low: int, width: int, position: int) -> None:
@@ -70,11 +70,11 @@ class RangeDecoder:
         self._offset, self._low, self._range, self.position = offset, low, width, position
 
     def target(self, total: int) -> int:
-        """The count in `[0, total)` that the next symbol owns; what lies beyond the last part counts to it."""
+        """A count in `[0, total)` that the next symbol owns; what is beyond the last part belongs to the last part."""
         return min(self._offset // (self._range // total), total - 1)
 
     def take(self, start: int, count: int, total: int) -> bool:
-        """Remove a symbol; False, and nothing removed, if the string cannot hold it: it is damaged."""
+        """Remove a symbol; False, with nothing removed, if the string cannot hold it because it is damaged."""
         part = self._range // total
         if not 0 <= self._offset - part * start < part * count:
             return False
@@ -90,6 +90,6 @@ class RangeDecoder:
         return True
 
     def is_at_end(self) -> bool:
-        """Whether the string ends here as an encoder ends it."""
+        """Whether the string ends here, as an encoder would end it."""
         is_whole = len(self.data) <= self.position and self.data[-1:] != b"\0"
         return is_whole and shortest_in_interval(self._low, self._range) == self._low + self._offset

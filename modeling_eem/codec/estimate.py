@@ -1,4 +1,4 @@
-"""What a file would take in bytes and in seconds, before anything is written."""
+"""The bytes and seconds that a file would take, before anything is written."""
 
 import time
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ _ENDS = 45  # bytes of header and footer
 _SLICES = 16
 
 Sampled = bytes | mmap
-"""Plain bytes: in memory, or of a file too large for it."""
+"""Plain bytes: in memory, or in a file too large for it."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes and seconds that a file would take, on this machine as it is now; seen on `sampled_bytes` of the plain."""
+    """Bytes and seconds that a file would take on this machine, measured on `sampled_bytes` of the plain bytes."""
 
     plain_bytes: int
     file_bytes: float
@@ -33,11 +33,11 @@ class Estimate:
 
 
 def estimate_file(data: Sampled, sample: int, model: WindowModel | None, table: TokenTable | None) -> Estimate:
-    """Estimate the file of `data` from at most `sample` of its bytes, in slices spread evenly.
+    """Estimate the file of `data` from at most `sample` of its bytes, in evenly spread slices.
 
-    Text costs what the model says (`window_costs_bits`), the cheaper of with and without code, or what it takes as
-    bytes; framing is included. Windows stand alone for it, also where the file would carry context. Seconds are those
-    of one batch of windows, encoded.
+    Text costs the least of the model's cost with a code, without a code (`window_costs_bits`), and as bytes, plus
+    framing. Windows are estimated alone, even if the file would carry context. Seconds are those of encoding one batch
+    of windows.
     """
     parts = _slices(data, sample)
     full = capacity(model, False) if model is not None else 0
@@ -69,7 +69,7 @@ def _bytes_cost(data: bytes) -> float:
 
 
 def _text_cost(items: list[Item], model: WindowModel) -> float:
-    """What windows of text take, framing included."""
+    """Bytes that windows of text take, with framing."""
     windows = [item.tokens for item in items if item.tokens is not None]
     bits = model.window_costs_bits(windows)
     if model.has_code:

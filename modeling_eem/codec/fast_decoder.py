@@ -1,6 +1,6 @@
-"""The fast decoder: weights packed once, then whole windows and groups of windows in one compiled call each.
+"""The fast decoder: weights are packed once, then a whole window or group of windows runs in one compiled call.
 
-Windows are shared out among threads, each with working memory of its own; no call waits for another.
+Threads share the windows, each with its own working memory; no call waits for another.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,13 +15,13 @@ from .packed_weights import make_room, pack_parameters
 from .threads import num_threads
 from .weights import Sizes, Tensors
 
-# Windows that one thread decodes in step, and the bytes that their cache may take.
+# How many windows one thread decodes in step, and how many bytes their cache may take.
 WINDOWS_IN_STEP = 32
 CACHE_BYTES = 1 << 26
 
 
 class FastDecoder:
-    """As `PlainDecoder`, in parallel on `num_threads()` threads."""
+    """The same as `PlainDecoder`, in parallel on `num_threads()` threads."""
 
     def __init__(self, sizes: Sizes, tensors: Tensors) -> None:
         self._sizes = sizes
@@ -61,7 +61,7 @@ class FastDecoder:
         most = max(1, CACHE_BYTES // (sizes.num_layers * sizes.num_positions * sizes.hidden_size))
         threads = num_threads()
         batch_size = min(WINDOWS_IN_STEP, most, -(-len(texts) // threads))
-        # Of about one length in step, the longest first.
+        # Windows of about equal length run in step, the longest first.
         order = sorted(range(len(texts)), key=lambda index: -ends[index])
 
         def decode_some(indices: list[int]) -> None:

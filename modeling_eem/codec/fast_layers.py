@@ -1,7 +1,7 @@
 """The layers of the decoder on rows of bytes, compiled: the same integers as `plain_decoder`, many times faster.
 
 Everything works on flat arrays and places in them. Activations are stored as unsigned bytes, 128 above their value;
-biases are made for that (`fast_decoder`). No function here reads the environment or holds Python's lock.
+the packed biases account for that (`packed_weights`). No function here reads the environment or holds Python's lock.
 
 Names: R rows (positions times windows, position by position), D features, `words` four bytes seen as one int32.
 """
@@ -36,30 +36,30 @@ from .tile_product import (
     mixing_tile_8,
 )
 
-# Positions whose mixing is summed in advance, at one reading of all earlier ones.
+# Positions whose mixing is summed in advance, in one read of all earlier positions.
 BLOCK = 16
-# Activations as unsigned bytes lie this far above their value.
+# Activations stored as unsigned bytes are this much above their value.
 BYTE_OFFSET = 128
-# Rows of counts are summed in pieces of this many tokens to find one.
+# To find a token, rows of counts are summed in pieces of this many tokens.
 PIECE = 128
 NORM_UNIT = float(1 << NORM_BITS)
 AFFINE_UNIT = 2.0 ** -(NORM_BITS + GAIN_BITS)
-# Past every sum with the residual stream that does not saturate.
+# Larger than any update that does not saturate the residual stream.
 LARGEST_UPDATE = float(2 * RESIDUAL_LIMIT + 2)
 LARGEST_LOGIT, BYTE_LIMIT = float(LOGIT_LIMIT), float(ACTIVATION_LIMIT)
-# Types matter for speed: a place that may be negative, or a float where an integer would do, is no vector operation.
+# Types matter for speed: with a place that may be negative, or a needless float, an operation is not vectorised.
 HALF_TABLE, HALF_INDEX = float(ACTIVATION_ENTRIES // 2), np.int32(ACTIVATION_ENTRIES // 2)
 PART_MASK, LOGIT_SHIFT = np.uint32((1 << LOGIT_BITS) - 1), np.uint32(LOGIT_BITS)
 HIGHEST_WEIGHT, SLOPE_32, CURVE_32 = np.uint32(1 << COUNT_BITS), np.uint32(SLOPE), np.uint32(CURVE)
 LEAST_WEIGHT_SHIFT = np.uint32(COUNT_BITS + 1)
 
-# Heads, taps, input columns and output columns of a head's row, windows there is room for.
+# Heads, taps, input columns and output columns of a head's row, and the number of windows with room.
 MixingSizes = tuple[int, int, int, int, int]
 
 
 @compiled_by_hand
 def rint(typing_context: Any, x: Any) -> Any:
-    """To the nearest integer, halves to the even one, as float64."""
+    """Round to the nearest integer, halves to even, as float64."""
 
     def implement(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[ir.Value]) -> ir.Value:
         double = ir.DoubleType()
@@ -151,7 +151,7 @@ def add_row(x_D: np.ndarray, sums_D: np.ndarray, scale_D: np.ndarray) -> None:
 
 @compiled
 def add_rows(x_RD: np.ndarray, first: int, num_rows: int, sums: np.ndarray, stride: int, scale: np.ndarray) -> None:
-    """`add_row` for rows of sums `stride` apart, a scale a feature."""
+    """`add_row` for rows of sums `stride` apart, with one scale a feature."""
     for r in range(num_rows):
         add_row(x_RD[first + r], sums[r * stride :], scale)
 
@@ -160,7 +160,7 @@ def add_rows(x_RD: np.ndarray, first: int, num_rows: int, sums: np.ndarray, stri
 def round_rows(
     sums: np.ndarray, stride: int, num_rows: int, scale: np.ndarray, num_columns: int, out: np.ndarray, out_stride: int
 ) -> None:
-    """Sums to bytes, a scale a column."""
+    """Turn sums into bytes, with one scale a column."""
     for r in range(num_rows):
         sums_D, out_D = sums[r * stride :], out[r * out_stride :]
         for f in range(num_columns):
@@ -178,7 +178,7 @@ def activate_rows(
     out: np.ndarray,
     out_stride: int,
 ) -> None:
-    """Sums to places in the table, and what stands there."""
+    """Turn sums into places in the activation table, and look them up."""
     for r in range(num_rows):
         sums_D, out_D = sums[r * stride :], out[r * out_stride :]
         for f in range(num_columns):
@@ -199,7 +199,7 @@ def store_inputs(
     width: int,
     cache: np.ndarray,
 ) -> None:
-    """Bytes of B rows at a position into the cache's words `[N / 4 * columns]`; gaps for taps stay as they are."""
+    """Write bytes of B rows at a position into the cache's words `[N / 4 * columns]`; gaps for taps are left alone."""
     heads, taps, columns, _, capacity = sizes
     shift = np.int32(8 * (position & 3))
     others = np.int32(~(255 << shift))
@@ -227,7 +227,7 @@ def mix_block(
     """Products of `BLOCK` rows of W from `start` on with the positions before `end`, as `[BLOCK, columns]`.
 
     `weight [H, K, N, row_words]`, a row of W padded to whole words; `sizes`: heads, taps, input columns and output
-    columns of a head's row, windows there is room for.
+    columns of a head's row, and the number of windows with room.
     """
     heads, taps, columns, out_columns, capacity = sizes
     n = weight.shape[0] // (heads * taps * row_words)
@@ -264,7 +264,7 @@ def mix_row(
     ahead: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """The sums of one position: what its block has in advance, and the positions of the block up to this one."""
+    """The sums of one position: those of its block in advance, plus the positions of the block up to this one."""
     heads, taps, columns, out_columns, capacity = sizes
     n = weight.shape[0] // (heads * taps * row_words)
     stride, step = heads * capacity * out_columns, heads * capacity * columns
@@ -299,7 +299,7 @@ def add_mixed(
     bias: int,
     scale: float,
 ) -> None:
-    """Flat mixing of one position into the residual stream of its B rows."""
+    """Add the flat mixing of one position to the residual stream of its B rows."""
     out_columns = sizes[3]
     for b in range(batch_size):
         x_D, sums_D = x_RD[first + b], sums[place + b * out_columns :]
@@ -321,7 +321,7 @@ def round_mixed(
     first: int,
     stride: int,
 ) -> None:
-    """Mixing with heads of one position to bytes, heads side by side; rows from `first` on."""
+    """Round one position's mixing with heads to bytes, heads side by side, into rows from `first` on."""
     heads, _, _, out_columns, capacity = sizes
     for h in range(heads):
         bias, scale = bias_H[h], scale_H[h]
@@ -337,7 +337,7 @@ def round_mixed(
 def head_rows(
     x_RD: np.ndarray, first: int, num_rows: int, out: np.ndarray, stride: int, largest_R: np.ndarray
 ) -> None:
-    """Rows of the residual stream as bytes, each by its largest magnitude, which is kept."""
+    """Round rows of the residual stream to bytes, each scaled by its largest magnitude, which is kept."""
     for r in range(num_rows):
         x_D, out_D = x_RD[first + r], out[r * stride :]
         largest = np.int32(1)
@@ -351,7 +351,7 @@ def head_rows(
 
 @compiled
 def weigh_tokens(sums_V: np.ndarray, scale_V: np.ndarray, unit: float) -> tuple[np.int32, np.int64]:
-    """Sums of the head to the weights of tokens, in place; returns the shift and the total of their counts."""
+    """Turn the head's sums into tokens' weights, in place; returns the shift and the total of their counts."""
     highest = np.int32(-LOGIT_LIMIT)
     for v in range(len(sums_V)):
         logit = np.int32(saturate(rint(np.float64(sums_V[v]) * (scale_V[v] * unit)), LARGEST_LOGIT))
@@ -373,7 +373,7 @@ def weigh_tokens(sums_V: np.ndarray, scale_V: np.ndarray, unit: float) -> tuple[
 
 @compiled
 def sum_counts(weights: np.ndarray, shift: int) -> np.int64:
-    """The counts of some tokens."""
+    """The sum of the counts of some tokens."""
     total = np.int64(len(weights))
     for v in range(len(weights)):
         total += np.int64(weights[v] >> shift)
@@ -382,7 +382,7 @@ def sum_counts(weights: np.ndarray, shift: int) -> np.int64:
 
 @compiled
 def find_token(weights_V: np.ndarray, shift: int, target: int) -> tuple[int, np.int64]:
-    """The token that owns the count `target`, and its start; what lies beyond all counts owns the last token."""
+    """The token that owns the count `target`, and its start; counts beyond all tokens belong to the last token."""
     start = np.int64(0)
     v = 0
     while v + PIECE < len(weights_V):

@@ -24,7 +24,7 @@ from .fast_layers import (
 from .packed_weights import INTRODUCTIONS, ROWS, Parameters, Room
 from .tensor_grids import RESIDUAL_LIMIT
 
-# Not literals: numba would compile a function again for each that it meets.
+# Not literals: numba would compile a function again for every literal.
 ZERO, ONE = np.int64(0), np.int64(1)
 COMBINATION, EMBEDDING = INTRODUCTIONS.index("combination"), INTRODUCTIONS.index("embedding")
 
@@ -48,7 +48,7 @@ def feed_forward(p: Parameters, room: Room, layer: int, x_RD: np.ndarray, first:
 
 @compiled
 def project_rows(room: Room, weight: np.ndarray, bias: np.ndarray, num_rows: int, stride: int) -> None:
-    """A Linear D to D on the narrow rows, into `room.sums`."""
+    """A Linear D to D of the narrow rows, into `room.sums`."""
     linear_rows(room.narrow_words, stride, num_rows, weight, bias, room.sums, bias.shape[0])
 
 
@@ -56,7 +56,7 @@ def project_rows(room: Room, weight: np.ndarray, bias: np.ndarray, num_rows: int
 def mixing_inputs(
     p: Parameters, room: Room, layer: int, x_RD: np.ndarray, first: int, num_rows: int, position: int, batch: int
 ) -> None:
-    """LN(x), with heads projected, of whole positions into the cache."""
+    """Write LN(x) of whole positions, projected if there are heads, into the cache."""
     d = x_RD.shape[1]
     stride = (d + 3) // 4
     gain, offset = p.norm_gain[layer, 0], p.norm_offset[layer, 0]
@@ -75,7 +75,7 @@ def mixing_inputs(
 def add_mixing(
     p: Parameters, room: Room, layer: int, x_RD: np.ndarray, first: int, position: int, place: int, batch: int
 ) -> None:
-    """The sums of one position, at `room.mixed[place]`, into the residual stream of its rows."""
+    """Add the sums of one position, at `room.mixed[place]`, to the residual stream of its rows."""
     if p.num_heads == 0:
         bias, scale = p.mixing_bias[layer, position, 0], p.mixing_scale[layer, position, 0]
         add_mixed(x_RD, first, room.mixed, place, batch, room.sizes, bias, scale)
@@ -89,7 +89,7 @@ def add_mixing(
 
 @compiled
 def run_step(p: Parameters, room: Room, x_BD: np.ndarray, position: int, batch: int, ahead_from: int) -> int:
-    """One position of `batch` windows through all layers; returns the block whose sums are now known in advance."""
+    """Run one position of `batch` windows through all layers; returns the block that is now summed in advance."""
     start = position // BLOCK * BLOCK
     for layer in range(p.table.shape[0]):
         mixing_inputs(p, room, layer, x_BD, ZERO, batch, position, batch)
@@ -104,7 +104,7 @@ def run_step(p: Parameters, room: Room, x_BD: np.ndarray, position: int, batch: 
 
 @compiled
 def run_positions(p: Parameters, room: Room, x_RD: np.ndarray, num_positions: int, batch: int) -> None:
-    """The first positions of `batch` windows through all layers; row `t * batch + b` of x is window b at t."""
+    """Run the first positions of `batch` windows through all layers; row `t * batch + b` of x is window b at t."""
     heads, _, _, out_columns, capacity = room.sizes
     row_sums = heads * capacity * out_columns
     at_once = max(1, ROWS // batch)
@@ -166,7 +166,7 @@ def embed_rows(p: Parameters, tokens_R: np.ndarray, memory_BD: np.ndarray, x_RD:
 
 @compiled
 def place_memory(memory_BD: np.ndarray, x_RD: np.ndarray) -> None:
-    """Memories as the first position of their windows."""
+    """Write memories as the first position of their windows."""
     for b in range(memory_BD.shape[0]):
         for f in range(memory_BD.shape[1]):
             x_RD[b, f] = memory_BD[b, f]
@@ -177,7 +177,7 @@ def score_window(
     p: Parameters, room: Room, tokens_T: np.ndarray, first: int, memory_1D: np.ndarray, x_TD: np.ndarray,
     out: np.ndarray,
 ) -> None:  # fmt: skip
-    """Start, count and total `[3, T - first]` of the tokens from `first` on, knowing those before."""
+    """Start, count and total `[3, T - first]` of the tokens from `first` on, given the tokens before."""
     slots = x_TD.shape[0] - (len(tokens_T) - 1)
     if slots:
         place_memory(memory_1D, x_TD)
@@ -212,10 +212,10 @@ def decode_group(
     coders: np.ndarray, data: np.ndarray, places: np.ndarray, is_damaged: np.ndarray, slots: int,
     x_BD: np.ndarray, tokens_B: np.ndarray,
 ) -> None:  # fmt: skip
-    """Decode B windows in step into `texts [B, T]`, of which `known` tokens are there, BOS among them.
+    """Decode B windows in step into `texts [B, T]`, which hold `known` tokens already, including BOS.
 
-    `ends`: tokens of each text in the end, the longest first; `coders [B, 3]` and `places [B, 2]` as `take_symbol`
-    has them. A damaged window goes on with token 0. `x_BD` and `tokens_B` are working memory.
+    `ends`: final number of tokens of each text, the longest first; `coders [B, 3]` and `places [B, 2]` as in
+    `take_symbol`. A damaged window goes on with token 0. `x_BD` and `tokens_B` are working memory.
     """
     batch, width = len(texts), p.head_bias.shape[0]
     ahead_from = -ONE

@@ -1,8 +1,8 @@
-"""Files, folders, standard input and output, as zstd treats them: what `eem compress` and `eem decompress` do.
+"""The work of `eem compress` and `eem decompress` on files, folders, standard input and output, as in zstd.
 
-A path `-`, or no path, is standard input to standard output. Each function goes on with the next file after an error
-and returns one FileResult a file, so the exit code is 2 where any has an `error`. `say` takes lines for people
-(standard error); `watch` makes a progress bar.
+A path `-`, or no path, is standard input to standard output. After an error each function goes on with the next file.
+It returns one FileResult a file; the exit code is 2 if any has an `error`. `say` prints lines to standard error;
+`watch` makes a progress bar.
 """
 
 import mmap
@@ -25,13 +25,13 @@ from modeling_eem.codec.threads import set_num_threads
 from modeling_eem.codec.whole_files import whole_file
 
 SUFFIX = ".eem"
-_LARGE = 10_000_000  # bytes from which the expected time is said first
+_LARGE = 10_000_000  # for larger inputs, in bytes, the expected time is printed first
 _LARGE_SAMPLE = 1 << 16
 _STANDARD = Path("-")
 
 Say = Callable[[str], None]
 Watch = Callable[[str, int | None], AbstractContextManager[Progress]]
-"""Of a file's name and its plain (or, decompressing, file) bytes where known: a context that gives what to call."""
+"""Given a file's name and its plain (when decompressing: file) bytes if known, a context that yields the callback."""
 
 
 def no_watch(name: str, total: int | None) -> AbstractContextManager[Progress]:
@@ -41,18 +41,18 @@ def no_watch(name: str, total: int | None) -> AbstractContextManager[Progress]:
 
 @dataclass(frozen=True)
 class FileOptions:
-    """What the command line may ask for.
+    """The options of the command line.
 
     Attributes:
         model: a folder or Hub name; None for the default model, or the file's own.
         output: where one input's output goes; `-` is standard output.
         force: overwrite, and write compressed bytes to a terminal.
-        keep: sources stay; else they are removed once their output is on the disk.
-        recursive: folders, each file by itself; without it a folder is an error.
-        threads: 0 leaves PyTorch's own choice.
-        carry: of `compress_files`: windows take over context from the one before.
-        max_output: of `decompress_files` and `test_files`: plain bytes that a file may hold.
-        salvage: of `decompress_files`: what a damaged file still holds, with a report of what is lost.
+        keep: keep sources; otherwise they are removed once their output is on the disk.
+        recursive: take folders, each file by itself; without it a folder is an error.
+        threads: number of threads; 0 leaves the choice to PyTorch.
+        carry: for `compress_files`: windows take context from the previous window.
+        max_output: for `decompress_files` and `test_files`: the most plain bytes that a file may hold.
+        salvage: for `decompress_files`: write what a damaged file still holds, and report what is lost.
     """
 
     model: str | None = None
@@ -69,7 +69,7 @@ class FileOptions:
 
 @dataclass
 class FileResult:
-    """What became of one input: where it went, its sizes, or a one-line error."""
+    """The result for one input: where it went, its sizes, or a one-line error."""
 
     source: Path
     target: Path | None = None
@@ -82,7 +82,7 @@ class FileResult:
 
     @property
     def line(self) -> str:
-        """Ratio and speed, for people."""
+        """Ratio and speed, in words."""
         if self.error is not None:
             return f"{self.source}: {self.error}"
         ratio = 100 * self.file_bytes / max(self.plain_bytes, 1)
@@ -94,7 +94,7 @@ class FileResult:
 
 
 class _Models:
-    """Codecs, each loaded when it is first needed."""
+    """Codecs, each loaded on first use."""
 
     def __init__(self, options: FileOptions) -> None:
         self._options = options
@@ -110,14 +110,14 @@ class _Models:
         return self._given
 
     def to_salvage(self) -> Codec:
-        """The codec for a file whose header is damaged: the one given, the default one, or that of bytes alone."""
+        """The codec for a file with a damaged header: the given one, else the default, else one for bytes only."""
         try:
             return self.to_compress()
         except CodecError:
             return Codec(None)
 
     def to_read(self, header: Header) -> Codec:
-        """The codec for a file: the one given, if the file names a model, or the file's own."""
+        """The codec for a file: the given one if the file names a model, else the file's own."""
         if header.model_id is not None and self._options.model is not None:
             return self.to_compress()
         if header.model_id not in self._by_id:
@@ -128,7 +128,7 @@ class _Models:
 def compress_files(
     paths: Sequence[Path], options: FileOptions, say: Say = print, watch: Watch = no_watch
 ) -> list[FileResult]:
-    """Each file as `FILE.eem` beside it, or as the options have it."""
+    """Compress each file to `FILE.eem` beside it, or as the options say."""
     models = _Models(options)
     inputs = _inputs(paths, options, lambda path: path.suffix != SUFFIX)
     if len(inputs) > 1 and _goes_to_stdout(inputs[0], options):
@@ -138,7 +138,7 @@ def compress_files(
         given = _STANDARD if _goes_to_stdout(result.source, options) else options.output
         target = result.target = given or result.source.with_name(result.source.name + SUFFIX)
         if target == _STANDARD and sys.stdout.isatty() and not options.force:
-            raise CodecError("compressed bytes do not belong on a terminal: name a file with -o, or force it with -f.")
+            raise CodecError("compressed bytes would go to the terminal: name a file with -o, or force it with -f.")
         codec = models.to_compress()
         with _reading(result.source) as reader, _writing(result.source, target, options) as writer:
             size = _size(result.source)
@@ -155,7 +155,7 @@ def compress_files(
 def decompress_files(
     paths: Sequence[Path], options: FileOptions, say: Say = print, watch: Watch = no_watch
 ) -> list[FileResult]:
-    """Each `FILE.eem` as FILE beside it, or as the options have it."""
+    """Decompress each `FILE.eem` to FILE beside it, or as the options say."""
     models = _Models(options)
     inputs = _inputs(paths, options, lambda path: path.suffix == SUFFIX)
 
@@ -176,7 +176,7 @@ def decompress_files(
 def test_files(
     paths: Sequence[Path], options: FileOptions, say: Say = print, watch: Watch = no_watch
 ) -> list[FileResult]:
-    """Decode each file and write nothing: whether it is whole."""
+    """Decode each file, to test whether it is whole; nothing is written."""
     models = _Models(options)
 
     def test(result: FileResult) -> None:
@@ -192,7 +192,7 @@ test_files.__test__ = False  # not one of pytest's
 def list_files(
     paths: Sequence[Path], options: FileOptions, say: Say = print, estimate: bool = False
 ) -> list[FileResult]:
-    """What each file is made of."""
+    """Print what each file is made of."""
     models = _Models(options)
 
     def show(result: FileResult) -> None:
@@ -207,7 +207,7 @@ def list_files(
 
 
 def estimate_files(paths: Sequence[Path], options: FileOptions, say: Say = print) -> list[FileResult]:
-    """Size and time that each file would take; nothing is written."""
+    """Print the size and time that each file would take; nothing is written."""
     models = _Models(options)
 
     def estimate(result: FileResult) -> None:
@@ -225,7 +225,7 @@ def _each(
     say: Say,
     removes: bool = True,
 ) -> list[FileResult]:
-    """Do `work` for every input; an error ends that input alone."""
+    """Do `work` for every input; an error ends only that input."""
     results = []
     for path in inputs:
         result = FileResult(path)
@@ -245,7 +245,7 @@ def _each(
 
 
 def _inputs(paths: Sequence[Path], options: FileOptions, is_wanted: Callable[[Path], bool]) -> list[Path]:
-    """Every file that `paths` name: themselves, and with --recursive the wanted ones within folders, in order.
+    """The files that `paths` name, in order: the paths themselves, and with --recursive the wanted files in folders.
 
     Raises:
         CodecError: for a folder without --recursive, or several inputs for one output.
@@ -290,7 +290,7 @@ def _writing(source: Path, target: Path, options: FileOptions) -> Iterator[Binar
 
 
 class _Nowhere:
-    """Takes bytes and forgets them."""
+    """Discards all bytes."""
 
     def write(self, data: bytes) -> int:
         return len(data)
@@ -306,7 +306,7 @@ def _decode(
 ) -> None:
     size = None
     if result.source != _STANDARD and reader.seekable():
-        footer = Layout(reader).footer  # so that damage at the end, or too much output, is found first
+        footer = Layout(reader).footer  # finds damage at the end, or too much output, first
         if options.max_output is not None and footer.plain_length > options.max_output:
             raise CodecError(f"it holds {footer.plain_length} plain bytes: --max-output allows {options.max_output}.")
         size = footer.plain_length

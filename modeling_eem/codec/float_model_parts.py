@@ -1,4 +1,4 @@
-"""The parts of a float model that the integer model is made of; the one place that knows the models' files."""
+"""The parts of a float model that the integer model is built from; only this file knows the models' files."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -36,9 +36,9 @@ __all__ = [
 
 @dataclass(frozen=True)
 class CodeParts:
-    """What an EEM has beside its decoder: an encoder, the code's format, and the projection of a code to the memory.
+    """The parts of an EEM beside its decoder: encoder, format of the code, and projection of a code to the memory.
 
-    `memory_proj` is None where the code itself is the memory.
+    `memory_proj` is None if the code itself is the memory.
     """
 
     config: EEMConfig
@@ -47,7 +47,7 @@ class CodeParts:
     dtype: str
 
     def memory_projection(self) -> tuple[Tensor, Tensor]:
-        """`W_proj W_up [D, P]` and its bias `[D]` in float64; the identity where the code itself is the memory."""
+        """`W_proj W_up [D, P]` and its bias `[D]` in float64; the identity if the code itself is the memory."""
         if self.memory_proj is None:
             size = self.config.code_size
             return torch.eye(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
@@ -60,7 +60,7 @@ class CodeParts:
 
 @dataclass(frozen=True)
 class FloatParts:
-    """Decoder, embeddings and head, and of an EEM what its code needs."""
+    """Decoder, embeddings and head, and for an EEM the parts of its code."""
 
     model: PreTrainedModel
     config: MaskedMixerConfig
@@ -82,11 +82,11 @@ class FloatParts:
 
 
 def float_parts(model: PreTrainedModel) -> FloatParts:
-    """What to build from.
+    """The parts to build from.
 
     Raises:
-        ValueError: neither a MaskedMixerForCausalLM nor an EEMForCausalLM with a masked mixer as its decoder; a
-            right-aligned decoder; a code without a storage format; no BOS token.
+        ValueError: for a model that is neither a MaskedMixerForCausalLM nor an EEMForCausalLM with a masked mixer as
+            its decoder; a right-aligned decoder; a code without a storage format; no BOS token.
     """
     code = None
     if isinstance(model, MaskedMixerForCausalLM):
@@ -100,12 +100,12 @@ def float_parts(model: PreTrainedModel) -> FloatParts:
     else:
         raise ValueError(
             f"a codec needs a MaskedMixerForCausalLM, or an EEMForCausalLM whose decoder is a masked mixer, not "
-            f"{type(model).__name__}: raw logits of other models are not the same on every machine."
+            f"{type(model).__name__}: other models' logits differ between machines."
         )
     if decoder.config.position_alignment != "left":
-        raise ValueError("the decoder is right-aligned: windows of a codec begin on row 0; train with 'left'.")
+        raise ValueError("the decoder is right-aligned, but windows of a codec begin on row 0: train with 'left'.")
     bos_token_id = decoder.config.bos_token_id
     if bos_token_id is None:
-        raise ValueError("the model's config names no bos_token_id: every window begins with BOS.")
-    layers = list(cast(Iterable[MaskedMixerBlock], decoder.layers))  # a ModuleList forgets what it holds
+        raise ValueError("the model's config names no bos_token_id: set it, because every window begins with BOS.")
+    layers = list(cast(Iterable[MaskedMixerBlock], decoder.layers))  # a ModuleList does not type its items
     return FloatParts(model, decoder.config, layers, embedding, model.lm_head, bos_token_id, code)

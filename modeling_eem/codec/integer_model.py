@@ -1,4 +1,4 @@
-"""An integer model and its windows: tokens to bytes and back, the same on every machine."""
+"""The integer model: turns windows of tokens into bytes and back, the same on every machine."""
 
 import importlib.util
 import json
@@ -15,14 +15,14 @@ from tokenizers import Tokenizer
 from .entropy_coder import RangeDecoder, RangeEncoder
 from .weights import Sizes, Tensors, check_tensors, model_id
 
-if TYPE_CHECKING:  # PyTorch and transformers are imported only where a model has a code
+if TYPE_CHECKING:  # PyTorch and transformers are imported only for a model with a code
     from transformers import PreTrainedTokenizerBase
 
     from .code_encoder import CodeEncoder
     from .fast_decoder import FastDecoder
     from .plain_decoder import PlainDecoder
 
-# Rises with every change of the arithmetic: the identity of a model holds it.
+# Increases with every change of the arithmetic; it is part of a model's id.
 ARITHMETIC_VERSION = 1
 WEIGHTS_FILE, SIZES_FILE, TOKENIZER_FILE = "integer_model.safetensors", "codec.json", "tokenizer.json"
 
@@ -33,10 +33,10 @@ class IntegerModel:
     """Codes windows of tokens with exact integer counts. Made by `build_integer_model`, or loaded from its folder.
 
     Attributes:
-        id: SHA-256 over integers, tables, tokenizer and window size: two models of one id decode alike.
-        context: n; a window and its context hold up to n - 1 tokens, BOS is implied before them.
+        id: SHA-256 over integers, tables, tokenizer and window size: two models with one id decode alike.
+        context: n; a window and its context hold up to n - 1 tokens, after an implied BOS.
         has_code: whether windows may begin with a code (an EEM).
-        backend_tokenizer: the tokenizer as the `tokenizers` library has it.
+        backend_tokenizer: the tokenizer, as an object of the `tokenizers` library.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class IntegerModel:
         code_encoder: "CodeEncoder | None" = None,
     ) -> None:
         check_tensors(sizes, tensors)
-        # safetensors writes the memory of an array as it lies, whatever its strides.
+        # safetensors writes an array's memory as it is, and ignores its strides.
         self.sizes, self.tensors = sizes, {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
         self._tokenizer = tokenizer  # or the folder that holds it
         self.backend_tokenizer = Tokenizer.from_str(tokenizer_json)
@@ -65,7 +65,7 @@ class IntegerModel:
 
     @property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
-        """The tokenizer as transformers has it, loaded when it is first asked for."""
+        """The tokenizer as an object of transformers, loaded on first use."""
         if isinstance(self._tokenizer, Path):
             from transformers import AutoTokenizer
 
@@ -78,14 +78,15 @@ class IntegerModel:
         contexts: Sequence[Tokens] | None = None,
         codes: Sequence[np.ndarray | None] | None = None,
     ) -> list[bytes]:
-        """The payload of each window, decodable alone.
+        """The payload of each window; each decodes alone.
 
         Args:
-            contexts: tokens between BOS and each window that the decoder knows already.
-            codes: code numbers from `encode_codes`, or None where a window goes without.
+            contexts: tokens between BOS and each window that the decoder already knows.
+            codes: code numbers from `encode_codes`, or None for a window without a code.
 
         Raises:
-            ValueError: tokens outside the vocabulary, a window longer than the context, codes for a causal model.
+            ValueError: for tokens outside the vocabulary, a window longer than the context, or codes for a causal
+                model.
         """
         payloads = [b""] * len(windows)
         codes = self._checked_codes(codes, len(windows))
@@ -105,7 +106,7 @@ class IntegerModel:
         contexts: Sequence[Tokens] | None = None,
         codes: Sequence[np.ndarray | None] | None = None,
     ) -> list[float]:
-        """`sum -log2(count / total)` of each window, its code included: its payload without rounding to bytes."""
+        """`sum -log2(count / total)` of each window and its code: the payload's bits before rounding to bytes."""
         codes = self._checked_codes(codes, len(windows))
         costs = [float(costs_T.sum()) for costs_T in self.token_costs_bits(windows, contexts, codes)]
         for index, code in enumerate(codes):
@@ -119,7 +120,7 @@ class IntegerModel:
         contexts: Sequence[Tokens] | None = None,
         codes: Sequence[np.ndarray | None] | None = None,
     ) -> list[np.ndarray]:
-        """`-log2(count / total)` of each token of each window, `[T]`, as its payload holds it; without the code."""
+        """`-log2(count / total)` of each token of each window, `[T]`, as in the payload; without the code."""
         scores = self._scores(windows, contexts, self._checked_codes(codes, len(windows)))
         return [np.log2(totals_T) - np.log2(counts_T) for _, counts_T, totals_T in scores]
 
@@ -133,8 +134,8 @@ class IntegerModel:
         """The tokens of each payload, `lengths` of them.
 
         Raises:
-            ValueError: a damaged payload, if its end shows it (only a check sum of the tokens shows all damage);
-                lengths or contexts that do not fit.
+            ValueError: for a damaged payload, if its end shows it (only a check sum of the tokens shows all damage),
+                and for lengths or contexts that do not fit.
         """
         contexts = [()] * len(payloads) if contexts is None else contexts
         with_code = [False] * len(payloads) if with_code is None else with_code
@@ -152,10 +153,10 @@ class IntegerModel:
         return [text[len(text) - length :] for text, length in zip(texts, lengths)]
 
     def encode_codes(self, windows: Sequence[Tokens]) -> list[np.ndarray]:
-        """The code numbers of each window, by the float encoder: they are stored, so they need not be exact.
+        """The code numbers of each window, by the float encoder. They are stored, so they need not be exact.
 
         Raises:
-            ValueError: a causal model, or a folder without its encoder.
+            ValueError: for a causal model, or a folder without its encoder.
         """
         if self._code_encoder is None:
             raise ValueError("this codec model has no encoder: it is causal, and its windows have no code.")
@@ -172,7 +173,7 @@ class IntegerModel:
             raise ValueError("codes were given for a causal codec model: leave them out.")
         for code in codes:
             if code is not None:
-                self._code_coder.symbols(code)  # refuses what is no code of this model
+                self._code_coder.symbols(code)  # refuses a code of another model
         return codes
 
     def _check_lengths(self, lengths: Sequence[int], contexts: Sequence[Tokens]) -> None:
@@ -184,7 +185,7 @@ class IntegerModel:
                 )
 
     def _texts(self, rows: Sequence[Tokens]) -> list[list[int]]:
-        """Rows behind their BOS. The compiled decoder takes tokens as places in memory, so they are checked here."""
+        """Rows with BOS. The compiled decoder uses tokens as places in memory, so they are checked here."""
         for row in rows:
             if len(row) and not 0 <= min(row) <= max(row) < self.sizes.vocab_size:
                 raise ValueError("a window holds a token outside the vocabulary: is this the model's tokenizer?")
@@ -199,14 +200,14 @@ class IntegerModel:
         contexts: Sequence[Tokens] | None,
         codes: Sequence[np.ndarray | None],
     ) -> list[np.ndarray]:
-        """Of each window: start, count and total of its tokens, `[3, T]`."""
+        """Start, count and total of each window's tokens, `[3, T]` each."""
         contexts = [()] * len(windows) if contexts is None else contexts
         self._check_lengths([len(window) for window in windows], contexts)
         texts = self._texts([[*context, *window] for context, window in zip(contexts, windows)])
         return self._decoder.score(texts, [1 + len(context) for context in contexts], self._memory(codes))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Integers, tables, tokenizer and card; of an EEM its float encoder too. No code."""
+        """Save integers, tables, tokenizer and card, and an EEM's float encoder; no Python code."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(folder)
@@ -223,12 +224,12 @@ class IntegerModel:
         """Load a folder that `save_pretrained` wrote.
 
         Raises:
-            ValueError: another version of the arithmetic, a tensor outside the format's bounds, or files that are not
-                those the id was made of.
+            ValueError: for another version of the arithmetic, a tensor outside the format's bounds, or files that do
+                not match the id.
         """
         folder = Path(folder)
         if not (folder / SIZES_FILE).is_file():
-            raise ValueError(f"{folder} is no codec model: it has no {SIZES_FILE}. Make one with build_integer_model.")
+            raise ValueError(f"{folder} is not a codec model: it has no {SIZES_FILE}. Make one with eem codec build.")
         content = json.loads((folder / SIZES_FILE).read_text())
         if content["arithmetic_version"] != ARITHMETIC_VERSION:
             raise ValueError(
@@ -248,7 +249,7 @@ class IntegerModel:
 
 
 def _decoder_class() -> "type[PlainDecoder | FastDecoder]":
-    """The compiled decoder; where numba is not to be had, the plain one, which gives the same integers slowly."""
+    """The compiled decoder; without numba the plain one, which gives the same integers slowly."""
     if importlib.util.find_spec("numba") is None:
         from .plain_decoder import PlainDecoder
 

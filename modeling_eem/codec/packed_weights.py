@@ -1,6 +1,6 @@
 """Packed weights and working memory of the fast decoder.
 
-Shapes as in `weights`; L layers. A Linear's weights are packed in panels of 32 outputs, 4 inputs a word.
+Shapes are those of `weights`; L layers. A Linear's weights are packed in panels of 32 outputs, 4 inputs a word.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ INTRODUCTIONS = ("none", "token", "combination", "embedding")
 
 
 class Parameters(NamedTuple):
-    """Packed weights; a leading axis L where every layer has its own. Scales are float64, biases made for bytes."""
+    """Packed weights; per-layer weights have a leading axis L. Scales are float64; biases expect byte inputs."""
 
     norm_gain: np.ndarray  # [L, 2, D] float64
     norm_offset: np.ndarray  # [L, 2, D] float64
@@ -31,7 +31,7 @@ class Parameters(NamedTuple):
     mixing_bias: np.ndarray  # [L, N, H]
     mixing_scale: np.ndarray  # [L, N, H]
     row_words: int
-    in_weight: np.ndarray  # [L, words] of the heads' two projections
+    in_weight: np.ndarray  # [L, words], the heads' two projections
     in_bias: np.ndarray
     in_scale: np.ndarray
     out_weight: np.ndarray
@@ -54,7 +54,7 @@ class Parameters(NamedTuple):
 
 
 class Room(NamedTuple):
-    """Memory of one call; words and bytes of one name are two views of the same."""
+    """Memory of one call; words and bytes of one name are two views of the same memory."""
 
     cache_words: np.ndarray  # [L, N / 4 * columns]
     ahead: np.ndarray  # [L, BLOCK * sum columns]
@@ -74,7 +74,7 @@ def _rounded_up(number: int, multiple: int) -> int:
 
 
 def _packed_linear(tensors: Tensors, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Panels of 32 outputs and 4 inputs a word, the bias for inputs 128 above their value, and the scale."""
+    """Panels of 32 outputs with 4 inputs a word, the bias for inputs 128 above their value, and the scale."""
     weight_OK, scale = tensors[f"{name}.weight"], tensors[f"{name}.scale"].astype(np.float64)
     outputs, inputs = weight_OK.shape
     padded = np.zeros((_rounded_up(outputs, TILE_COLUMNS), _rounded_up(inputs, 4)), dtype=np.int8)
@@ -85,7 +85,7 @@ def _packed_linear(tensors: Tensors, name: str) -> tuple[np.ndarray, np.ndarray,
     bias -= BYTE_OFFSET * padded.astype(np.int64).sum(1)
     padded_scale = np.zeros(len(padded))
     padded_scale[:outputs] = scale
-    # Sums are exact modulo 2^32 whatever the offset adds to them, and fit once it is gone.
+    # Whatever the offset adds, sums are exact modulo 2^32, and they fit once the bias has removed it.
     return np.ascontiguousarray(panels).reshape(-1).view(np.int32), bias.astype(np.int32), padded_scale
 
 
@@ -140,13 +140,13 @@ def pack_parameters(sizes: Sizes, tensors: Tensors) -> Parameters:
 
 
 def make_room(sizes: Sizes, num_windows: int, num_rows: int) -> Room:
-    """Room for `num_windows` in step, and for `num_rows` rows at once of one window."""
+    """Room for `num_windows` in step, and for `num_rows` rows of one window at once."""
     heads, taps, d = max(1, sizes.num_heads), sizes.kernel_size, sizes.hidden_size
     out_columns = _rounded_up(d // heads, TILE_COLUMNS)
     columns = out_columns + taps - 1
     words = _rounded_up(sizes.num_positions, BLOCK) // 4
     rows = max(num_windows, min(num_rows, ROWS))
-    # What lies in a gap between windows is zero for the taps: BYTE_OFFSET as a byte.
+    # Taps must read zeros in the gaps between windows: BYTE_OFFSET as a byte.
     cache = np.full((sizes.num_layers, words, heads * num_windows * columns, 4), BYTE_OFFSET, dtype=np.uint8)
     narrow = np.zeros((rows, _rounded_up(d, 4)), dtype=np.uint8)
     wide = np.zeros((rows, _rounded_up(sizes.intermediate_size, 4)), dtype=np.uint8)

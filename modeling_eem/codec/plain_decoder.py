@@ -1,7 +1,7 @@
 """The decoder of an integer model in plain operations: float32 products of integers, NumPy for the rest.
 
-Two ways to the same integers: all positions of a batch of windows at once (`states`), and token by token for windows
-in step (`begin`, `step`). Shapes: B windows, T positions, R rows of any kind, D features, V tokens.
+It computes the same integers in two ways: all positions of a batch of windows at once (`states`), or token by token
+for windows in step (`begin`, `step`). Shapes: B windows, T positions, R rows of any kind, D features, V tokens.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from .weights import Sizes, Tensors, unpack_triangle
 
 
 def exact_product(a_RK: np.ndarray, weight_OK: torch.Tensor) -> np.ndarray:
-    """`a W^T` of integers as int64 `[R, O]`, in float32 products of `PRODUCT_INPUTS` inputs, each exact."""
+    """`a W^T` of integers as int64 `[R, O]`, by exact float32 products of `PRODUCT_INPUTS` inputs each."""
     total = np.zeros((len(a_RK), len(weight_OK)), dtype=np.int64)
     a = torch.from_numpy(a_RK.astype(np.float32))
     for first in range(0, a.shape[1], PRODUCT_INPUTS):
@@ -48,13 +48,13 @@ class MixingCache:
     length: int = 0
 
     def keep(self, rows: np.ndarray) -> None:
-        """Go on with these windows only."""
+        """Keep only these windows."""
         self.inputs = [inputs[:, rows] for inputs in self.inputs]
         self.memory_BD = self.memory_BD[rows]
 
 
 class PlainDecoder:
-    """See the module; `tensors` as in `weights`."""
+    """See the module docstring; `tensors` as in `weights`."""
 
     def __init__(self, sizes: Sizes, tensors: Tensors) -> None:
         self._sizes = sizes
@@ -121,7 +121,7 @@ class PlainDecoder:
 
     @staticmethod
     def _add(x: np.ndarray, sums: np.ndarray, scale: np.ndarray) -> np.ndarray:
-        # The update is within int64 whatever the scale; a wider one would saturate the sum all the same.
+        # The update fits int64 whatever the scale; a larger one would saturate the sum anyway.
         return np.clip(x + scaled(sums, scale, 1 << 40), -RESIDUAL_LIMIT, RESIDUAL_LIMIT)
 
     def _norm(self, name: str, x: np.ndarray) -> np.ndarray:
@@ -161,7 +161,7 @@ class PlainDecoder:
         ), scale_TBD
 
     def counts(self, x_RD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Counts `[R, V]` of the next token, and the totals `[R]` they are parts of."""
+        """Counts `[R, V]` of the next token, and their totals `[R]`."""
         largest = np.maximum(np.abs(x_RD).max(-1, keepdims=True), 1)
         head_input = np.rint(x_RD * (ACTIVATION_LIMIT / largest)).astype(np.int64)
         sums = exact_product(head_input, self._matrices["head.weight"])
@@ -179,7 +179,7 @@ class PlainDecoder:
         return code_memory(self._sizes, self._tensors, codes)
 
     def score(self, texts: Sequence[Sequence[int]], first: Sequence[int], memory_BD: np.ndarray) -> list[np.ndarray]:
-        """Start, count and total of every token of `texts` from `first` on (BOS is at 0), as `[3, T]` a text."""
+        """Start, count and total of every token from `first` on (BOS is at 0), `[3, T]` for each text."""
         scores = []
         for text, begin, memory_D in zip(texts, first, memory_BD):
             symbols = np.zeros((3, len(text) - begin), dtype=np.int64)
@@ -197,7 +197,7 @@ class PlainDecoder:
     def decode(
         self, coders: Sequence[RangeDecoder], texts: Sequence[list[int]], ends: Sequence[int], memory_BD: np.ndarray
     ) -> list[bool]:
-        """Extend each of `texts` (BOS and what is known) to `ends` tokens, in step; True where a string is damaged."""
+        """Extend each of `texts` (BOS and known tokens) to `ends` tokens, in step; True for a damaged string."""
         order = sorted(range(len(texts)), key=lambda index: -ends[index])
         is_damaged = [False] * len(texts)
         cache = self.begin(len(order), memory_BD[order])
@@ -218,7 +218,7 @@ class PlainDecoder:
 
 def _take_token(coder: RangeDecoder, counts_V: np.ndarray, total: int) -> tuple[int, bool]:
     ends_V = counts_V.cumsum()
-    # What lies beyond the last count belongs to nobody: the coder then finds the payload damaged.
+    # No token owns a value beyond the last count: the coder then finds the payload damaged.
     token = min(int(np.searchsorted(ends_V, coder.target(total), side="right")), len(ends_V) - 1)
     count = int(counts_V[token])
     return token, coder.take(int(ends_V[token]) - count, count, total)

@@ -1,13 +1,13 @@
-"""Reference decoder of the codec's windows: NumPy alone, one window and one token at a time, sharing no code.
+"""Reference decoder of the codec's windows: NumPy only, one window and one token at a time, sharing no code.
 
-It follows the operations listed in `tensor_grids.TENSORS` and nothing else, so that a reader can check each against
-the table. Slow and plain on purpose; every other decoder must give the tokens it gives.
+It follows the operations listed in `tensor_grids.TENSORS` and nothing else: a reader can check each against the table.
+It is slow and plain on purpose; every other decoder must give the same tokens.
 
     reference = ReferenceDecoder(folder)
     tokens = reference.decode(payload, length)
 
-Run as a program it decodes lines of JSON `{"payload": hexadecimal, "length": …, "context": […], "with_code": …}` from
-standard input to lines of JSON lists: `python reference.py FOLDER`. It needs neither PyTorch nor this package.
+As a program, `python reference.py FOLDER`, it reads lines of JSON `{"payload": hexadecimal, "length": …,
+"context": […], "with_code": …}` from standard input and prints JSON lists. It needs neither PyTorch nor this package.
 """
 
 import json
@@ -20,7 +20,7 @@ DTYPES = {"I8": "<i1", "I32": "<i4", "I64": "<i8", "F32": "<f4", "F64": "<f8"}
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """A safetensors file: the header's length in 8 bytes, the header in JSON, the numbers."""
+    """Read a safetensors file: the header's length in 8 bytes, the header in JSON, the numbers."""
     data = path.read_bytes()
     header_end = 8 + int.from_bytes(data[:8], "little")
     tensors = {}
@@ -40,7 +40,7 @@ def rounded(integers: np.ndarray, scale: np.ndarray | np.float64, lowest: int, h
 
 
 class RangeReader:
-    """The coder's state as whole numbers: the string is a number in [low, low + width), 64 bits of it in view."""
+    """The coder's state as integers: the string is a number in [low, low + width), with 64 bits of it in view."""
 
     def __init__(self, payload: bytes):
         self.payload = payload
@@ -50,7 +50,7 @@ class RangeReader:
         self.width = 2**64 - 1
 
     def read(self, counts: np.ndarray, total: int) -> int:
-        """The symbol whose count holds the value: symbol s owns `counts[s]` parts of `total`, one after the other."""
+        """The symbol that owns the value: symbol s owns `counts[s]` parts of `total`, one after the other."""
         part = self.width // total
         target = min((self.value - self.low) // part, total - 1)
         ends = np.cumsum(counts)
@@ -72,7 +72,7 @@ class RangeReader:
         return symbol
 
     def check_end(self) -> None:
-        """The value must be the one with the most zero bytes at its end, the least of these, zeros left out."""
+        """The value must have the most zero bytes at its end, and be the smallest such; zeros are not stored."""
         for zeros in range(8, -1, -1):
             unit = 256**zeros
             shortest = (self.low + unit - 1) // unit * unit
@@ -102,7 +102,7 @@ class ReferenceDecoder:
     ) -> list[int]:
         """The `length` tokens of a payload that come after BOS and the tokens of `context`."""
         if not 0 <= length <= self.sizes["context"] - 1 - len(context):
-            raise ValueError("a window and its context are longer than the model's.")
+            raise ValueError("a window and its context are longer than the model's context: use shorter windows.")
         reader = RangeReader(payload)
         memory = self.memory(reader) if with_code else self.occluded_memory()
         self.inputs: list[list[np.ndarray]] = [[] for _ in range(self.sizes["num_layers"])]
@@ -116,14 +116,14 @@ class ReferenceDecoder:
         reader.check_end()
         return tokens[1 + len(context) :]
 
-    # The code and the memory that is made of it.
+    # The code, and the memory made from it.
 
     def occluded_memory(self) -> np.ndarray:
         width = len(self.tensors["memory.scale"]) if "memory.scale" in self.tensors else 0
         return np.zeros(width, dtype=np.int64)
 
     def memory(self, reader: RangeReader) -> np.ndarray:
-        """Read the code, number by number, and project it."""
+        """Read the code number by number, and project it."""
         prior = self.tensors["code.prior"]
         numbers = []
         lower = 1
@@ -155,7 +155,7 @@ class ReferenceDecoder:
             return np.clip(embedding + memory, -(2**20 - 1), 2**20 - 1)
         return embedding
 
-    # One position through the blocks. `self.inputs[layer]` holds what every position so far gave to the mixing.
+    # One position through the blocks. `self.inputs[layer]` holds the mixing inputs of all positions so far.
 
     def position(self, x: np.ndarray) -> np.ndarray:
         for layer in range(self.sizes["num_layers"]):
@@ -191,7 +191,7 @@ class ReferenceDecoder:
         return self.tensors[f"{name}.weight"] @ a + self.tensors[f"{name}.bias"], self.tensors[f"{name}.scale"]
 
     def mixing(self, layer: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sums of the newest position over all positions up to it, and their scales: by head, feature, tap."""
+        """Sums of the newest position over all positions up to it, and their scales, by head, feature and tap."""
         inputs = np.array(self.inputs[layer], dtype=np.int64)
         newest = len(inputs) - 1
         taps, d = self.sizes["kernel_size"], self.sizes["hidden_size"]
@@ -202,7 +202,7 @@ class ReferenceDecoder:
             first = head * width
             for tap in range(taps):
                 weights = self.tensors[f"{layer}.mixing.weight"][head, tap, row]
-                # Output feature f reads input feature f + offset of the same head, zero outside of it.
+                # Output feature f reads input feature f + offset of the same head, or zero outside the head.
                 offset = tap - (taps - 1) // 2
                 written = slice(first + max(0, -offset), first + width - max(0, offset))
                 read = slice(first + max(0, offset), first + width - max(0, -offset))
@@ -212,10 +212,10 @@ class ReferenceDecoder:
             scale[first : first + width] = self.tensors[f"{layer}.mixing.scale"][head, newest]
         return sums, scale
 
-    # The last state to counts.
+    # From the last state to counts.
 
     def counts(self, x: np.ndarray) -> tuple[np.ndarray, int]:
-        """Counts of all tokens, and the total that they are parts of."""
+        """Counts of all tokens, and their total."""
         m = max(1, int(np.abs(x).max()))
         head_input = np.rint(x.astype(np.float64) * (np.float64(127.0) / np.float64(m))).astype(np.int64)
         sums = self.tensors["head.weight"] @ head_input

@@ -1,4 +1,4 @@
-"""The default codec models that releases of this package brought: each stays loadable by its id for ever.
+"""The default codec models of all releases: each stays loadable by its id for ever.
 
 `modeling_eem/assets/codec/released.json` lists them, oldest first: `[{"id": "<hexadecimal>", "folder": "<name of a
 folder beside the list>", "release": [0, 2]}, …]`. The last one is the default.
@@ -16,7 +16,7 @@ _LIST = "released.json"
 
 @dataclass(frozen=True)
 class Release:
-    """A default model: the 8 bytes of its id that files store, its folder, the release (major, minor) it came in."""
+    """A default model: the 8 bytes of its id that files store, its folder, and its first release (major, minor)."""
 
     id: bytes
     folder: Path
@@ -39,7 +39,7 @@ def released_models() -> list[Release]:
 
 
 def default_model() -> Release:
-    """The newest default model. CodecError where this installation has none."""
+    """The newest default model. CodecError if this installation has none."""
     models = released_models()
     if not models:
         raise CodecError("this installation has no default codec model: give one with --model.")
@@ -47,7 +47,7 @@ def default_model() -> Release:
 
 
 def release_of(model_id: bytes) -> Release | None:
-    """The default model of this id, if this release has it."""
+    """The default model with this id, if this release has it."""
     return next((model for model in released_models() if model.id == model_id), None)
 
 

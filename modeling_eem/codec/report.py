@@ -1,4 +1,4 @@
-"""What a file's bytes are made of, and what was chosen while it was written."""
+"""What a file's bytes are used for, and what the encoder chose."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -8,11 +8,11 @@ from modeling_eem.codec.container import Kind
 
 @dataclass
 class Report:
-    """Bytes of a file by what they are for. `file_bytes` = framing + payloads, exactly.
+    """Bytes of a file by their use. `file_bytes` = framing + payloads, exactly.
 
-    `estimate_bits` is what the model says its windows cost, in bits; None where it was not asked for.
-    `code_saved` is what the windows that chose a code are shorter than the same decoder's without one, in bytes; known
-    to the encoder alone, as is None otherwise.
+    `estimate_bits` is the model's cost of its windows, in bits; None if it was not asked for.
+    `code_saved` is the bytes that windows with a code save over the same decoder without one. Only the encoder knows
+    it; otherwise it is None.
     """
 
     model_id: bytes | None = None
@@ -21,7 +21,7 @@ class Report:
     header_bytes: int = 0
     record_bytes: int = 0  # heads, counts and check sums of all windows
     index_bytes: int = 0
-    footer_bytes: int = 0  # with the byte that ends the records
+    footer_bytes: int = 0  # including the byte that ends the records
     windows: Counter[Kind] = field(default_factory=Counter)
     payload_bytes: Counter[Kind] = field(default_factory=Counter)
     code_saved: int | None = None
@@ -37,7 +37,7 @@ class Report:
 
     @property
     def framing_bytes_per_window(self) -> float:
-        """Heads, counts, check sums and index over the windows; header and footer are a file's, once."""
+        """Heads, counts, check sums and index, over the windows; without header and footer, which a file has once."""
         return (self.record_bytes + self.index_bytes) / max(self.windows.total(), 1)
 
     @property
@@ -51,12 +51,12 @@ class Report:
         self.plain_bytes += plain_length
 
     def add_trailer(self, length: int, footer_length: int) -> None:
-        """A trailer of `length` bytes, from its first byte, which ends the records, to its footer."""
+        """Add a trailer of `length` bytes, from its first byte, which ends the records, to its footer."""
         self.index_bytes = length - footer_length - 1
         self.footer_bytes = footer_length + 1
 
     def lines(self) -> list[str]:
-        """The report for people, one item a line."""
+        """The report in words, one item a line."""
         names = {
             "text, causal": (Kind.TEXT, Kind.TEXT_FULL),
             "text, with code": (Kind.CODED, Kind.CODED_FULL),

@@ -1,8 +1,8 @@
-"""What a damaged file still holds: every undamaged window, and which ones are lost.
+"""What a damaged file still holds: every undamaged window, and a list of the lost ones.
 
-A window is undamaged where its bytes give its check sum. Records are walked from the header; where none is found, the
-next place that holds one is searched byte by byte. So flipped, missing and added bytes, a lost header and a lost end
-cost the windows they hit and no other; where windows carry context, also those that follow within 32.
+A window is undamaged if its bytes match its check sum. Records are read one after the other from the header; where
+none is found, the next one is searched byte by byte. So flipped, missing and added bytes, a lost header and a lost end
+cost only the windows that they hit. If windows carry context, those that follow within 32 are lost too.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from modeling_eem.codec.container import (
 from modeling_eem.codec.trailer import GROUP, Index
 from modeling_eem.codec.window_decoder import Record, WindowDecoder
 
-_FAR = 1 << 20  # windows that a jump may skip where the file's number of windows is lost
+_FAR = 1 << 20  # windows that a jump may skip if the file's number of windows is lost
 _TRUST = 1 << 16  # places tried × numbers accepted, of 2^32
 _SMALLEST_RECORD = 6  # bytes
 _HEADER_SEARCH = 1 << 18  # bytes searched for a first window under each header that may be the lost one
@@ -31,7 +31,7 @@ _HEADER_SEARCH = 1 << 18  # bytes searched for a first window under each header 
 
 @dataclass(frozen=True)
 class Lost:
-    """Windows `first` to `first + count`, and where their plain bytes were, if the index tells."""
+    """Windows `first` to `first + count`, and where their plain bytes were, if the index still shows it."""
 
     first: int
     count: int
@@ -51,9 +51,9 @@ class Lost:
 
 @dataclass
 class Salvage:
-    """What was recovered: `windows` by number, `lost` runs of windows, `notes` on damage beside windows.
+    """What was recovered: `windows` by number, `lost` runs of windows, `notes` on damage outside windows.
 
-    `end_is_known` is False where the end of the file is damaged: windows behind the last one found may be missing.
+    `end_is_known` is False if the end of the file is damaged: windows after the last one found may be missing.
     """
 
     windows: dict[int, bytes] = field(default_factory=dict)
@@ -67,11 +67,11 @@ class Salvage:
 
     @property
     def data(self) -> bytes:
-        """Plain bytes of all recovered windows in order; nothing stands for the lost ones."""
+        """Plain bytes of all recovered windows in order; lost windows leave no gap."""
         return b"".join(self.windows[number] for number in sorted(self.windows))
 
     def lines(self) -> list[str]:
-        """The report for people."""
+        """The report in words."""
         found = f"{len(self.windows)} windows recovered, {sum(lost.count for lost in self.lost)} lost"
         end = [] if self.end_is_known else ["the end of the file is damaged: more windows may be missing behind it"]
         return [found, *self.notes, *(f"lost: {lost}" for lost in self.lost), *end]
@@ -81,11 +81,11 @@ def salvage(blob: bytes, headers: Sequence[Header], decode_with: Callable[[Heade
     """Recover what `blob` holds.
 
     Args:
-        headers: those that the file may have, should its own be damaged.
-        decode_with: gives the decoder for a header; a CodecError where its model is not at hand.
+        headers: headers that the file may have, in case its own is damaged.
+        decode_with: returns the decoder for a header; a CodecError if its model is missing.
 
     Raises:
-        CodecError: where neither the header nor any window says what file it is, or its model is not at hand.
+        CodecError: if neither the header nor any window shows what file it is, or its model is missing.
     """
     result = Salvage()
     header, start = _find_header(blob, headers, result)
@@ -103,7 +103,7 @@ def salvage(blob: bytes, headers: Sequence[Header], decode_with: Callable[[Heade
 
 @dataclass
 class _Plan:
-    """What the trailer still tells: the number of windows, lengths and starts of those whose group is undamaged."""
+    """What the trailer still shows: the number of windows, and lengths and starts of windows in undamaged groups."""
 
     windows: int | None = None
     lengths: dict[int, int] = field(default_factory=dict)
@@ -133,7 +133,7 @@ class _Plan:
 
 
 def _find_header(blob: bytes, headers: Sequence[Header], result: Salvage) -> tuple[Header, int]:
-    """The header and where its records begin; the check sums of the first windows tell a damaged one."""
+    """The header, and where its records begin. If it is damaged, the check sums of windows show which one fits."""
     try:
         header = Header.from_bytes(blob)
         return header, len(header.to_bytes())
@@ -147,7 +147,7 @@ def _find_header(blob: bytes, headers: Sequence[Header], result: Salvage) -> tup
 
 
 def _find_records(view: memoryview, header: Header, start: int, windows: int | None) -> dict[int, tuple[Record, int]]:
-    """Undamaged records by number, with their bytes in the file."""
+    """Undamaged records by number, with their number of bytes in the file."""
     found: dict[int, tuple[Record, int]] = {}
     at, expected = start, 0
     while windows is None or len(found) < windows:
@@ -168,8 +168,8 @@ def _search(
 ) -> tuple[int, int, RecordHead] | None:
     """Offset, number and head of the first record from `start` on that can be trusted.
 
-    Its number is below `limit`, and either another record or the trailer follows it, or the number is one that the
-    bytes passed over leave room for, where few places were tried: by chance that is one search in 50,000, or fewer.
+    Its number is below `limit`. Also, either another record or the trailer follows it, or few places were tried and
+    the skipped bytes have room for the skipped windows: by chance that happens in one search of 50,000, or fewer.
     """
     for at in range(start, len(view)):
         number, head = _record_at(view, header, at)
@@ -187,7 +187,7 @@ def _search(
 
 
 def _record_at(view: memoryview, header: Header, at: int) -> tuple[int, RecordHead | None]:
-    """The number that the record at `at` seems to have, and its head; None where none can stand."""
+    """The number that the record at `at` seems to have, and its head; None if no record can be there."""
     head = parse_record_head(view, at)
     if head is None or head.kind == Kind.END or at + head.size + head.length > len(view):
         return -1, None
@@ -195,7 +195,7 @@ def _record_at(view: memoryview, header: Header, at: int) -> tuple[int, RecordHe
 
 
 def _decode(records: dict[int, tuple[Record, int]], header: Header, decoder: WindowDecoder, result: Salvage) -> None:
-    """Decode what stands alone, or on windows that were found; a batch of runs at a time."""
+    """Decode windows that need no context, or whose context was found; a batch of runs at a time."""
     usable: list[Record] = []
     for number in sorted(records):
         record = records[number][0]
@@ -219,7 +219,7 @@ def _decode(records: dict[int, tuple[Record, int]], header: Header, decoder: Win
 def _check_rebuilt_trailer(
     blob: bytes, header: Header, start: int, records: dict[int, tuple[Record, int]], result: Salvage
 ) -> None:
-    """Where all windows from the first on are there, see whether the trailer follows them, before other bytes."""
+    """If no window is missing, check whether the trailer follows them; other bytes may come after it."""
     if sorted(result.windows) != list(range(len(records))):
         return
     index = Index()

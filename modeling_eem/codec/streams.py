@@ -1,4 +1,4 @@
-"""A stream of bytes into a file and back, with bounded memory: a batch of windows and 4 bytes a window."""
+"""A stream of bytes into a file and back, in bounded memory: a batch of windows, and 4 bytes for every window."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -29,21 +29,21 @@ _CHUNK = 1 << 16
 _PENDING_BYTES = 1 << 22
 
 Progress = Callable[[int], None]
-"""Called with the plain bytes that are done since the last call."""
+"""Called with the number of plain bytes done since the last call."""
 
 
 class Writer(Protocol):
-    """Where bytes go; it need not be seekable."""
+    """Takes bytes; it need not be seekable."""
 
     def write(self, data: bytes, /) -> int: ...
 
 
 def no_progress(done: int) -> None:
-    """For those who do not watch."""
+    """Shows no progress."""
 
 
 class Source:
-    """A reader of bytes that can look ahead; `taken` counts what was consumed."""
+    """A reader of bytes that can look ahead; `taken` counts consumed bytes."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -52,7 +52,7 @@ class Source:
         self.taken = 0
 
     def peek(self, size: int) -> bytes:
-        """The next `size` bytes, fewer only at the end; they stay."""
+        """The next `size` bytes, fewer only at the end, without consuming them."""
         while len(self._buffer) - self._at < size and (more := self._reader.read(_CHUNK)):
             self._buffer = self._buffer[self._at :] + more
             self._at = 0
@@ -76,8 +76,8 @@ def encode_stream(
 ) -> Report:
     """Write all bytes of `reader` as an `.eem` file to `writer`, which need not be seekable.
 
-    `header` names the model. A file in which no window is text names none and does not carry; so byte windows before
-    the first text wait, on disk from 4 MiB on.
+    `header` names the model. A file without windows of text names no model and does not carry. So byte windows before
+    the first text are held back, on disk from 4 MiB on.
     """
     full = capacity(model, header.carry) if model is not None else 0
     windows = WindowEncoder(model, header.carry).encode(read_items(reader, table, full))
@@ -96,7 +96,7 @@ def encode_stream(
 
 
 class _Output:
-    """Records, one after the other, and what the trailer and the report say of them."""
+    """Writes records one after the other, and collects what the trailer and the report need."""
 
     def __init__(self, held: SpooledTemporaryFile[bytes], header: Header, report: Report) -> None:
         self._held = held
@@ -114,7 +114,7 @@ class _Output:
             self._report.code_saved += window.causal_length - len(window.payload)
 
     def continue_as(self, writer: Writer, header: Header) -> None:
-        """Go on in `writer` under `header`: with it, and the records so far under its check sum."""
+        """Go on in `writer` under `header`: write it, and the records so far with its check sum."""
         self._writer = writer
         self._held.seek(0)
         writer.write(header.to_bytes())
@@ -135,14 +135,14 @@ class _Output:
 
 
 def read_header(source: Source) -> Header:
-    """The header, taken from the source. DamagedFile where there is none."""
+    """The header, consumed from the source. DamagedFile if there is none."""
     header = Header.from_bytes(source.peek(MAX_HEADER))
     source.take(len(header.to_bytes()))
     return header
 
 
 def read_records(source: Source, header: Header, stop: int | None = None) -> Iterator[Record]:
-    """Records in order, each proved by its check sum, to the trailer's first byte (which is left) or `stop` of them.
+    """Verified records in order, up to the trailer's first byte (not consumed), or `stop` records.
 
     Raises:
         DamagedFile: for a record that is not the next one, or cut short.
@@ -177,13 +177,13 @@ def decode_stream(
     max_output: int | None = None,
     progress: Progress = no_progress,
 ) -> int:
-    """Write the plain bytes of a file, its header read, to `writer`; returns how many.
+    """Write the plain bytes of a file, after its header, to `writer`; returns how many.
 
-    Windows are proved before they are decoded, the whole only at the end: what was written counts once this returns.
+    Windows are verified before they are decoded, the whole only at the end: trust the output once this returns.
 
     Raises:
         DamagedFile: for damage, missing or trailing bytes.
-        CodecError: for more than `max_output` plain bytes, before they are decoded where their number is declared.
+        CodecError: for more plain bytes than `max_output`, before they are decoded if their number is declared.
     """
     index = Index()
     pending: list[tuple[Record, int]] = []
@@ -225,7 +225,7 @@ def _check_trailer(source: Source, expected: bytes) -> None:
     if actual != expected:
         if expected.startswith(actual):
             raise DamagedFile("the file is cut short in its trailer; all windows before it are whole.")
-        raise DamagedFile("index, length or hash at the end of the file are not those of its windows.")
+        raise DamagedFile("index, length or hash at the end of the file do not match its windows.")
     if source.peek(1):
         raise DamagedFile("other bytes follow the end of the file: cut them off.")
 

@@ -2,20 +2,20 @@
 
 Two machines that follow it get the same counts, so they decode a file to the same bytes. A real number is an integer
 times its grid. "Rounded" is half to even (`rint`); "saturated" is clipped to the limits given. Everything is an
-integer but for these float64 operations, each correctly rounded by IEEE 754 on every machine, and none of them a sum
-that rounds (so a fused multiply-add changes nothing): a product of an integer and a scale, one square root and one
-division for each LayerNorm row, one division for each token's head input.
+integer, except these float64 operations: a product of an integer and a scale, one square root and one division for
+each LayerNorm row, one division for each token's head input. IEEE 754 rounds each of them correctly on every machine.
+None is a sum that rounds, so a fused multiply-add changes nothing.
 """
 
 from dataclasses import dataclass
 
-# int8 activations: an even number of levels around 0, so that -128 never occurs.
+# int8 activations: levels are symmetric around 0, and -128 never occurs.
 ACTIVATION_LIMIT = 127
 WEIGHT_LIMIT = 127
 # Inputs of one exact float32 product: 1024 * 127 * 127 < 2**24. Longer sums are split and added as int32.
 PRODUCT_INPUTS = 1024
 FLOAT32_EXACT = 1 << 24
-# Sums of products with their bias.
+# Sums of products, bias included.
 SUM_LIMIT = (1 << 31) - 1
 # The residual stream in 21 bits: d * sum(x^2) < 2^63 up to d = 2048.
 RESIDUAL_LIMIT = (1 << 20) - 1
@@ -31,15 +31,15 @@ ACTIVATION_ENTRIES = 1 << 12
 # Logits in 1/256 bit; a token's count falls by half every 256.
 LOGIT_BITS = 8
 LOGIT_LIMIT = (1 << 22) - 1
-# The likeliest token's weight before the counts of a position are scaled, and the bits of their scaled sum.
+# Bits of the likeliest token's weight before a position's counts are scaled, and bits of their scaled sum.
 COUNT_BITS = 30
-# 2^-f of f in [0, 1), as 2^30 - i (SLOPE - CURVE i), i = 256 f: off by 0.3 % at most, 3e-6 bits a token, and without
-# a step from one power of two to the next.
+# 2^-f for f in [0, 1), as 2^30 - i (SLOPE - CURVE i), i = 256 f: wrong by at most 0.3 %, 3e-6 bits a token, without a
+# step from one power of two to the next.
 CURVE = 2813
 SLOPE = (1 << 21) + (CURVE << LOGIT_BITS)
 TOTAL_BITS = 31
 MOST_TOKENS = 1 << 20
-# Numbers of a code on a grid of 2^-code_bits, and the projection that makes the memory of them.
+# Numbers of a code on a grid of 2^-code_bits, and the projection from them to the memory.
 CODE_LIMIT = (1 << 20) - 1
 MEMORY_WEIGHT_LIMIT = (1 << 15) - 1
 MEMORY_BIAS_LIMIT = 1 << 52
@@ -47,7 +47,7 @@ MEMORY_BIAS_LIMIT = 1 << 52
 
 @dataclass(frozen=True)
 class TensorGrid:
-    """One tensor of the format: how many bits it has, the grid of its integers, and how it is made."""
+    """One tensor of the format: its number of bits, the grid of its integers, and how it is made."""
 
     name: str
     bits: int

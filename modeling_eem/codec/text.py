@@ -1,7 +1,7 @@
-"""Bytes into items: windows of tokens whose bytes are exactly the input's, and runs of bytes that are no text.
+"""Cuts bytes into items: windows of tokens whose bytes are exactly the input's, and runs of bytes that are not text.
 
-A stream is read in blocks, so memory is bounded; tokens run on from block to block, so only the end of a run of text
-leaves a window that is not full. The same bytes give the same items however they arrive.
+A stream is read in blocks, so memory is bounded. Tokens continue from block to block, so only the last window of a run
+of text is not full. The same bytes give the same items, however they arrive.
 """
 
 import codecs
@@ -18,30 +18,30 @@ from modeling_eem.codec.container import MAX_PLAIN
 
 BLOCK = 1 << 18  # bytes read and tokenised at once
 _PIECE = 1 << 14  # bytes that zstd judges at once
-_SMALLEST_PIECE = 1 << 12  # a frame's own bytes would blur the verdict on less
+_SMALLEST_PIECE = 1 << 12  # in a smaller piece a frame's own bytes weigh too much
 _TOO_EASY = 80  # zstd makes it 80 times shorter: below 0.1 bits a byte
 _WORD = 1024  # characters in which a block's last word must begin
 
-# What `surrogateescape` makes of bytes that are not UTF-8, with what lies between two of them where that is short.
+# Bytes that are not UTF-8, as `surrogateescape` decodes them, together with short text between two of them.
 _FOREIGN = re.compile("[\udc80-\udcff](?:[^\udc80-\udcff]{0,63}[\udc80-\udcff])*")
 
 
 @dataclass(frozen=True)
 class Item:
-    """A window of text (`tokens`, and `data` = their bytes, at most 64 KiB) or any number of plain bytes (None)."""
+    """A window of text (`tokens`, and `data`, their bytes, at most 64 KiB), or plain bytes (`tokens` is None)."""
 
     data: bytes
     tokens: list[int] | None = None
 
 
 class Reader(Protocol):
-    """Where bytes come from; it need not be seekable, and may give fewer than asked for before its end."""
+    """Gives bytes; it need not be seekable, and may return less than asked for before its end."""
 
     def read(self, size: int, /) -> bytes: ...
 
 
 class TokenTable:
-    """A tokenizer as the container uses it: bytes to ids where that loses nothing, ids to bytes."""
+    """A tokenizer as the container uses it: bytes to ids if that loses nothing, and ids to bytes."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
@@ -56,7 +56,7 @@ class TokenTable:
         self._special = frozenset(index for index, token in added.items() if token.special)
 
     def encode(self, data: bytes) -> list[int] | None:
-        """Ids, none of them special, whose bytes are exactly `data` (UTF-8); None where the tokenizer has no such."""
+        """Ids without special tokens whose bytes are exactly `data` (UTF-8); None if the tokenizer has none."""
         ids = self._tokenizer.encode(data.decode(), add_special_tokens=False).ids
         if not self._special.isdisjoint(ids) or self.decode(ids) != data:
             return None
@@ -79,7 +79,7 @@ def read_fully(reader: Reader, size: int) -> bytes:
 def read_items(reader: Reader, table: TokenTable | None, capacity: int) -> Iterator[Item]:
     """All bytes of `reader` in order, as windows of at most `capacity` tokens and runs of bytes.
 
-    Without a table all is bytes.
+    Without a table everything is bytes.
     """
     if table is None:
         while data := read_fully(reader, BLOCK):
@@ -97,7 +97,7 @@ def read_items(reader: Reader, table: TokenTable | None, capacity: int) -> Itera
 
 
 class _Cutter:
-    """Tokens of one run of text after the other, cut into windows of at most `capacity` tokens and 64 KiB."""
+    """Cuts the tokens of runs of text into windows of at most `capacity` tokens and 64 KiB."""
 
     def __init__(self, table: TokenTable, capacity: int) -> None:
         self._table = table
@@ -127,7 +127,7 @@ class _Cutter:
 
 
 def _pieces(reader: Reader) -> Iterator[tuple[bool, bytes]]:
-    """(is text, bytes) of a stream in order; text is UTF-8 that zstd does not bring below 0.1 bits a byte."""
+    """(is text, bytes) of a stream in order; text is UTF-8 that zstd cannot bring below 0.1 bits a byte."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     rest = ""
     while True:
@@ -147,7 +147,7 @@ def _pieces(reader: Reader) -> Iterator[tuple[bool, bytes]]:
 
 
 def _before_last_word(text: str) -> int:
-    """Where the last word of a block (with the space before it) begins: tokens do not cross that place."""
+    """Where a block's last word (with the space before it) begins: no token crosses that place."""
     for at in range(len(text) - 1, max(len(text) - _WORD, 0), -1):
         if text[at].isspace() and not text[at - 1].isspace():
             return at
@@ -155,7 +155,7 @@ def _before_last_word(text: str) -> int:
 
 
 def _judged(text: bytes) -> Iterator[tuple[bool, bytes]]:
-    """A run of text, parted where zstd at level 3 needs less than 0.1 bits a byte."""
+    """A run of text; pieces for which zstd at level 3 needs less than 0.1 bits a byte become bytes."""
     start = at = 0
     was_text = True
     while at < len(text):

@@ -1,4 +1,4 @@
-"""How many threads code windows at one time."""
+"""The number of threads that code windows."""
 
 import os
 
@@ -6,7 +6,7 @@ _chosen: int | None = None
 
 
 def num_threads() -> int:
-    """As chosen; else OMP_NUM_THREADS; else the cores that this process may use."""
+    """The number that was set; else OMP_NUM_THREADS; else the cores that this process may use."""
     if _chosen is not None:
         return _chosen
     wanted = os.environ.get("OMP_NUM_THREADS", "")
@@ -16,7 +16,7 @@ def num_threads() -> int:
 
 
 def set_num_threads(number: int) -> None:
-    """For every codec of this process.
+    """Set the number of threads for every codec of this process.
 
     Raises:
         ValueError: for a number below 1.

@@ -1,13 +1,13 @@
-"""Sums of products of bytes, tile by tile, as vector instructions: what every product of the fast decoder runs on.
+"""Sums of products of bytes, tile by tile, as vector instructions: all products of the fast decoder use them.
 
 A tile is R rows by 2 vectors of 16 int32 sums. One step takes 4 unsigned and 4 signed bytes a sum:
 
     sums[r, c] += sum_i unsigned[.., 4 k + i] * signed[.., 4 k + i]
 
-of which one side is a vector of 16 columns, read once for all rows, and the other 4 bytes of each row for all columns.
-The products are at most 255 * 127 and sums are int32, so nothing saturates whatever the order. Processors with
-AVX512-VNNI have one instruction for a step; the others multiply even and odd bytes as int16 pairs. Which one is
-compiled follows from the features that numba compiles for (NUMBA_CPU_NAME, NUMBA_CPU_FEATURES).
+One side is a vector of 16 columns, read once for all rows; the other is 4 bytes of each row, used for all columns. The
+products are at most 255 * 127 and sums are int32, so nothing saturates, whatever the order. Processors with
+AVX512-VNNI have one instruction for a step; others multiply even and odd bytes as int16 pairs. The features that numba
+compiles for (NUMBA_CPU_NAME, NUMBA_CPU_FEATURES) decide which is compiled.
 """
 
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def _constant(element: ir.Type, values: list[int]) -> ir.Constant:
 
 
 def _multiply_pairs(builder: Builder, a: Value, b: Value) -> Value:
-    """`a[2 i] b[2 i] + a[2 i + 1] b[2 i + 1]` of int16 as int32: the form that compilers know as one instruction."""
+    """`a[2 i] b[2 i] + a[2 i + 1] b[2 i + 1]` of int16 as int32: compilers turn this form into one instruction."""
     if has_features("+avx2"):
         half = ir.VectorType(_I16, LANES)
         function = cgutils.get_or_insert_function(
@@ -98,7 +98,7 @@ def _step(builder: Builder, sums: Value, unsigned: Value, signed: Value) -> Valu
 
 
 def _make_tile(num_rows: int, is_vector_unsigned: bool) -> Callable[..., Any]:
-    """`tile(out, init, vectors, words, steps)`; each but `steps` is an int32 array, a place and a stride.
+    """`tile(out, init, vectors, words, steps)`; each except `steps` is an int32 array, a place and a stride.
 
     Row r of `out` (stride: between rows) becomes row r of `init` plus the products. Step k reads 32 columns at
     `vectors[place + k stride]`, and of row r the word at `words[place + r stride + k]`.
@@ -142,7 +142,7 @@ def _make_tile(num_rows: int, is_vector_unsigned: bool) -> Callable[..., Any]:
                 builder.store(builder.load(sums[row][column]), vector_at(out, offset, column), align=4)
         return context.get_dummy_value()
 
-    # numba reads this signature: an array, a place in it and a stride, four times, and how many steps.
+    # numba reads this signature: an array, a place in it and a stride, four times, then the number of steps.
     @compiled_by_hand
     def tile(  # noqa: ANN202
         typing_context: Any,
@@ -158,7 +158,7 @@ def _make_tile(num_rows: int, is_vector_unsigned: bool) -> Callable[..., Any]:
     return tile
 
 
-# Of a Linear: 32 outputs' signed weights, and each row's own unsigned inputs.
+# For a Linear: 32 outputs' signed weights, and each row's own unsigned inputs.
 linear_tile_8, linear_tile_4, linear_tile_1 = (_make_tile(rows, is_vector_unsigned=False) for rows in (8, 4, 1))
-# Of a mixing: 32 columns' unsigned inputs, and each position's own signed weights.
+# For a mixing: 32 columns' unsigned inputs, and each position's own signed weights.
 mixing_tile_8, mixing_tile_1 = (_make_tile(rows, is_vector_unsigned=True) for rows in (8, 1))

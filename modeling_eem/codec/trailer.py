@@ -59,10 +59,10 @@ class Footer:
 
     @staticmethod
     def from_end(end: bytes, header: Header) -> "Footer":
-        """Read the footer off the last bytes of a file (MAX_FOOTER of them, or all of a shorter one).
+        """Read the footer from the last bytes of a file (MAX_FOOTER of them, or all of a shorter file).
 
         Raises:
-            DamagedFile: where no footer that belongs to `header` ends the file.
+            DamagedFile: if the file does not end with a footer that belongs to `header`.
         """
         length = end[-1] if end else 0
         footer = end[len(end) - length :] if 16 <= length <= len(end) else b""
@@ -78,14 +78,14 @@ class Footer:
 
 
 class Index:
-    """What the encoder and the sequential decoder gather of the windows, to write or to check the trailer.
+    """Collects facts about the windows: the encoder writes the trailer from them, the decoder checks it.
 
-    It takes 4 bytes a window and 8 a group in memory.
+    It takes 4 bytes a window and 8 bytes a group in memory.
     """
 
     def __init__(self) -> None:
         self.lengths = array("I")
-        self._record_offsets = array("Q")  # after the header
+        self._record_offsets = array("Q")  # counted from the end of the header
         self._hash = hashlib.blake2b(digest_size=8)
         self.plain_length = 0
         self._offset = 0
@@ -126,7 +126,7 @@ def pack_block(header: Header, entry: Entry, lengths: Sequence[int]) -> bytes:
     base = sorted(lengths)[(len(lengths) - 1) // 2]
     values = [2 * (length - base) - 1 if length > base else 2 * (base - length) for length in lengths]
     order = min(range(_MAX_ORDER + 1), key=lambda order: sum(_code_length(value, order) for value in values))
-    bits = 1  # a leading one keeps the zeros behind it
+    bits = 1  # a leading one keeps the zeros after it
     for value in values:
         bits = bits << _code_length(value, order) | value + (1 << order)
     size = bits.bit_length() - 1
@@ -140,7 +140,7 @@ def unpack_block(header: Header, entry: Entry, count: int, data: bytes) -> list[
     """Plain lengths of the `count` windows of a group, from its block at the start of `data`.
 
     Raises:
-        DamagedFile: where block or entry are not those of this group of this file.
+        DamagedFile: if the block or entry does not belong to this group of this file.
     """
     damaged = DamagedFile(f"the index of the windows from plain byte {entry.plain_start} on is damaged.")
     base, at = read_varint(data, 0, 3)

@@ -1,4 +1,4 @@
-"""What an integer model is made of: its sizes, and its integers and scales by name.
+"""The contents of an integer model: its sizes, and its integers and scales by name.
 
 Shapes: V tokens, D features, I features between, H heads (1 if flat), K taps, N positions, P numbers of a code,
 Q codes a number may have. Names in `tensors`, `{l}` a layer and `{s}` a Linear (`up`, `down`, `mixing_in`,
@@ -8,10 +8,10 @@ Q codes a number may have. Names in `tensors`, `{l}` a layer and `{s}` a Linear 
     {l}.mixing_norm.gain [D] int32, .offset [D] int64; {l}.mlp_norm the same
     {l}.mixing.weight [H, K, N (N + 1) / 2] int8 (rows of the lower triangle), .bias [H, N] int32, .scale [H, N]
     {l}.{s}.weight [O, I] int8, .bias [O] int32, .scale [O]; {l}.activation.table [4096] int8
-    code.table [Q] int32 or, of a format with a scale, code.scales [Q] int32; code.prior, code.scale_prior
+    code.table [Q] int32 or, for a format with a scale, code.scales [Q] int32; code.prior, code.scale_prior
     memory.weight [D, P] int32, memory.bias [D] int64, memory.scale [D]
 
-A tied head has no `embedding.weight`: it is the head's. Scales are float32.
+With a tied head there is no `embedding.weight`: it is `head.weight`. Scales are float32.
 """
 
 import hashlib
@@ -42,15 +42,15 @@ Tensors = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Sizes:
-    """The numbers that say how the tensors are read.
+    """The numbers that say how to read the tensors.
 
     Attributes:
         context: n, BOS included.
         num_heads: 0 for flat mixing.
         norm_epsilon: a LayerNorm's epsilon times `d^2` in squared units of the residual stream, rounded.
         introduction: "none", or an EEM's "token", "embedding" or "combination".
-        code_dtype: the code's format, None without a code.
-        code_size: P, 0 without a code.
+        code_dtype: the code's format; None without a code.
+        code_size: P; 0 without a code.
     """
 
     vocab_size: int
@@ -83,7 +83,7 @@ class Sizes:
 
 
 def tensor_shapes(sizes: Sizes) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and dtype of every tensor of the decoder; the code's own are checked by `code_prior`."""
+    """Shape and dtype of every tensor of the decoder; `code_prior` checks those of the code."""
     d, wide, heads = sizes.hidden_size, sizes.intermediate_size, max(1, sizes.num_heads)
     n, vocab = sizes.num_positions, sizes.vocab_size
     shapes: dict[str, tuple[tuple[int, ...], str]] = {
@@ -118,11 +118,11 @@ def tensor_shapes(sizes: Sizes) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def check_tensors(sizes: Sizes, tensors: Tensors) -> None:
-    """Raise a ValueError where a tensor is missing, has another shape, or lies outside the format's bounds."""
+    """Raise a ValueError if a tensor is missing, has another shape, or is outside the format's bounds."""
     if not 1 <= sizes.hidden_size <= MOST_FEATURES:
-        raise ValueError(f"a hidden_size of {sizes.hidden_size} is past {MOST_FEATURES}, what the LayerNorm can sum.")
+        raise ValueError(f"hidden_size is {sizes.hidden_size}; the codec's LayerNorm can sum at most {MOST_FEATURES}.")
     if not 2 <= sizes.vocab_size <= MOST_TOKENS:
-        raise ValueError(f"a vocabulary of {sizes.vocab_size} is past {MOST_TOKENS}, what a total of counts can hold.")
+        raise ValueError(f"the vocabulary is {sizes.vocab_size}; a total of counts can hold at most {MOST_TOKENS}.")
     if not 1 <= sizes.norm_epsilon <= EPSILON_LIMIT:
         raise ValueError(f"norm_epsilon must be within 1 and {EPSILON_LIMIT}: it is added to a LayerNorm's spread.")
     if not 0 <= sizes.bos_token_id < sizes.vocab_size or sizes.context < 2:
@@ -161,7 +161,7 @@ def _check_values(name: str, tensor: np.ndarray) -> None:
 
 
 def _check_sums(name: str, tensors: Tensors, sizes: Sizes) -> None:
-    """Sums of products with their bias stay int32; a float32 product of `PRODUCT_INPUTS` inputs is exact."""
+    """Check that sums of products and bias stay int32; float32 products of `PRODUCT_INPUTS` inputs are exact."""
     weight = tensors[f"{name}.weight"]
     largest = ACTIVATION_LIMIT * row_sums(weight, sizes) + np.abs(tensors[f"{name}.bias"].astype(np.int64))
     inputs = min(PRODUCT_INPUTS, weight.shape[-1])
@@ -171,7 +171,7 @@ def _check_sums(name: str, tensors: Tensors, sizes: Sizes) -> None:
 
 
 def row_sums(weight: np.ndarray, sizes: Sizes) -> np.ndarray:
-    """`sum |w|` of each output row, int64: `[O]`, of a packed triangle `[H, N]`."""
+    """`sum |w|` of each output row, int64: `[O]`, or `[H, N]` for a packed triangle."""
     magnitudes = np.abs(weight.astype(np.int64))
     if weight.ndim == 2:
         return magnitudes.sum(-1)
@@ -181,14 +181,14 @@ def row_sums(weight: np.ndarray, sizes: Sizes) -> np.ndarray:
 
 
 def unpack_triangle(packed: np.ndarray, n: int) -> np.ndarray:
-    """`[..., N, N]` of the packed rows of a lower triangle `[..., N (N + 1) / 2]`."""
+    """Unpack the rows of a lower triangle, `[..., N (N + 1) / 2]` → `[..., N, N]`."""
     square = np.zeros((*packed.shape[:-1], n, n), dtype=packed.dtype)
     square[(..., *np.tril_indices(n))] = packed
     return square
 
 
 def model_id(sizes: Sizes, tensors: Tensors, tokenizer_json: str, version: int) -> str:
-    """SHA-256 over everything that decides what is decoded."""
+    """SHA-256 over everything that decides the decoded tokens."""
     digest = hashlib.sha256(json.dumps({"version": version, **asdict(sizes)}, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())

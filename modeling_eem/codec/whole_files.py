@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written under another name beside the target, synced, then renamed."""
+"""Files that are whole or missing: written under another name beside the target, synced, then renamed."""
 
 import errno
 import os
@@ -16,17 +16,17 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 @contextmanager
 def whole_file(path: Path, overwrite: bool, source: Path | None = None) -> Iterator[BinaryIO]:
-    """A file to write to that becomes `path` when the block ends without an error, and vanishes with one.
+    """A file to write to. It becomes `path` when the block ends without an error; after an error it is removed.
 
-    Whoever is killed on the way leaves the old file as it was, and a `.part` beside it. Of two processes that write
-    one path, with `overwrite` the last wins, without it the second is refused; neither file mixes both. Devices and
-    pipes are written to directly.
+    A killed process leaves the old file as it was, and a `.part` beside it. If two processes write one path, the last
+    wins with `overwrite`, and the second is refused without it; no file ever mixes both. Devices and pipes are written
+    to directly.
 
     Args:
-        source: the file whose permissions and times the new one takes.
+        source: a file whose permissions and times the new one takes.
 
     Raises:
-        CodecError: where `path` exists and may not be overwritten, before the block and again at its end.
+        CodecError: if `path` exists and may not be overwritten, before the block or at its end.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         with open(path, "wb") as device:
@@ -54,7 +54,7 @@ def _publish(part: Path, path: Path, overwrite: bool) -> None:
         part.replace(path)
     else:
         _publish_new(part, path)
-    if os.name == "posix":  # the folder's entry must reach the disk as well
+    if os.name == "posix":  # the folder's entry must reach the disk too
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -63,7 +63,7 @@ def _publish(part: Path, path: Path, overwrite: bool) -> None:
 
 
 def _publish_new(part: Path, path: Path) -> None:
-    """Give `part` its name unless that is taken: a link refuses what a rename would overwrite."""
+    """Give `part` its name unless that is taken: a link fails where a rename would overwrite."""
     try:
         os.link(part, path)
     except FileExistsError:

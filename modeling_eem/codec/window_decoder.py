@@ -1,4 +1,4 @@
-"""Records into plain bytes, many windows of text in step."""
+"""Turns records into plain bytes, many windows of text in step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from modeling_eem.codec.window_model import WindowModel
 
 @dataclass(frozen=True)
 class Record:
-    """A window as it was read, its check sum proved: its number, kind, count (as stored) and payload."""
+    """A window as it was read, with a verified check sum: its number, kind, count (as stored) and payload."""
 
     number: int
     kind: Kind
@@ -28,7 +28,7 @@ class Record:
 
 
 class WindowDecoder:
-    """Decodes records with one model; without a model, byte windows alone."""
+    """Decodes records with one model; without a model, byte windows only."""
 
     def __init__(self, model: WindowModel | None, table: TokenTable | None, carry: bool) -> None:
         self._model = model
@@ -38,14 +38,14 @@ class WindowDecoder:
 
     @property
     def step(self) -> int:
-        """Windows of text worth waiting for: 64 in step, each of another run where windows carry."""
+        """Windows of text worth waiting for: enough for 64 in step, each of another run if windows carry."""
         return BATCH * (RUN if self._carry else 1)
 
     def plain(self, records: Sequence[Record]) -> list[bytes]:
-        """Plain bytes of each record; records are in order and, where windows carry, from a fresh start on.
+        """Plain bytes of each record. Records come in order and, if windows carry, begin at a fresh start.
 
         Raises:
-            DamagedFile: where a payload holds something else than its record says.
+            DamagedFile: if a payload does not hold what its record says.
         """
         tokens = self._tokens(records)
         return [
@@ -54,7 +54,7 @@ class WindowDecoder:
         ]
 
     def costs_bits(self, records: Sequence[Record]) -> float:
-        """What the model says the windows of text among `records` cost, in bits: the estimate."""
+        """The estimate: the model's cost, in bits, of the windows of text among `records`."""
         tokens = self._tokens(records)
         bits = 0.0
         for coded in (False, True):
@@ -68,7 +68,7 @@ class WindowDecoder:
         return bits
 
     def _tokens(self, records: Sequence[Record]) -> dict[int, list[int]]:
-        """Tokens of the windows of text, by their index in `records`."""
+        """The tokens of windows of text, by their index in `records`."""
         tokens: dict[int, list[int]] = {}
         for wave in self._waves(records):
             model, _ = self._for_text()
@@ -81,13 +81,13 @@ class WindowDecoder:
         return tokens
 
     def _for_text(self) -> tuple[WindowModel, TokenTable]:
-        """What windows of text are decoded with."""
+        """The model and tokenizer that decode windows of text."""
         if self._model is None or self._table is None:
             raise CodecError("the file holds windows of text: decode it with its codec model.")
         return self._model, self._table
 
     def _waves(self, records: Sequence[Record]) -> list[list[int]]:
-        """Indices of windows of text; those of a wave need no other window of it, or of a later one."""
+        """Indices of windows of text, in waves: a window needs only windows of earlier waves."""
         waves: list[list[int]] = []
         depth = 0
         for index, record in enumerate(records):
@@ -109,7 +109,7 @@ class WindowDecoder:
 
     def _length(self, model: WindowModel, record: Record) -> int:
         if record.kind.has_code and not model.has_code:
-            raise DamagedFile(f"window {record.number} has a code, and its model has none.")
+            raise DamagedFile(f"window {record.number} has a code, but its model has none.")
         if record.kind in (Kind.TEXT_FULL, Kind.CODED_FULL):
             return self._full
         if record.count >= self._full:

@@ -1,13 +1,13 @@
-"""Items into windows: for each the cheapest kind by its real cost.
+"""Turns items into windows, each of the kind with the least real cost.
 
 In a batch,
 
-1. each window of text is encoded without a code, with one if the model has one, and as bytes; the shortest wins;
+1. each window of text is encoded without a code, with a code if the model has one, and as bytes; the shortest wins;
 2. neighbouring byte windows become one, up to 64 KiB;
-3. where one byte window over up to 64 KiB of neighbours is shorter than all of them, it takes their place. This keeps
-   a file within its plain bytes + 0.1 %, whatever comes in, and leaves to zstd what repeats over many windows;
-4. windows get their numbers. Where they carry context, a window whose context is not the one that (1) assumed is
-   encoded again, alone as bytes if that has become shorter.
+3. if one byte window over up to 64 KiB of neighbours is shorter than all of them, it replaces them. This keeps a file
+   within its plain bytes + 0.1 %, whatever the input, and leaves to zstd what repeats over many windows;
+4. windows get their numbers. If they carry context, a window whose context is not the one that (1) assumed is encoded
+   again, or becomes bytes if that is now shorter.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,19 +22,19 @@ from modeling_eem.codec.window_model import WindowModel
 
 BATCH = 64  # windows of text encoded in step
 _BATCH_BYTES = 1 << 20
-_HOPELESS = 1.4  # how far zstd's quick level may miss a length that its best level might reach
+_HOPELESS = 1.4  # zstd's quick level may miss a length by this factor that its best level might reach
 _BYTES_FRAMING = 14  # bytes; head, count and check sum of a byte window, and its place in the index
 _NAME = 10  # bytes that the model's id and release take in the header
 _BLOCK = 1 << 13  # bytes of neighbours that become bytes together
-_MOST_BLOCKS = 16  # of what is less than 128 KiB
-_INDEX = 4  # bytes of the index that a window takes at most (1.6 where its neighbours are like it)
+_MOST_BLOCKS = 16  # in less than 128 KiB
+_INDEX = 4  # the most bytes of the index that a window takes (1.6 if its neighbours are like it)
 
 
 @dataclass(frozen=True)
 class Window:
-    """A window as it goes into the file: its kind and payload, its plain bytes; if it is text, its tokens and context.
+    """A window as it goes into the file: kind, payload and plain bytes; for text also its tokens and context.
 
-    `causal_length` is the length that the payload has without a code, `code` the code that it begins with.
+    `causal_length` is the payload's length without a code; `code` is the code that the payload begins with.
     """
 
     kind: Kind
@@ -51,7 +51,7 @@ class Window:
 
 
 def context_tokens(model: WindowModel) -> int:
-    """Tokens that a window takes over from the one before it, where windows carry context: (n - 1) // 2."""
+    """Tokens that a window takes from the previous window, if windows carry context: (n - 1) // 2."""
     return (model.context - 1) // 2
 
 
@@ -61,7 +61,7 @@ def capacity(model: WindowModel, carry: bool) -> int:
 
 
 def carried_context(model: WindowModel, number: int, before: list[int] | None) -> list[int]:
-    """The context of window `number`, after a window of tokens `before` (None: bytes, or none)."""
+    """The context of window `number` after a window of tokens `before` (None: a window of bytes, or no window)."""
     if before is None or number % RUN == 0:
         return []
     return before[-context_tokens(model) :]
@@ -73,9 +73,9 @@ class WindowEncoder:
     def __init__(self, model: WindowModel | None, carry: bool) -> None:
         self._model = model
         self._carry = carry
-        self._number = 0  # of the next window
-        self._before: list[int] | None = None  # tokens of the window before it
-        self._has_text = False  # so far
+        self._number = 0  # the next window's
+        self._before: list[int] | None = None  # tokens of the previous window
+        self._has_text = False  # in the file so far
 
     def encode(self, items: Iterable[Item]) -> Iterator[Window]:
         """All windows of `items`, in order."""
@@ -92,10 +92,10 @@ class WindowEncoder:
         yield from self._finished(self._parts(batch))
 
     def _parts(self, items: list[Item]) -> list[Window | Item]:
-        """Windows of text that pay, and bytes between them."""
+        """Windows of text that are shorter than their bytes, and bytes between them."""
         texts = [item for item in items if item.tokens is not None]
         contexts: list[list[int]] = [[] for _ in texts]
-        if self._carry and self._model is not None:  # numbers are not known yet: as if no window were a fresh start
+        if self._carry and self._model is not None:  # numbers are not known yet: assume no fresh start
             before = [self._before, *(item.tokens for item in items)]
             pairs = zip(before, items)
             contexts = [carried_context(self._model, 1, old) for old, item in pairs if item.tokens is not None]
@@ -107,7 +107,7 @@ class WindowEncoder:
         return parts
 
     def _names_its_model(self, parts: list[Window | Item]) -> bool:
-        """Whether the first text of a file, if it is all there is, saves what the model's name costs."""
+        """Whether a file's first text alone saves more than the model's name costs."""
         text = [part for part in parts if isinstance(part, Window)]
         saved = sum(_cost(Item(part.data)) - _cost(part) for part in text)
         self._has_text = saved > _NAME
@@ -129,7 +129,7 @@ class WindowEncoder:
         return windows
 
     def _stale(self, windows: list[Window]) -> dict[int, list[int]]:
-        """Windows encoded under another context than the one that the decoder will have, and that context."""
+        """Windows encoded with another context than the decoder will have, and the decoder's context."""
         if not self._carry or self._model is None:
             return {}
         stale = {}
@@ -143,9 +143,9 @@ class WindowEncoder:
         return stale
 
     def _text_windows(self, items: list[Item], contexts: list[list[int]]) -> list[Window]:
-        """Each item of text under the decoder without a code, or with one where that is shorter."""
+        """Each item of text, encoded without a code, or with one if that is shorter."""
         model = self._model
-        if not items or model is None:  # without a model nothing is text
+        if not items or model is None:  # without a model there is no text
             return []
         tokens = [item.tokens for item in items if item.tokens is not None]
         causal = model.encode_windows(tokens, contexts)
@@ -166,17 +166,17 @@ class WindowEncoder:
 
 
 def _cheaper(window: Window) -> Window | Item:
-    """A window of text, or its bytes where those are as short."""
+    """A window of text, or its bytes if they are no longer."""
     return window if len(window.payload) < len(pack_bytes(window.data)[1]) else Item(window.data)
 
 
 def _mended(parts: list[Window | Item]) -> list[Window | Item]:
-    """The parts of a batch, more of them as bytes where that makes the file shorter."""
+    """The parts of a batch, with more of them as bytes if that makes the file shorter."""
     return _merged(_joined(_absorbed(_merged(parts))))
 
 
 def _merged(parts: list[Window | Item]) -> list[Window | Item]:
-    """Neighbouring runs of bytes as one."""
+    """The parts, with neighbouring runs of bytes joined."""
     merged: list[Window | Item] = []
     for part in parts:
         if merged and isinstance(part, Item) and isinstance(merged[-1], Item):
@@ -187,7 +187,7 @@ def _merged(parts: list[Window | Item]) -> list[Window | Item]:
 
 
 def _absorbed(parts: list[Window | Item]) -> list[Window | Item]:
-    """Parts, text next to bytes become bytes as well where one window for all of them is shorter."""
+    """The parts; text next to bytes becomes bytes too if one window for all of them is shorter."""
     out: list[Window | Item] = []
     text: list[Window | Item] = []
     for part in [*parts, None]:
@@ -201,12 +201,12 @@ def _absorbed(parts: list[Window | Item]) -> list[Window | Item]:
 
 
 def _joined(parts: list[Window | Item]) -> list[Window | Item]:
-    """Parts, neighbours replaced by one window of their bytes wherever that is shorter."""
+    """The parts; neighbours are replaced by one window of their bytes wherever that is shorter."""
     out: list[Window | Item] = []
     open_parts: list[Window | Item] = []
     for part in parts:
         whole, rest = _without_open_end([part]) if isinstance(part, Item) else ([], part)
-        if whole:  # 64 KiB of bytes take nothing more
+        if whole:  # a window of 64 KiB is full
             out += _cheapest_cover(open_parts) + whole
             open_parts = []
         open_parts += [rest] if rest is not None else []
@@ -216,7 +216,7 @@ def _joined(parts: list[Window | Item]) -> list[Window | Item]:
 def _cheapest_cover(parts: list[Window | Item]) -> list[Window | Item]:
     """The shortest way to store the parts in order: as they are, or runs of up to 64 KiB of them as bytes.
 
-    Runs begin and end at blocks of about 8 KiB; their length is that of a level of zstd quicker than the final one.
+    Runs begin and end at blocks of about 8 KiB; their length is taken from a faster level of zstd than the final one.
     """
     blocks = _blocks(parts)
     data = [b"".join(part.data for part in block) for block in blocks]
@@ -255,7 +255,7 @@ def _blocks(parts: list[Window | Item]) -> list[list[Window | Item]]:
 
 
 def _shorter(parts: list[Window | Item]) -> list[Window | Item]:
-    """The parts, or all of them as one window of bytes where they fit into one that is shorter."""
+    """The parts, or one window of their bytes if they fit into one and it is shorter."""
     data = b"".join(part.data for part in parts)
     if len(parts) < 2 or len(data) > MAX_PLAIN:
         return parts
@@ -266,13 +266,13 @@ def _shorter(parts: list[Window | Item]) -> list[Window | Item]:
 
 
 def _cost(part: Window | Item) -> int:
-    """Bytes in the file, at most."""
+    """The most bytes that it takes in the file."""
     window = part if isinstance(part, Window) else next(_byte_windows(part))
     return len(pack_record(0, 0, window.kind, window.count, window.payload)) + _INDEX
 
 
 def _without_open_end(parts: list[Window | Item]) -> tuple[list[Window | Item], Item | None]:
-    """Parts of a batch, and the bytes at its end that the next batch may add to: less than 64 KiB."""
+    """The parts of a batch, and the bytes at its end that the next batch may add to, less than 64 KiB."""
     if not parts or isinstance(parts[-1], Window):
         return parts, None
     data = parts[-1].data

@@ -1,4 +1,4 @@
-"""What the container asks of a codec model: the seam between the file and the arithmetic."""
+"""What the container needs from a codec model: the boundary between file format and arithmetic."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +11,14 @@ from tokenizers import Tokenizer
 class WindowModel(Protocol):
     """A model that turns windows of tokens into payloads and back, exactly.
 
-    A window is a list of token ids that never holds BOS, though every window begins with it. `contexts` are tokens
-    between BOS and the window that both sides know; they count into the context n.
+    A window is a list of token ids without BOS, although BOS stands before every window. `contexts` are tokens between
+    BOS and the window that both sides know; they count towards the context n.
     """
 
     id: str
     """Hexadecimal hash over integer weights, tables, tokenizer and window size; the file stores 8 bytes of it."""
     context: int
-    """n, BOS included: a window with its context holds up to n - 1 tokens."""
+    """n, including BOS: a window with its context holds up to n - 1 tokens."""
     backend_tokenizer: Tokenizer
     has_code: bool
     """Whether windows may be encoded with a code (an EEM)."""
@@ -29,7 +29,7 @@ class WindowModel(Protocol):
         contexts: Sequence[list[int]] | None = None,
         codes: Sequence[np.ndarray] | None = None,
     ) -> list[bytes]:
-        """Payload of each window, each of which decodes alone; with `codes`, code and tokens."""
+        """The payload of each window; each decodes alone. With `codes` it holds code and tokens."""
         ...
 
     def decode_windows(
@@ -52,7 +52,7 @@ class WindowModel(Protocol):
         contexts: Sequence[list[int]] | None = None,
         codes: Sequence[np.ndarray] | None = None,
     ) -> list[float]:
-        """What each window should cost, in bits, the code included: the estimate."""
+        """The estimate: what each window should cost in bits, including its code."""
         ...
 
     @classmethod

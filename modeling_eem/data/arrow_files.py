@@ -31,7 +31,7 @@ _ROWS_A_BATCH = 64  # their lists fit a processor's cache
 
 @dataclass(frozen=True)
 class RowColumns:
-    """The columns that rows are stored in; `CausalCollator` takes them, whatever the padding.
+    """The columns that rows are stored in; `CausalCollator` takes them with any padding.
 
     | column | holds | in padding |
     |---|---|---|
@@ -43,7 +43,7 @@ class RowColumns:
 
     Attributes:
         max_length: n, the width of a padded row.
-        padding: the side that is filled up to n, or "none": a row is as long as its tokens.
+        padding: the side that is filled up to n, or "none": a row is only as long as its tokens.
         pad_token_id: None only without padding.
         packed: whether rows have positions and labels of their own.
     """
@@ -95,10 +95,10 @@ class RowColumns:
 
 
 def write_rows(path: Path, rows: Iterable[Row], columns: RowColumns) -> Counter[str]:
-    """Write rows to an Arrow file, a batch in memory at a time; `path` is whole or not there.
+    """Write rows to an Arrow file, one batch in memory at a time; `path` is whole or missing.
 
     Returns:
-        How many `rows`, real `tokens` (BOS included), and UTF-8 `bytes` that these hold.
+        The number of `rows`, of real `tokens` (BOS included), and of the UTF-8 `bytes` in them.
     """
     counts: Counter[str] = Counter()
     with arrow_stream(path, columns.schema) as writer:
@@ -111,8 +111,8 @@ def write_rows(path: Path, rows: Iterable[Row], columns: RowColumns) -> Counter[
 
 @contextmanager
 def arrow_stream(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatchStreamWriter]:
-    """An Arrow file being written under another name, which becomes `path` once it is whole."""
-    # A process that outlives a killed start may still write the same file: each has a name of its own.
+    """An Arrow file, written under another name and renamed to `path` once it is whole."""
+    # A process that outlives a killed start may still write the same file, so each process uses its own name.
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.part")
     path.parent.mkdir(exist_ok=True)
     try:
@@ -124,17 +124,17 @@ def arrow_stream(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatchStream
 
 
 def shard_file(folder: Path, split: str, rank: int, num_shards: int) -> Path:
-    """Where a shard's rows of a split are; a shard that has none has no file."""
+    """The file of a shard's rows of a split; a shard without such rows has no file."""
     return folder / split / f"data-{rank:05d}-of-{num_shards:05d}.arrow"
 
 
 def finish_dataset(folder: Path, splits: Sequence[str], schema: pa.Schema, identity: str) -> None:
-    """Make the Arrow files in `folder` what `load_from_disk` reads: a DatasetDict. Until then it does not load.
+    """Make the Arrow files in `folder` a DatasetDict that `load_from_disk` reads; before, it does not load.
 
     Args:
         splits: folders of Arrow files.
-        schema: of the files.
-        identity: what the rows follow from; `datasets` caches by a hash of it.
+        schema: that of the files.
+        identity: everything that determines the rows; `datasets` caches by a hash of it.
     """
     from datasets import DatasetInfo, Features  # slow to import, and needed only here
 
@@ -155,14 +155,14 @@ def finish_dataset(folder: Path, splits: Sequence[str], schema: pa.Schema, ident
         }
         info.write_to_directory(str(folder / split))
         write_atomically(folder / split / "state.json", json.dumps(state, indent=2) + "\n")
-        for leftover in (folder / split).glob(".*.part"):  # of writers that were killed
+        for leftover in (folder / split).glob(".*.part"):  # from killed writers
             leftover.unlink(missing_ok=True)
     record_contents(folder, splits)
     write_atomically(folder / DATASET_FILE, json.dumps({"splits": list(splits)}) + "\n")
 
 
 class UnusableCorpusError(ValueError):
-    """A corpus that no data set comes of."""
+    """A corpus that yields no data set."""
 
 
 def columns_of(made: dict[str, Any]) -> RowColumns:
@@ -176,7 +176,7 @@ def finished_shards(folder: Path) -> set[int]:
 
 
 def count_shards(folder: Path, shards: Iterable[int]) -> dict[str, Counter[str]]:
-    """What finished shards add up to, by split: `COUNTED`, from datatrove's statistics."""
+    """The sums of `COUNTED` over finished shards, by split, from datatrove's statistics."""
     counts: dict[str, Counter[str]] = {TRAIN: Counter(), HELD_OUT: Counter()}
     for shard in shards:
         path = folder / LOGS_FOLDER / "stats" / f"{shard:05d}.json"
@@ -191,21 +191,21 @@ def _add_counts(counts: dict[str, Counter[str]], steps: list[dict[str, Any]]) ->
     for step in steps:
         _, split = step["name"].split(": ")
         for name in COUNTED:
-            value = step["stats"].get(name, 0)  # a bare number where a statistic was updated once
+            value = step["stats"].get(name, 0)  # a bare number if the statistic was updated only once
             counts[split][name] += value["total"] if isinstance(value, dict) else value
 
 
 def finish(folder: Path, seconds: float | None = None, mb_per_second: float | None = None) -> dict[str, Any]:
-    """Turn the Arrow files of all shards into a data set, and write what they count to `results.json`.
+    """Turn the Arrow files of all shards into a data set, and write its counts to `results.json`.
 
     Args:
-        folder: of the rows.
-        seconds, mb_per_second: how long this start took, and the UTF-8 megabytes of documents that it read in each;
-            None where the shards were made elsewhere.
+        folder: the rows' folder.
+        seconds, mb_per_second: how long this start took, and how many UTF-8 megabytes of documents it read a second;
+            None if the shards were made elsewhere.
 
     Raises:
         UnusableCorpusError: for a corpus that does not fill a row, or is all held out.
-        ValueError: for shards that are missing.
+        ValueError: for missing shards.
     """
     made = read_fingerprint(folder)
     if missing := made["shards"] - len(finished_shards(folder)):

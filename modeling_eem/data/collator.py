@@ -15,11 +15,11 @@ from modeling_eem.models.loss_eem import IGNORE_INDEX
 
 @dataclass
 class CausalCollator:
-    """Pads rows for causal models, EEMs and autoencoders; for the `data_collator` of a Trainer.
+    """Pads rows for causal models, EEMs and autoencoders; the `data_collator` of a Trainer.
 
-    `labels` are the `input_ids` with -100 at padding and at the first token, the BOS that is never charged (Badger &
-    Neligeorge 2025, code lengths), or those that the row brings. Models shift them. Every other column with one number
-    a token is carried too:
+    `labels` are those in the row, else the `input_ids` with -100 at padding and at the first token, the BOS, which is
+    never charged (Badger & Neligeorge 2025, code lengths). Models shift them. Every other column with one number a
+    token is kept too:
 
     | column | padded with |
     |---|---|
@@ -27,19 +27,18 @@ class CausalCollator:
     | floats, such as `token_entropies` | NaN: nothing was scored there |
     | other integers, such as `document_ids` | -1 |
 
-    Columns that are a single number or text (`num_bytes`) are left out. Padding that a row brings, marked by its own
+    Columns that hold a single number or text (`num_bytes`) are left out. A row's own padding, marked by its
     `attention_mask`, is dropped first. Packed rows, those with `position_ids`, get no `attention_mask`: with one,
     transformers would let their segments see each other.
 
     Random prefixes (Badger & Neligeorge 2025, variable length): with probability `random_prefix_probability` a row
-    keeps only its first m tokens, m uniform on 2 … t. They are drawn from a torch generator seeded with the batch's
-    ids: a data loader reads ahead of the step it feeds, so the state of the global generator, restored at a
-    checkpoint, belongs to a later batch, and a run resumed from it would cut the same rows elsewhere. The same batch
-    is always cut alike; shuffling makes other batches of the same rows in every epoch. For evaluation use
-    `dataclasses.replace(collator, random_prefix_probability=0.0)`.
+    keeps only its first m tokens, m uniform on 2 … t. A torch generator seeded with the batch's ids draws them. The
+    global generator would not do: a data loader reads ahead, so the state in a checkpoint belongs to a later batch,
+    and a resumed run would cut the same rows elsewhere. The same batch is always cut the same way; shuffling makes
+    new batches in every epoch. For evaluation use `dataclasses.replace(collator, random_prefix_probability=0.0)`.
 
     Attributes:
-        pad_token_id: fills `input_ids`; it lies in the vocabulary.
+        pad_token_id: fills `input_ids`; an id of the vocabulary.
         vocab_size: ids are 0 … vocab_size - 1.
         max_length: n, the most tokens that the model takes.
         padding_side: "right" or "left".
@@ -78,7 +77,7 @@ class CausalCollator:
             )
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """b rows of at most t tokens → the columns, each `[b, t]`."""
+        """Turn b rows of at most t tokens into columns, each `[b, t]`."""
         if not rows:
             raise ValueError("the batch has no rows: give at least one.")
         batch = [self._columns(row, number) for number, row in enumerate(rows)]
@@ -119,7 +118,7 @@ class CausalCollator:
                 "windows of at most max_length tokens."
             )
         self._check_ids(ids_T, "input_ids", number)
-        # Nothing predicts a row's first token: left-padded, the output before it stands on padding.
+        # Nothing predicts a row's first token: in a left-padded row the output before it stands on padding.
         labels_T = columns.setdefault("labels", F.pad(ids_T[1:], (1, 0), value=IGNORE_INDEX))
         self._check_ids(labels_T[labels_T != IGNORE_INDEX], "labels", number)
         if "position_ids" not in columns:

@@ -2,14 +2,14 @@
 
 | name | a document is |
 |---|---|
-| `.txt` | about a mebibyte, cut behind a line's end where there is one; the pieces join to the whole file |
+| `.txt` | about a mebibyte, cut after the end of a line if there is one; the pieces join to the whole file |
 | `.jsonl` | the `text_column` of a line |
-| `.json` | the `text_column` of a record: of a list, or of records one after another, lines or not |
+| `.json` | the `text_column` of a record; the file is a list, or records one after another, on lines or not |
 | `.parquet` | the `text_column` of a row |
 
-Endings count in upper and lower case. With `.gz` or `.zst` behind them, files of text and JSON are read as what they
-hold. A folder is all such files in it (Spark and dask write a `corpus.parquet` of many parts), hidden ones left out.
-Text is UTF-8 and stays as it is: no newline is translated, no byte-order mark dropped, nothing normalised.
+Endings count in upper and lower case. Text and JSON may be compressed: `.gz` or `.zst` follows the ending. A folder
+stands for all such files in it except hidden ones (Spark and dask write a `corpus.parquet` of many parts). Text is
+UTF-8 and stays as it is: no newline is translated, no byte-order mark dropped, nothing normalised.
 """
 
 import codecs
@@ -58,8 +58,8 @@ class Span:
 
     Attributes:
         path: a local path or a URL that fsspec opens (`hf://datasets/…`).
-        start: the first row of `.parquet`, else the first byte of what is inside; it begins a document.
-        stop: the row or byte behind the last; None for the file's end.
+        start: the first row of `.parquet`, else the first byte of the uncompressed file; a document begins there.
+        stop: the row or byte after the last one; None for the file's end.
         first_line: the number of the line that begins at `start`, for messages.
     """
 
@@ -73,7 +73,7 @@ def read_documents(paths: Iterable[str | Path], text_column: str = "text") -> It
     """Read documents file by file; memory is bounded by the longest document, not by the files.
 
     Raises:
-        ValueError: at once for no file, a missing one, a name of another kind or a folder without text; while reading
+        ValueError: at once for no file, a missing file, another kind of file, or a folder without text; while reading,
             for a file that is broken or not UTF-8 (with the byte's offset in the uncompressed file), a missing column,
             or a value that is not text.
     """
@@ -85,7 +85,7 @@ def read_documents(paths: Iterable[str | Path], text_column: str = "text") -> It
 
 
 def document_files(path: Path) -> list[Path]:
-    """A file by itself, or the files of a folder; ValueError for what is neither, or holds no text."""
+    """The file, or the files of a folder; ValueError if the path is neither, or the folder holds no text."""
     if path.is_file():
         file_kind(str(path))
         return [path]
@@ -97,30 +97,30 @@ def document_files(path: Path) -> list[Path]:
 
 
 def text_files(folder: str | Path, paths: Iterable[str]) -> list[str]:
-    """The files of a folder that hold text, sorted; those are left out that begin with "." or "_" or lie in such."""
+    """The sorted text files of a folder, without files or folders whose names begin with "." or "_"."""
     depth = len(Path(folder).parts)
     shown = [path for path in paths if not any(part.startswith((".", "_")) for part in Path(path).parts[depth:])]
     return sorted(path for path in shown if _kind(path) is not None)
 
 
 def read_span(span: Span, text_column: str = "text") -> Iterator[str | ValueError]:
-    """The texts of a part of a file; in the place of one that cannot be read, the error that says where and why.
+    """The texts of a part of a file. In place of a text that cannot be read comes the error, with where and why.
 
     Raises:
-        ValueError: for a file that is broken as a whole, or has no such column.
+        ValueError: for a file that is broken as a whole, or lacks the column.
     """
     return _READERS[file_kind(span.path)](span, text_column)
 
 
 def file_kind(path: str) -> str:
-    """ "txt", "jsonl", "json" or "parquet", by the name's ending; ValueError for another one."""
+    """ "txt", "jsonl", "json" or "parquet", by the name's ending; ValueError for another ending."""
     if (kind := _kind(path)) is None:
         raise ValueError(f"{path}: unknown kind of file: its name must end in {list_of_endings()}.")
     return kind
 
 
 def is_packed(path: str) -> bool:
-    """Whether the file is compressed, so that it cannot be entered in the middle."""
+    """Whether the file is compressed: reading must then begin at its start."""
     return path.lower().endswith(_PACKED)
 
 
@@ -137,7 +137,7 @@ def _kind(path: str) -> str | None:
 
 
 def check_encodable(text: str, name: str) -> None:
-    """ValueError if `text` (called `name` there) holds a lone surrogate, which no UTF-8 can express."""
+    """ValueError if `text` (called `name` there) holds a lone surrogate, which UTF-8 cannot express."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -171,14 +171,14 @@ def _open_url(url: str) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, file)
     except (OSError, EOFError, ValueError, pa.ArrowException, zlib.error):
         raise
-    except Exception as error:  # a network's errors are those of the library that fsspec reads the URL with
+    except Exception as error:  # each library that fsspec reads URLs with has its own errors
         raise ValueError(f"{url}: {type(error).__name__}: {error}") from error
 
 
 def read_records(file: BinaryIO, kind: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
     """(offset, bytes) of the lines of "jsonl" or the blocks of "txt"; joined, they are the bytes from start to stop.
 
-    Each begins where the one before it ended: read from a record's offset, the rest of a file gives the same records.
+    Each begins where the one before it ended. Reading from any record's offset gives the same later records.
     """
     if start:
         file.seek(start)
@@ -193,7 +193,7 @@ def _next_record(file: BinaryIO, kind: str) -> bytes:
 
 
 def _read_txt(span: Span, text_column: str) -> Iterator[str | ValueError]:
-    decoder = codecs.getincrementaldecoder("utf-8")()  # carries a character over that a cut splits
+    decoder = codecs.getincrementaldecoder("utf-8")()  # carries over a character that a cut splits
     end = span.start
     with open_binary(span.path) as file:
         for offset, block in read_records(file, "txt", span.start, span.stop):
@@ -255,7 +255,7 @@ def _not_utf8(path: str, offset: int) -> ValueError:
 
 @contextmanager
 def open_parquet(path: str, text_column: str) -> Iterator[pq.ParquetFile]:
-    """A parquet file with a column of text; ValueError for a damaged one, or one without the column."""
+    """A parquet file with a column of text; ValueError for a damaged file, or one without the column."""
     try:
         with ExitStack() as stack:
             source = stack.enter_context(_open_url(path)) if "://" in path else path

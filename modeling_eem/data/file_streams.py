@@ -1,4 +1,4 @@
-"""Streams out of files: the bytes of a `.zst`, and the values of a `.json`, a block in memory at a time."""
+"""Streams from files, one block in memory at a time: the bytes of a `.zst`, and the values of a `.json`."""
 
 import codecs
 import io
@@ -15,9 +15,9 @@ _NUMBER_MAY_GO_ON = "-+.0123456789eE"
 
 
 class ZstandardFile(io.RawIOBase):
-    """The bytes inside a zstandard file of any number of frames; EOFError where the last of them is cut off.
+    """The bytes inside a zstandard file of any number of frames; EOFError if the last frame is cut off.
 
-    `zstandard`'s own reader takes a file that is cut off for a shorter one.
+    `zstandard`'s own reader takes a cut-off file for a shorter one.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -55,11 +55,11 @@ class ZstandardFile(io.RawIOBase):
 
 
 class BrokenJsonError(ValueError):
-    """What stands in a file is not JSON values."""
+    """A file does not hold JSON values."""
 
 
 def json_values(file: BinaryIO) -> Iterator[Any]:
-    """The values of one list, or values one after another, however they are spread over lines.
+    """The values of one list, or values one after another, with line breaks anywhere.
 
     Raises:
         BrokenJsonError: for anything else, with the number of the value.
@@ -68,7 +68,7 @@ def json_values(file: BinaryIO) -> Iterator[Any]:
     decoder, parse = codecs.getincrementaldecoder("utf-8")(), json.JSONDecoder().raw_decode
     text, place, number, is_list, ended = "", 0, 0, None, False
     while not ended:
-        block = file.read(max(_BLOCK, len(text) - place))  # as much again, so that a long value is not parsed often
+        block = file.read(max(_BLOCK, len(text) - place))  # as much again: a long value is parsed only a few times
         ended = not block
         text, place = text[place:] + decoder.decode(block, final=ended), 0
         while True:

@@ -1,4 +1,4 @@
-"""What rows on disk were made with, so that a model does not read another tokenizer's ids."""
+"""A record of what made rows on disk: a model must not read another tokenizer's ids."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ FINGERPRINT_FILE = "fingerprint.json"
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A SHA-256 of all that decides a text's ids, and of the special tokens; a saved and loaded tokenizer keeps it."""
+    """A SHA-256 of the special tokens and of all that decides a text's ids; saving and loading keeps it."""
     backend = json.loads(rust_tokenizer(tokenizer).to_str())
     parts = {name: backend[name] for name in ("model", "added_tokens", "normalizer", "pre_tokenizer")}
     parts["special"] = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
@@ -23,7 +23,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def read_fingerprint(folder: str | Path) -> dict[str, Any]:
-    """What `eem data prepare` wrote about a folder's rows; ValueError where it wrote nothing, or it is damaged."""
+    """What `eem data prepare` wrote about a folder's rows; ValueError if it is missing or damaged."""
     path = Path(folder) / FINGERPRINT_FILE
     if not path.is_file():
         raise ValueError(f"{folder} holds no {FINGERPRINT_FILE}: make it with `eem data prepare`.")
@@ -31,13 +31,13 @@ def read_fingerprint(folder: str | Path) -> dict[str, Any]:
 
 
 def read_record(path: Path, types: Mapping[str, type | UnionType]) -> dict[str, Any]:
-    """A JSON object that one of our commands wrote, its values checked.
+    """Read a JSON object that one of our commands wrote, and check its values.
 
     Args:
-        types: key → the type of its value, of the keys that must be there.
+        types: each required key → the type of its value.
 
     Raises:
-        ValueError: a file that is missing or damaged; it names the file, and the key where one is wrong.
+        ValueError: for a missing or damaged file; it names the file, and the key if one is wrong.
     """
     try:
         record = json.loads(path.read_text())
@@ -57,8 +57,8 @@ def read_record(path: Path, types: Mapping[str, type | UnionType]) -> dict[str, 
 def check_fingerprint(folder: str | Path, tokenizer_or_config: PreTrainedTokenizerBase | PreTrainedConfig) -> None:
     """Refuse rows that were not made for a model.
 
-    The tokenizer decides; a config can only tell that the number of tokens differs, or that the model takes no packed
-    rows: a code describes one text, so entropy estimation models and autoencoders refuse them.
+    Only a tokenizer settles it. A config can tell whether the number of tokens differs, and whether the model takes
+    packed rows: entropy estimation models and autoencoders do not, because a code describes one text.
 
     Raises:
         ValueError: if the rows hold another tokenizer's ids, or are packed and the config's model refuses them.
@@ -67,11 +67,11 @@ def check_fingerprint(folder: str | Path, tokenizer_or_config: PreTrainedTokeniz
     if isinstance(tokenizer_or_config, PreTrainedTokenizerBase):
         if tokenizer_fingerprint(tokenizer_or_config) != made["tokenizer"]:
             raise ValueError(
-                f"the rows in {folder} were made with another tokenizer: prepare the text again with this."
+                f"the rows in {folder} were made with another tokenizer: prepare the text again with this one."
             )
         return
     config = tokenizer_or_config
-    if config.vocab_size < made["vocab_size"]:  # some models round their tables up
+    if config.vocab_size < made["vocab_size"]:  # some models round their vocabulary up
         raise ValueError(
             f"the rows in {folder} were made with {made['vocab_size']:,} tokens, and the model has "
             f"{config.vocab_size:,}: prepare the text again with the model's tokenizer."

@@ -1,7 +1,8 @@
 """The datatrove pipeline of `eem data prepare`: its reader, its row writer, and the executors; a shard is a task.
 
-datatrove's own readers take whole files, and log a line that they cannot decode and go on without it; so reading a
-shard is this project's, as a `BaseDiskReader`. Executors, completion markers, statistics and logs are datatrove's.
+datatrove's own readers take whole files, and when they cannot decode a line they log it and go on. This project
+therefore reads shards itself, with a `BaseDiskReader`. Executors, completion markers, statistics and logs are
+datatrove's.
 """
 
 import hashlib
@@ -52,14 +53,14 @@ _ENCODED_TOGETHER = 1 << 20  # characters
 class ShardReader(BaseDiskReader):
     """The documents of one split in a task's shard; a document's `id` is its number in the corpus.
 
-    Each split is read in a pass of its own, so that no documents wait in memory for the other's; a pass that cannot
-    find any reads nothing.
+    Each split is read in its own pass, so no document waits in memory for the other split; a pass that cannot find
+    any documents reads nothing.
 
     Args:
-        folder: of the rows; its `shards.jsonl` has a line for each task.
+        folder: the rows' folder; its `shards.jsonl` has a line for each task.
         split: "train" or "held_out".
-        held_out: from 1 on, the first so many documents; below, that share of them, chosen by a hash of the text.
-        text_column: of `.jsonl` and `.parquet`.
+        held_out: from 1 on, the number of first documents to hold out; below 1, a share, chosen by a hash of the text.
+        text_column: the column of `.jsonl` and `.parquet`.
         skip_errors: leave out documents that cannot be read, naming each in the task's log, instead of raising.
 
     Raises:
@@ -74,7 +75,7 @@ class ShardReader(BaseDiskReader):
         self.split, self.held_out, self.text_column, self.skip_errors = split, held_out, text_column, skip_errors
 
     def read_file(self, filepath: str) -> Iterator[Document]:
-        """The split's documents of a shard, which is given as its line in `shards.jsonl`."""
+        """The split's documents in a shard; `filepath` is the shard's line in `shards.jsonl`."""
         fields = json.loads(filepath)
         shard = Shard(**{**fields, "span": Span(**fields["span"])})
         first, last = shard.first_document, shard.first_document + shard.num_documents - 1
@@ -90,7 +91,7 @@ class ShardReader(BaseDiskReader):
                 self.stat_update("skipped")
             elif text:
                 document = self.get_document_from_dict({"text": text, "id": str(number)}, shard.span.path, number)
-                if document is not None:  # as it is for an empty text
+                if document is not None:  # None for an empty text
                     yield document
 
     def _side(self, number: int, text: str | ValueError = "") -> str:
@@ -103,10 +104,10 @@ class ShardReader(BaseDiskReader):
 
 
 class RowWriter(PipelineStep):
-    """Documents → tokens → rows → a shard's Arrow file; nothing is passed on. Without documents there is no file.
+    """Documents → tokens → rows → a shard's Arrow file; passes nothing on. Without documents there is no file.
 
     Args:
-        folder: of the rows.
+        folder: the rows' folder.
         split: "train" or "held_out".
         made: the folder's fingerprint, which says what rows to make.
     """
@@ -120,7 +121,7 @@ class RowWriter(PipelineStep):
 
     def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> None:
         """Write the task's rows; counts go to datatrove's statistics."""
-        # Tasks are what runs in parallel: a tokenizer with threads of its own would take the other tasks' cores.
+        # Tasks run in parallel: a tokenizer with its own threads would take the other tasks' cores.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         encoder, row_format = _load_tokenizer(
             self.folder / TOKENIZER_FOLDER, self.made["tokenizer"], self.made["max_length"], self.made["add_eos"]
@@ -143,7 +144,7 @@ class RowWriter(PipelineStep):
     def _ids(
         self, documents: Sequence[Document], encoder: TextEncoder, at_most: int | None
     ) -> Iterator[NDArray | None]:
-        """The ids of each document; None for one that the tokenizer alters, where such are skipped."""
+        """The ids of each document; None for one that the tokenizer alters, if such documents are skipped."""
         texts = [document.text for document in documents]
         self.stat_update("text_bytes", value=sum(len(text.encode()) for text in texts))
         try:
@@ -151,7 +152,7 @@ class RowWriter(PipelineStep):
                 yield from encoder.encode_batch(texts)
                 return
         except AlteredTextError:
-            pass  # told below, with the document's number
+            pass  # reported below, with the document's number
         for document in documents:
             try:
                 yield encoder.encode(document.text, at_most)
@@ -179,10 +180,10 @@ class Finisher(PipelineStep):
 
 
 class QuietLocalExecutor(LocalPipelineExecutor):
-    """datatrove's local executor, which logs to its files and leaves the terminal to the progress bar."""
+    """datatrove's local executor, logging to files only: the terminal is for the progress bar."""
 
     def run(self) -> PipelineStats | None:
-        """Run the tasks that are left; the first error ends all."""
+        """Run the remaining tasks; the first error ends all of them."""
         # Imported once, then forked: PyTorch alone takes seconds to import.
         multiprocess.set_forkserver_preload(  # pyright: ignore[reportAttributeAccessIssue] - set when it is imported
             [__name__]
@@ -195,7 +196,7 @@ class QuietLocalExecutor(LocalPipelineExecutor):
 
 
 def pipeline_steps(folder: Path, made: dict[str, Any]) -> list[PipelineStep]:
-    """Held-out documents, then training documents, each read and written."""
+    """Read and write held-out documents, then training documents."""
     return [
         step
         for split in (HELD_OUT, TRAIN)
@@ -207,8 +208,8 @@ def pipeline_steps(folder: Path, made: dict[str, Any]) -> list[PipelineStep]:
 
 
 def shard_executor(steps: list[PipelineStep], folder: Path, tasks: int, launch: Launch) -> PipelineExecutor:
-    """The executor that runs `steps` for all shards that are left."""
-    logger.remove()  # the terminal is the progress bar's; datatrove's messages go to its files
+    """The executor that runs `steps` for all remaining shards."""
+    logger.remove()  # the terminal is for the progress bar; datatrove's messages go to its files
     common = {"pipeline": steps, "tasks": tasks, "logging_dir": str(folder / LOGS_FOLDER)}
     workers = launch.workers or -1
     if launch.executor == "slurm":
@@ -219,7 +220,7 @@ def shard_executor(steps: list[PipelineStep], folder: Path, tasks: int, launch: 
 
 
 def slurm_finisher(folder: Path, launch: Launch, depends: SlurmPipelineExecutor) -> SlurmPipelineExecutor:
-    """The job that makes the folder a data set when the shards of `depends`, which it launches, are all there."""
+    """The job that launches `depends`, and makes the folder a data set when all its shards are there."""
     logs = str(folder / LOGS_FOLDER / "finish")
     return SlurmPipelineExecutor([Finisher(folder)], 1, **_slurm_options(launch), logging_dir=logs, depends=depends)
 
@@ -236,7 +237,7 @@ def _slurm_options(launch: Launch) -> dict[str, Any]:
 
 @lru_cache
 def _load_tokenizer(folder: Path, sha256: str, max_length: int, add_eos: bool) -> tuple[TextEncoder, RowFormat]:
-    """What turns texts into ids, loaded once a process."""
+    """The encoder that turns texts into ids, and the rows' format; loaded once a process."""
     tokenizer = load_tokenizer(folder)
     if tokenizer_fingerprint(tokenizer) != sha256:
         raise ValueError(f"{folder} is not the tokenizer that these rows were begun with: remove them and start anew.")
@@ -244,7 +245,7 @@ def _load_tokenizer(folder: Path, sha256: str, max_length: int, add_eos: bool) -
 
 
 def _group(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Documents by about a million characters; one that is cut into pieces stands alone."""
+    """Groups of documents of about a million characters; a document that is cut into pieces is a group by itself."""
     together: list[Document] = []
     characters = 0
     for document in documents:

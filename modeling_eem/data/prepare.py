@@ -2,10 +2,10 @@
 
 What is unusual:
 
-* A corpus is cut into shards that follow from it alone, and a shard is the unit of everything: parallel work, the file
-  that its rows are written to, and what a killed run repeats. A shard's file is written under another name, renamed,
-  and only then marked as completed; the same command finds the markers and goes on.
-* Rows do not cross shards. Where a mode joins documents (`stream`, `pack`), a shard's last row is short; nothing is
+* A corpus is cut into shards that depend on the corpus alone. A shard is the unit of parallel work, of output files,
+  and of what a killed run repeats. A shard's file is written under another name, renamed, and only then marked as
+  completed; the same command finds the markers and goes on.
+* Rows do not cross shards. If a mode joins documents (`stream`, `pack`), a shard's last row is short; nothing is
   dropped.
 * `dataset_dict.json` is written last: a folder that is not complete does not load.
 """
@@ -48,11 +48,11 @@ _MAX_DOCUMENTS = 2**31  # `document_ids` are int32
 
 @dataclass(frozen=True)
 class Progress:
-    """How far it has come.
+    """How far the work has come.
 
     Attributes:
-        shard_bytes: input bytes of all finished shards, those of earlier starts included.
-        documents: in them.
+        shard_bytes: input bytes of all finished shards, including those of earlier starts.
+        documents: documents in them.
         mb_per_second: UTF-8 megabytes (10⁶) of documents a second, in this start.
     """
 
@@ -69,18 +69,18 @@ def prepare_rows(
     launch: Launch | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> dict[str, Any] | None:
-    """Make rows of a corpus, or the rest of them where an earlier start was interrupted.
+    """Make the rows of a corpus, or the rest of them if an earlier start was interrupted.
 
     Args:
-        shards: of the corpus, from `plan_shards`.
+        shards: the corpus, from `plan_shards`.
         tokenizer: byte-level, with a BOS; it is saved beside the rows.
         output: the folder for the rows, `fingerprint.json` and `results.json`.
-        options: what rows to make.
-        launch: where; None: on this machine, with all its cores.
-        report: is called from another thread, a few times a second.
+        options: which rows to make.
+        launch: where to make them; None: on this machine, with all its cores.
+        report: called from another thread, a few times a second.
 
     Returns:
-        The content of `results.json`; None where jobs were handed to Slurm, the last of which completes the folder.
+        The content of `results.json`; None if the work went to Slurm jobs, the last of which completes the folder.
 
     Raises:
         ValueError: for a tokenizer that does not fit, an output that was made with something else, a corpus that
@@ -96,18 +96,18 @@ def prepare_rows(
         with locked(output):
             _claim(output, made)
             if (output / DATASET_FILE).exists():
-                open_rows(output)  # refuses what was damaged since
+                open_rows(output)  # refuses rows that were damaged since
                 return read_record(output / RESULTS_FILE, {"splits": dict, "rows": int})
             _set_up(output, shards, tokenizer)
             return _run(output, made, shards, launch, report)
     except UnusableCorpusError:
-        shutil.rmtree(output)  # nothing that another try could use
+        shutil.rmtree(output)  # another try could use nothing of it
         raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise ValueError(
-            f"no room for {output}: free some; finished shards are kept, and the same command resumes."
+            f"no disk space for {output}: free some; finished shards are kept, and the same command resumes."
         ) from error
 
 
@@ -118,7 +118,7 @@ def _run(
     launch: Launch,
     report: Callable[[Progress], None] | None,
 ) -> dict[str, Any] | None:
-    from modeling_eem.data import pipeline  # datatrove, which the rest of the package does without
+    from modeling_eem.data import pipeline  # needs datatrove; the rest of the package does not
 
     executor = pipeline.shard_executor(pipeline.pipeline_steps(output, made), output, len(shards), launch)
     if isinstance(executor, pipeline.SlurmPipelineExecutor):
@@ -131,14 +131,14 @@ def _run(
 
 
 class _Watch:
-    """Reads how far the shards have come from what datatrove wrote about them."""
+    """Reads the shards' progress from datatrove's files."""
 
     def __init__(self, folder: Path, shards: Sequence[Shard]) -> None:
         self._folder, self._shards = folder, shards
         self._finished: set[int] = set()
         self._counts: Counter[str] = Counter()
         self._began = time.monotonic()
-        self._before = 0  # the first look sees what earlier starts did
+        self._before = 0  # done by earlier starts; the first look sees it
         self.look()
         self._before = self._counts["text_bytes"]
 
@@ -159,7 +159,7 @@ class _Watch:
 
     @contextmanager
     def reporting(self, report: Callable[[Progress], None] | None) -> Iterator[None]:
-        """Call `report` now and then until the body ends, and at its end."""
+        """Call `report` now and then while the body runs, and once at its end."""
         if report is None:
             yield
             return
@@ -181,7 +181,7 @@ class _Watch:
 
 
 def _fingerprint(shards: Sequence[Shard], tokenizer: PreTrainedTokenizerBase, options: RowOptions) -> dict[str, Any]:
-    """All that the rows follow from; ValueError where no rows can follow."""
+    """Everything that determines the rows; ValueError if there can be none."""
     RowFormat.from_tokenizer(tokenizer, options.max_length, options.add_eos)
     if options.padding != "none" and tokenizer.pad_token_id is None:
         raise ValueError("the tokenizer has no padding token: use --padding none, and let the collator pad.")
@@ -207,7 +207,7 @@ def _shard_lines(shards: Sequence[Shard]) -> str:
 
 
 def _refuse_foreign(output: Path) -> None:
-    """ValueError for a file, or a folder with something in it that prepare did not write."""
+    """ValueError for a file, or a folder with contents that prepare did not write."""
     if not output.exists() or (output / FINGERPRINT_FILE).exists():
         return
     if not output.is_dir() or any(path.name != LOCK_FILE for path in output.iterdir()):
@@ -215,10 +215,10 @@ def _refuse_foreign(output: Path) -> None:
 
 
 def _claim(output: Path, made: dict[str, Any]) -> None:
-    """Write the fingerprint, or make sure that the folder's own is the same; ValueError for another one."""
+    """Write the fingerprint; ValueError if the folder has a different one."""
     if (output / FINGERPRINT_FILE).exists():
         before = read_fingerprint(output)
-        # What did not stop at an error has nothing to skip: a start that skips may go on from there.
+        # A start that did not stop at an error had nothing to skip: one that skips may go on from it.
         same = {"errors"} if made["errors"] == "skip" else set()
         if other := [name for name in made if name not in same and before.get(name) != made[name]]:
             raise ValueError(
@@ -229,10 +229,10 @@ def _claim(output: Path, made: dict[str, Any]) -> None:
 
 
 def _set_up(output: Path, shards: Sequence[Shard], tokenizer: PreTrainedTokenizerBase) -> None:
-    """What the tasks read; the list of shards last, since a task of an earlier start may be at work."""
+    """Write what the tasks read; the list of shards last, because a task of an earlier start may still be running."""
     if not (output / SHARDS_FILE).exists():
         try:
             tokenizer.save_pretrained(output / TOKENIZER_FOLDER)
-        except Exception as error:  # whatever the system says, the tokenizers library raises just this
+        except Exception as error:  # the tokenizers library raises a bare Exception for every system error
             raise ValueError(f"the tokenizer cannot be written to {output}: {error}.") from error
         write_atomically(output / SHARDS_FILE, _shard_lines(shards))

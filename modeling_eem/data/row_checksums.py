@@ -1,8 +1,8 @@
-"""What a folder of rows holds, byte by byte, so that rows which were damaged since are not read.
+"""Checksums of a folder of rows: damaged rows are not read.
 
-`contents.json` names each Arrow file with its size, its SHA-256 and that of its two ends, and each split with its
-rows. Opening a folder looks at sizes, ends and numbers of rows, which costs a read of 128 KiB a file and finds what is
-cut off, zeroed at its end or replaced; `verify_rows` reads everything and finds a single bit.
+`contents.json` names each Arrow file with its size, its SHA-256 and the SHA-256 of its two ends, and each split with
+its number of rows. Opening a folder checks sizes, ends and numbers of rows. That reads 128 KiB a file and finds a file
+that was cut off, zeroed at its end or replaced. `verify_rows` reads everything and finds a single changed bit.
 """
 
 import hashlib
@@ -43,18 +43,18 @@ def record_contents(folder: Path, splits: Sequence[str]) -> None:
 
 
 def open_rows(folder: str | Path) -> DatasetDict:
-    """The splits of a folder of `eem data prepare` or `eem entropy`, from disk as they are needed.
+    """The splits of a folder of `eem data prepare` or `eem entropy`, read from disk as they are needed.
 
     Raises:
-        ValueError: a folder that is not finished or damaged: files that are missing, of another size or with other
-            ends than they were written with, or fewer rows. A change in the middle is found by `verify_rows`.
+        ValueError: for a folder that is unfinished or damaged: a file is missing, its size or its ends have changed,
+            or rows are missing. `verify_rows` finds a change in the middle.
     """
     folder = Path(folder)
     try:
         splits = load_from_disk(str(folder))
     except FileNotFoundError as error:
         raise ValueError(f"{folder} is not complete: run `eem data prepare` again to finish it.") from error
-    except Exception as error:  # what datasets and pyarrow raise on damaged files is of no common kind
+    except Exception as error:  # datasets and pyarrow raise many kinds of error on damaged files
         raise ValueError(f"{folder}: its rows cannot be read ({_one_line(error)}): {_AGAIN}.") from error
     if not isinstance(splits, DatasetDict):
         raise ValueError(f"{folder} holds rows without splits: make it with `eem data prepare`.")
@@ -68,10 +68,10 @@ def open_rows(folder: str | Path) -> DatasetDict:
 
 
 def verify_rows(folder: str | Path, splits: Sequence[str] | None = None) -> None:
-    """Read every byte of the rows, of `splits` alone where some are named.
+    """Read every byte of the rows, or only of `splits` if you name some.
 
     Raises:
-        ValueError: for a file that is not as it was written, and a folder that does not say what was.
+        ValueError: for a file that is not as it was written, or a folder without a record of what was written.
     """
     folder = Path(folder)
     if not (folder / CONTENTS_FILE).exists():

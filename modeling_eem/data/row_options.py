@@ -1,4 +1,4 @@
-"""What rows follow from, and where the work of making them is done."""
+"""Which rows to make, and where to make them."""
 
 import importlib.util
 import math
@@ -14,19 +14,19 @@ _LONGEST = 1 << 24  # tokens of a row: a batch of padded ones must fit in memory
 
 @dataclass(frozen=True, kw_only=True)
 class RowOptions:
-    """What the rows follow from, beside the text and the tokenizer.
+    """Everything that determines the rows, beside the text and the tokenizer.
 
     Attributes:
         rows: the row mode, see `modeling_eem.data.rows`.
         max_length: n, the most tokens in a row, BOS included.
         padding: the side on which rows are filled up to n; "none" leaves that to the collator.
         add_eos: whether EOS ends every document.
-        text_column: of `.jsonl` and `.parquet`.
-        held_out: a whole number holds out the first so many documents of the corpus (published: 50,000); one below 1
-            that share of the documents, chosen by a hash of the text, so that equal texts are on the same side.
+        text_column: the column of `.jsonl` and `.parquet`.
+        held_out: a whole number holds out that many of the corpus's first documents (published: 50,000). A number
+            below 1 holds out that share, chosen by a hash of the text: equal texts are on the same side.
         errors: "stop" at a document that cannot be read, or "skip" it and name it in the log.
         shard_bytes: the size of a shard.
-        may_be_short: whether a corpus may hold less than one row: text to measure may, text to train on may not.
+        may_be_short: whether a corpus may hold less than one row. Text to measure may, text to train on may not.
 
     Raises:
         ValueError: for a value outside its range.
@@ -60,16 +60,16 @@ class RowOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """Where shards are made, which changes nothing in the rows.
+    """Where shards are made; it changes nothing in the rows.
 
     Attributes:
         executor: datatrove's: processes on this machine, jobs on a Slurm cluster, or tasks on a Ray cluster. All
             nodes of a cluster need the output folder, the files and this package at the same paths.
-        workers: shards at the same time; None: as many as this machine has cores, or as the cluster gives.
-        slurm_partition, slurm_time: what `sbatch` asks for; needed for "slurm", which takes a time limit a shard.
+        workers: how many shards are made at the same time; None: one for each core, or as many as the cluster gives.
+        slurm_partition, slurm_time: what `sbatch` asks for; "slurm" needs both. The time limit is for one shard.
 
     Raises:
-        ValueError: for fewer workers than one, or a cluster without what it needs.
+        ValueError: for less than one worker, or a cluster that lacks what it needs.
     """
 
     executor: Literal["local", "slurm", "ray"] = "local"

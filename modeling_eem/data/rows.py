@@ -1,8 +1,8 @@
 """Tokenized documents → rows of at most n tokens: `windows`, `pad`, `stream` and `pack`.
 
-A document is `(index, ids)`, its ids without special tokens, so that `enumerate(documents)` will do. The functions are
-generators: they hold a document and an open row or a few, never the corpus. Rows hold no padding; the collator adds
-it, on the side that it is told.
+A document is `(index, ids)`, its ids without special tokens: `enumerate(documents)` will do. The functions are
+generators: they hold one document and a few open rows, never the corpus. Rows hold no padding; the collator adds it,
+on the side that you choose.
 
 | mode | a row is | loses |
 |---|---|---|
@@ -11,8 +11,8 @@ it, on the side that it is told.
 | `stream` | BOS and the next n - 1 tokens of all documents, BOS between them; the last row is short | nothing |
 | `pack` | several windows, each at positions from 0, its BOS without a label: for causal models only | nothing |
 
-Source: Badger & Neligeorge 2025, data preparation ("padded" and "packed" rows); `windows` are the rows whose bits can
-be compared with a compressor's.
+Source: Badger & Neligeorge 2025, data preparation ("padded" and "packed" rows). The bits of `windows` can be compared
+with a compressor's.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,7 +28,7 @@ from modeling_eem.data.tokenizer import bos_and_eos, token_byte_lengths
 from modeling_eem.models.loss_eem import IGNORE_INDEX
 
 TOKEN_ENTROPIES = "token_entropies"  # the column of a row's entropies, nats, one a token
-_OPEN_ROWS = 64  # that `pack` fills at the same time
+_OPEN_ROWS = 64  # rows that `pack` fills at the same time
 
 Documents: TypeAlias = Iterable[tuple[int, Sequence[int] | NDArray]]
 
@@ -36,8 +36,8 @@ Documents: TypeAlias = Iterable[tuple[int, Sequence[int] | NDArray]]
 class Row(TypedDict):
     """One row of t ≤ n tokens, all of them real.
 
-    `document_ids` say for each token which document it belongs to (BOS: the document that it begins), and `num_bytes`
-    how many UTF-8 bytes the row's tokens hold.
+    `document_ids` says which document each token belongs to (BOS: the document that it begins). `num_bytes` says how
+    many UTF-8 bytes the row's tokens hold.
     """
 
     input_ids: list[int]
@@ -80,14 +80,14 @@ class RowFormat:
 
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase, max_length: int, add_eos: bool = False) -> "RowFormat":
-        """The format for a byte-level tokenizer's ids; ValueError if it lacks the special tokens asked for."""
+        """The format for a byte-level tokenizer's ids; ValueError if it lacks a special token that is needed."""
         bos, eos = bos_and_eos(tokenizer)
         if bos is None or (add_eos and eos is None):
             raise ValueError("the tokenizer has no BOS or EOS token: set tokenizer.bos_token and tokenizer.eos_token.")
         return cls(max_length, bos, token_byte_lengths(tokenizer), eos if add_eos else None)
 
     def check(self, documents: Documents) -> Iterator[tuple[int, NDArray, NDArray]]:
-        """The documents that hold tokens, EOS added where the format has one; and the bytes of each token before it.
+        """The documents that hold tokens, with EOS if the format has one; and the bytes of each token before EOS.
 
         Raises:
             ValueError: for an id outside the vocabulary, a special token in a document, or no token at all.
@@ -95,7 +95,7 @@ class RowFormat:
         empty = True
         byte_lengths_V = self.byte_lengths.numpy().astype(
             np.int32
-        )  # on rows this short, half of torch's time is its dispatch
+        )  # on rows this short, dispatch takes half of torch's time
         for index, ids in documents:
             if len(ids) == 0:
                 continue
@@ -139,7 +139,7 @@ def stream(documents: Documents, row_format: RowFormat) -> Iterator[Row]:
     """Cut the concatenation of all documents into rows of exactly n tokens, the last one shorter.
 
     Every row begins with BOS. A BOS between two documents is a token like any other, predicted from the document
-    before it, except where a row begins there: the row's own BOS serves.
+    before it. Where a row begins between two documents, the row's own BOS takes its place.
     """
     max_length, bos = row_format.max_length, row_format.bos_token_id
     row = Row(input_ids=[], document_ids=[], num_bytes=0)
@@ -160,10 +160,10 @@ def stream(documents: Documents, row_format: RowFormat) -> Iterator[Row]:
 
 
 def pack(documents: Documents, row_format: RowFormat) -> Iterator[PackedRow]:
-    """Put several windows into a row of at most n tokens: each where it leaves the least room (best fit).
+    """Put several windows into a row of at most n tokens: each into the row where it leaves the least room (best fit).
 
-    Positions restart at every window, and its BOS has the label -100, so that a causal model given the positions and
-    no attention mask computes what it would for each window alone.
+    Positions restart at every window, and its BOS has the label -100. A causal model that gets the positions and no
+    attention mask then computes what it would for each window alone.
     """
     positions = list(range(row_format.max_length))
     open_rows: list[PackedRow] = []
@@ -191,7 +191,7 @@ def pack(documents: Documents, row_format: RowFormat) -> Iterator[PackedRow]:
 
 
 def _row(row_format: RowFormat, index: int, ids_T: NDArray, byte_lengths_T: NDArray) -> Row:
-    """A part of one document behind BOS."""
+    """BOS and a part of one document."""
     return Row(
         input_ids=[row_format.bos_token_id, *ids_T.tolist()],
         document_ids=[index] * (1 + len(ids_T)),

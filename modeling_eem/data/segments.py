@@ -1,6 +1,6 @@
 """Rows of ids on disk, and the segments of them that an estimator measures.
 
-Shapes: B rows, N values of a column in all rows one after another.
+Shapes: B rows, N values of a column in all rows, one row after another.
 """
 
 import hashlib
@@ -29,12 +29,12 @@ _PLAIN_NAME = re.compile(r"\w+([.-]\w+)*")
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """What is measured in some rows: a row's real tokens, or in a packed row each of its windows.
+    """The parts of some rows that are measured: a row's real tokens, or each window of a packed row.
 
     Attributes:
-        ids: of each segment, `[t]`.
-        rows: the row of each, counted from the first of these rows.
-        offsets: where each row begins among the values of a column, and where the last one ends.
+        ids: each segment's ids, `[t]`.
+        rows: each segment's row, counted from the first of these rows.
+        offsets: where each row begins among the values of a column, and where the last row ends.
         places_N: the places among those values that the segments fill.
     """
 
@@ -45,7 +45,7 @@ class Segments:
 
     @classmethod
     def of(cls, table: pa.Table) -> "Segments":
-        """The segments of rows with `input_ids`, and `attention_mask` and `position_ids` where they have them."""
+        """The segments of rows with `input_ids`, and with `attention_mask` and `position_ids` if they have them."""
         column = table["input_ids"].combine_chunks()
         lengths_B = pc.call_function("list_value_length", [column]).to_numpy(zero_copy_only=False)
         flat_N = _flat(table, "input_ids")
@@ -67,7 +67,7 @@ class Segments:
         return np.split(_flat(table, name)[self.places_N], ends[:-1]) if self.ids else []
 
     def column(self, values: Sequence[Tensor]) -> pa.Array:
-        """Values of each segment's tokens as a column of the rows; NaN in padding."""
+        """Values of the segments' tokens as a column of the rows; NaN in padding."""
         flat_N = np.full(self.offsets[-1].as_py(), np.nan, np.float32)
         if len(values):
             flat_N[self.places_N] = torch.cat(list(values)).float().numpy()
@@ -76,7 +76,7 @@ class Segments:
 
 @dataclass(frozen=True)
 class Scan:
-    """What rows come to; `sha256` is of all their ids in order."""
+    """Counts over rows; `sha256` is the hash of all their ids in order."""
 
     num_rows: int
     num_tokens: int
@@ -95,8 +95,8 @@ class RowFolder:
         """Open what `datasets.load_from_disk` reads; nothing is loaded into memory.
 
         Raises:
-            ValueError: for another kind of folder, a damaged one, a split whose name is a path, no `input_ids`, or
-                rows that have `token_entropies` already.
+            ValueError: for another kind of folder, a damaged one, a split whose name is a path, rows without
+                `input_ids`, or rows that have `token_entropies` already.
         """
         if (path / DATASET_FILE).exists():
             _check_split_names(path)
@@ -118,7 +118,7 @@ class RowFolder:
 
     @property
     def has_fingerprint(self) -> bool:
-        """Whether `eem data prepare` made the rows, so that their tokenizer is known."""
+        """Whether `eem data prepare` made the rows; their tokenizer is then known."""
         return (self.path / FINGERPRINT_FILE).exists()
 
     @property
@@ -133,7 +133,7 @@ class RowFolder:
         """Read all rows once.
 
         Args:
-            check: is given each segment and the number of its row in its split; raises a ValueError to refuse it.
+            check: gets each segment and the number of its row in its split; raises a ValueError to refuse it.
         """
         digest, num_tokens = hashlib.sha256(), 0
         for split, rows in self.splits.items():
@@ -148,7 +148,7 @@ class RowFolder:
         return Scan(self.num_rows, num_tokens, digest.hexdigest())
 
     def _name(self, index: int) -> str:
-        """What errors call a row of all splits one after another."""
+        """How errors name a row, counted over all splits one after another."""
         for split, rows in self.splits.items():
             if index < len(rows):
                 return f"{index} of {split}"
@@ -156,7 +156,7 @@ class RowFolder:
         raise IndexError(index)
 
     def draw(self) -> Iterator[list[tuple[str, Tensor]]]:
-        """The segments of one row after another, drawn at random without end, with a name; always the same."""
+        """The segments of rows drawn at random, without end and always the same, each with a name."""
         draws = random.Random(0)
         rows = concatenate_datasets(list(self.splits.values())).with_format("arrow")
         while True:
@@ -166,7 +166,7 @@ class RowFolder:
 
 @contextmanager
 def naming(where: str) -> Iterator[None]:
-    """Say in a ValueError where its row is."""
+    """Add to a ValueError where its row is."""
     try:
         yield
     except ValueError as error:
@@ -174,24 +174,24 @@ def naming(where: str) -> Iterator[None]:
 
 
 def is_row_folder(path: Path) -> bool:
-    """Whether a folder is, or is to become, a data set, and not a folder of text files."""
+    """Whether a folder is or will be a data set, not a folder of text files."""
     return any((path / name).exists() for name in (DATASET_FILE, FINGERPRINT_FILE, "state.json"))
 
 
 def _check_split_names(path: Path) -> None:
-    """A split's name becomes a folder, of the rows and of what is made of them."""
+    """A split's name becomes the name of folders: ValueError unless it is a plain name."""
     for name in read_record(path / DATASET_FILE, {"splits": list})["splits"]:
         if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name):
-            raise ValueError(f"{path}: the split {name!r} has no plain name: call it by letters, digits and -._")
+            raise ValueError(f"{path}: the split {name!r} has no plain name: use only letters, digits and -._")
 
 
 def _load(path: Path) -> Dataset | DatasetDict:
     try:
         return load_from_disk(str(path))
-    except Exception as error:  # what datasets and pyarrow raise on damaged files is of no common kind
+    except Exception as error:  # datasets and pyarrow raise many kinds of error on damaged files
         said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ValueError(
-            f"{path} is no finished data set with rows ({said}): name text files, or a folder of `eem data prepare`."
+            f"{path} is not a finished data set of rows ({said}): name text files, or a folder of `eem data prepare`."
         ) from error
 
 

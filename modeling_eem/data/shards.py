@@ -1,7 +1,7 @@
-"""A corpus → the shards that it is prepared in: parts of files, of about one size, that know their documents' numbers.
+"""Cuts a corpus into shards: parts of files, of about one size, that know their documents' numbers.
 
-The shards follow from the input and `shard_bytes` alone, never from the machine, so any number of workers makes the
-same rows. A `.json`, `.gz` or `.zst` cannot be entered in the middle: it is one shard.
+The shards depend on the input and `shard_bytes` alone, never on the machine, so any number of workers makes the same
+rows. A `.json`, `.gz` or `.zst` must be read from its start: it is one shard.
 """
 
 import itertools
@@ -32,13 +32,13 @@ HUB_CORPORA = {
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A part of a file, and what is in it.
+    """A part of a file, and the documents in it.
 
     Attributes:
         span: where it is.
-        first_document: the number of its first document, counted from 0 over the corpus as `read_documents` counts.
-        num_documents: documents that begin in it, unreadable ones included.
-        num_bytes: its size: bytes of the uncompressed file, or of the text column of `.parquet`.
+        first_document: the number of its first document, counted from 0 over the corpus, as in `read_documents`.
+        num_documents: documents that begin in it, including unreadable ones.
+        num_bytes: its size, in bytes of the uncompressed file or of the text column of `.parquet`.
     """
 
     span: Span
@@ -48,15 +48,15 @@ class Shard:
 
 
 def corpus_files(data: Sequence[str], streaming: bool = False) -> list[str]:
-    """The files that names stand for, in the order of the names; those of a folder sorted.
+    """The files that names stand for, in the order of the names; the files of a folder are sorted.
 
     Args:
-        data: files, folders, their URLs (any that fsspec opens, `hf://datasets/ORG/NAME/FOLDER` among them), or the
-            short names of `HUB_CORPORA`.
+        data: files, folders, URLs of either that fsspec opens (such as `hf://datasets/ORG/NAME/FOLDER`), or the short
+            names of `HUB_CORPORA`.
         streaming: read files of the Hub over the network each time, instead of downloading them to its cache first.
 
     Raises:
-        ValueError: for no name, one that leads nowhere, or a folder without text.
+        ValueError: for no name, a name of nothing, or a folder without text.
     """
     if not data:
         raise ValueError("no text: name files, folders or a Hub data set.")
@@ -64,7 +64,7 @@ def corpus_files(data: Sequence[str], streaming: bool = False) -> list[str]:
 
 
 def plan_shards(files: Sequence[str], text_column: str, shard_bytes: int) -> list[Shard]:
-    """Cut files into shards of about `shard_bytes`; reads the footers of `.parquet` and, once, all of other files.
+    """Cut files into shards of about `shard_bytes`. It reads the footers of `.parquet`, and all of other files once.
 
     Raises:
         ValueError: for a broken file, a missing column, or no document at all.
@@ -87,20 +87,20 @@ def _files(name: str, streaming: bool) -> list[str]:
     try:
         fs, path = fsspec.url_to_fs(name)
         is_file, is_folder = fs.isfile(path), fs.isdir(path)
-    except Exception as error:  # no such protocol, no network: each with the library that fsspec would read it with
+    except Exception as error:  # each library that fsspec reads URLs with has its own errors
         raise ValueError(f"{name}: {type(error).__name__}: {error}") from error
     if is_file:
         file_kind(name)
         return [name]
     if not is_folder:
-        raise ValueError(f"{name}: not found; it is no file, no folder, nor one of {', '.join(HUB_CORPORA)}.")
+        raise ValueError(f"{name}: not found; name a file, a folder or one of {', '.join(HUB_CORPORA)}.")
     if not (found := text_files(path, fs.find(path))):
         raise ValueError(f"{name}: the folder holds no {list_of_endings()} file.")
     return [fs.unstrip_protocol(file) if "://" in name else file for file in found]
 
 
 def _download(url: str) -> str:
-    """The local folder or file that a Hub URL is downloaded to; what is in the Hub's cache is not fetched again."""
+    """The local folder or file that a Hub URL is downloaded to; files in the Hub's cache are not fetched again."""
     kind, *parts = url.removeprefix("hf://").split("/")
     if kind != "datasets" or len(parts) < 2:
         raise ValueError(f"{url}: a data set on the Hub is hf://datasets/ORG/NAME/FOLDER.")
@@ -132,7 +132,7 @@ def _record_shards(path: str, text_column: str, shard_bytes: int) -> Iterator[tu
 
 
 def _json_shards(path: str, text_column: str, shard_bytes: int) -> Iterator[tuple[Span, int, int]]:
-    """The file as one shard: where a record begins is known only from its start."""
+    """The file as one shard: only reading from its start shows where a record begins."""
     documents = sum(1 for _ in read_span(Span(path), text_column))
     with open_binary(path) as file:
         num_bytes = sum(len(block) for block in iter(lambda: file.read(1 << 20), b""))

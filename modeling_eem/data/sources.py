@@ -1,8 +1,8 @@
-"""Sources of symbols whose true conditional probabilities are known, so that claims about entropies can be checked.
+"""Sources of symbols with known conditional probabilities, to check claims about entropies.
 
-Every source is a recursion over the symbols of a row: what it must remember of them, the distribution of the next
-symbol given that, and how a symbol changes it. `Source` turns those three into samples, log-probabilities and
-conditional entropies. Everything is in float64 and in nats; tensor names end in their shape:
+Every source is a recursion over the symbols of a row: a state, the distribution of the next symbol given the state,
+and how a symbol changes the state. `Source` turns these three into samples, log-probabilities and conditional
+entropies. Everything is in float64 and in nats; tensor names end in their shape:
 
     B rows   T positions   S symbols   K hidden states   C contexts
 
@@ -21,8 +21,8 @@ class Source(ABC):
 
     Attributes:
         vocab_size: how many symbols there are.
-        entropy_rate: exact nats per symbol; None where no closed form is known. A long sample's mean of `-log_probs`
-            estimates it everywhere.
+        entropy_rate: exact nats per symbol; None if no closed form is known. The mean of `-log_probs` over a long
+            sample always estimates it.
     """
 
     vocab_size: int
@@ -30,7 +30,7 @@ class Source(ABC):
 
     @abstractmethod
     def _start(self, num_rows: int) -> torch.Tensor:
-        """What is remembered before the first symbol, the rows first."""
+        """The state before the first symbol; its first axis is the rows."""
 
     @abstractmethod
     def _predict(self, state: torch.Tensor, position: int) -> torch.Tensor:
@@ -38,13 +38,13 @@ class Source(ABC):
 
     @abstractmethod
     def _update(self, state: torch.Tensor, symbols_B: torch.Tensor, position: int) -> torch.Tensor:
-        """What is remembered after the symbols at `position`."""
+        """The state after the symbols at `position`."""
 
     def sample(self, num_rows: int, length: int, generator: torch.Generator) -> torch.Tensor:
-        """Independent rows from the beginning, `[b, t]` of int64; the generator alone decides them.
+        """Independent rows from the beginning, int64 `[b, t]`; they depend on the generator alone.
 
         Raises:
-            ValueError: unless there is at least one row of at least one symbol.
+            ValueError: for less than one row or one symbol.
         """
         if num_rows < 1 or length < 1:
             raise ValueError(f"num_rows and length must be at least 1, not {num_rows} and {length}.")
@@ -59,7 +59,7 @@ class Source(ABC):
         """p(x_t = s | x_<t) for every symbol s, `[b, t]` → `[b, t, s]`; NaN after a prefix that cannot occur.
 
         Raises:
-            ValueError: unless `ids` are `[b, t]`, t ≥ 1, and in the vocabulary.
+            ValueError: unless `ids` is `[b, t]`, t ≥ 1, and in the vocabulary.
         """
         if ids.ndim != 2 or ids.numel() == 0:
             raise ValueError(f"ids must have the shape [rows, positions] and not be empty, not {tuple(ids.shape)}.")
@@ -72,11 +72,11 @@ class Source(ABC):
         return torch.stack(probs, dim=1)
 
     def log_probs(self, ids: torch.Tensor) -> torch.Tensor:
-        """log p(x_t | x_<t) in nats, `[b, t]` → `[b, t]`; a row's values sum to log p(row). -inf is impossible."""
+        """log p(x_t | x_<t) in nats, `[b, t]` → `[b, t]`; a row's values sum to log p(row). -inf: cannot occur."""
         return self.next_probs(ids).gather(2, ids[..., None]).squeeze(2).log()
 
     def conditional_entropies(self, ids: torch.Tensor) -> torch.Tensor:
-        """H(X_t | x_<t) = -Σ_s p(s | x_<t) log p(s | x_<t) in nats, the real prefix given, `[b, t]` → `[b, t]`."""
+        """H(X_t | x_<t) = -Σ_s p(s | x_<t) log p(s | x_<t) in nats, given the row's prefix, `[b, t]` → `[b, t]`."""
         return torch.special.entr(self.next_probs(ids)).sum(2)
 
 
@@ -129,8 +129,8 @@ class MarkovSource(Source):
 class HiddenMarkovSource(Source):
     """Symbols emitted by a hidden stationary Markov chain: p(x_t | x_<t) = Σ_z p(z_t = z | x_<t) emissions[z, x_t].
 
-    The forward algorithm, scaled: what is remembered is the belief p(z_t | x_<t), normalised at every step, so rows
-    may be of any length. `entropy_rate` is None: no closed form is known.
+    The scaled forward algorithm: the state is the belief p(z_t | x_<t), normalised at every step, so rows may have any
+    length. `entropy_rate` is None: no closed form is known.
 
     Args:
         transitions_KK: p(next state | state).
@@ -173,14 +173,14 @@ class HiddenMarkovSource(Source):
 
 
 class CopySource(Source):
-    """`half_length` uniform symbols, then each of them again: copied with probability 1 - noise, else uniform.
+    """`half_length` uniform symbols, then the same again: each copied with probability 1 - noise, else uniform.
 
         p(x_t | x_<t) = (1 - noise) [x_t = x_{t - half_length}] + noise / vocab_size    for t ≥ half_length
 
     `entropy_rate` is the mean over a whole row of 2 · half_length symbols; shorter rows are its prefixes.
 
     Raises:
-        ValueError: for fewer than one symbol or position, or a noise outside [0, 1]; for a row longer than
+        ValueError: for less than one symbol or position, a noise outside [0, 1], or a row longer than
             2 · half_length.
     """
 
@@ -209,10 +209,10 @@ class CopySource(Source):
 
 
 class ParitySource(Source):
-    """Blocks of `block_length` symbols: all uniform but the last, which is the sum of the others modulo `vocab_size`.
+    """Blocks of `block_length` uniform symbols, except the last: it is the sum of the others modulo `vocab_size`.
 
-    With two symbols it is their exclusive or. `entropy_rate` = (block_length - 1) / block_length · log vocab_size, the
-    mean over whole blocks.
+    With two symbols that is their exclusive or. `entropy_rate` = (block_length - 1) / block_length · log vocab_size,
+    the mean over whole blocks.
 
     Raises:
         ValueError: for fewer than two symbols or a block shorter than two.
@@ -254,8 +254,8 @@ def _dirichlet(shape: tuple[int, ...], concentration: float, generator: np.rando
 def _stationary(transitions_CC: torch.Tensor) -> torch.Tensor:
     """π with π P = π and Σ π = 1, from π (I - P + 1 1ᵀ) = 1ᵀ.
 
-    π is unique if some state can be reached from all; that is asked of the graph, because rounding lets the equations
-    of a chain that falls apart be solved, by any mixture of its parts.
+    π is unique if some state can be reached from all states. The graph is asked, not the equations: with rounding,
+    those of a chain that falls apart have a solution too, some mixture of its parts.
     """
     ones = torch.ones_like(transitions_CC)
     identity_CC = torch.eye(len(transitions_CC), dtype=transitions_CC.dtype)

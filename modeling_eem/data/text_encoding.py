@@ -1,9 +1,9 @@
-"""Texts → ids that hold the text byte by byte, in pieces where a text is long.
+"""Texts → ids that hold the text byte by byte. Long texts are encoded in pieces.
 
-tokenizers keeps about a hundred bytes for each character that it encodes at one time, so that 50 MB of text take
-gigabytes. A long text is cut between a letter and " x", or behind a line's end and before x (x a letter), where a
-byte-level tokenizer's split begins a new piece whatever stands around: the ids are those of the whole text. Whether a
-tokenizer splits there is seen on a probe; one that does not encodes texts whole.
+tokenizers needs about a hundred bytes for each character that it encodes at one time: 50 MB of text take gigabytes. A
+long text is cut between a letter and " x", or between a line's end and x (x a letter). A byte-level tokenizer always
+splits there, so the ids are those of the whole text. A probe tests whether a tokenizer splits there; one that does not
+encodes texts whole.
 """
 
 import re
@@ -29,8 +29,8 @@ class AlteredTextError(ValueError):
 class TextEncoder:
     """Encodes texts with a byte-level tokenizer: no special token added or read from the text, nothing cut off.
 
-    Every text is compared with the bytes of its ids: bits per byte are those of the text only where nothing of it is
-    changed (a normalizer that lowercases changes it and keeps the number of bytes).
+    Every text is compared with the bytes of its ids, because bits per byte are those of the text only if it is
+    unchanged (a normalizer that lowercases changes it and keeps the number of bytes).
 
     Args:
         tokenizer: byte-level, with GPT-2's alphabet.
@@ -48,7 +48,7 @@ class TextEncoder:
         self._can_cut = _splits_at_cuts(self._backend)
 
     def encode(self, text: str, at_most: int | None = None) -> NDArray[np.int32]:
-        """The ids of a text, `[t]`; of a long text the first `at_most` at least, where that is given.
+        """The ids of a text, `[t]`; given `at_most`, of a long text at least that many.
 
         Raises:
             AlteredTextError: if the ids do not hold the text's bytes.
@@ -62,7 +62,7 @@ class TextEncoder:
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces or [np.empty(0, np.int32)])
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        """The ids of each text, none of which is cut into pieces.
+        """The ids of each text; no text is cut into pieces.
 
         Raises:
             AlteredTextError: as `encode`.
@@ -97,7 +97,7 @@ class TextEncoder:
 def encoded_documents(
     documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[int, NDArray[np.int32]]]:
-    """The number and the ids of each document, for a row mode.
+    """Each document's number and ids, for a row mode.
 
     Raises:
         AlteredTextError: as `TextEncoder.encode`, with the document's file and number.
@@ -111,7 +111,7 @@ def encoded_documents(
 
 
 def vocabulary_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:
-    """The bytes of every token by its id, see `token_bytes`; an id without a token has none."""
+    """The bytes of every token by its id, see `token_bytes`; empty for an id without a token."""
     ids = sorted(tokenizer.get_vocab().values())
     held = [b""] * (ids[-1] + 1)
     for index, data in zip(ids, token_bytes(tokenizer, ids)):
@@ -120,7 +120,7 @@ def vocabulary_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:
 
 
 def _splits_at_cuts(backend: Tokenizer) -> bool:
-    """Whether each `_CUT` of the probe begins a new piece and changes no id, and no added token reaches over one."""
+    """Whether each `_CUT` of the probe begins a new piece and changes no id, and no added token spans one."""
     added = [token for token in backend.get_added_tokens_decoder().values() if not token.special]
     if backend.pre_tokenizer is None or any(token.lstrip or token.rstrip or " " in token.content for token in added):
         return False

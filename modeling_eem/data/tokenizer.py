@@ -1,15 +1,15 @@
 """A byte-level BPE tokenizer that loses nothing, and the bytes that its tokens hold.
 
-Unusual in it:
+What is unusual:
 
 * Runs of letters, digits, symbols and spaces are cut at a fixed length before the merges. On prose this changes
-  nothing (GPT-2's unbounded split gives the same number of tokens), but BPE's time grows faster than a piece's length,
-  and a text may be ten megabytes of one character.
-* Text never becomes a special token: a literal `<|endoftext|>` is encoded as the characters it is. That is the saved
-  default (`split_special_tokens`), so `decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text` for
-  every text, also after `AutoTokenizer.from_pretrained`.
-* BOS is added by default and EOS is not; they are one token. transformers replaces both choices as soon as it is given
-  one of them: ask for EOS with `from_pretrained(…, add_bos_token=True, add_eos_token=True)`.
+  nothing (GPT-2's unbounded split gives the same number of tokens). It is needed because BPE's time grows faster than
+  a piece's length, and a text may be ten megabytes of one character.
+* Text never becomes a special token: a literal `<|endoftext|>` is encoded as its characters. That is the saved default
+  (`split_special_tokens`), so `decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text` for every text,
+  also after `AutoTokenizer.from_pretrained`.
+* BOS is added by default and EOS is not; they are one token. If you give transformers one of the two choices, it
+  replaces both: ask for EOS with `from_pretrained(…, add_bos_token=True, add_eos_token=True)`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,7 +28,7 @@ END_OF_TEXT = "<|endoftext|>"  # BOS and EOS, id 0
 PAD = "<|pad|>"  # id 1
 MIN_VOCAB_SIZE = 2 + 256  # the special tokens and every byte
 
-# GPT-2's split with bounded runs, and marks kept with the letters that they belong to.
+# GPT-2's split with bounded runs, and with marks kept beside their letters.
 _SPLIT = (
     r"'(?:[sdmt]|ll|ve|re)"
     r"| ?[\p{L}\p{M}]{1,32}"
@@ -49,8 +49,8 @@ def train_tokenizer(
 
     Args:
         texts: the corpus.
-        vocab_size: all tokens, the special ones included; at least 258.
-        model_max_length: tokens that `truncation=True` keeps where it is given no length of its own.
+        vocab_size: number of all tokens, special ones included; at least 258.
+        model_max_length: tokens that `truncation=True` keeps if it is given no length.
 
     Raises:
         ValueError: for a vocabulary too small for the bytes or too large for the corpus, a corpus without text, or a
@@ -90,7 +90,7 @@ def train_tokenizer(
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a whole text: no special token, neither added nor read from the text, and no truncation.
+    """Token ids of a whole text: no special token is added or read from the text, and nothing is cut off.
 
     Raises:
         ValueError: for a lone surrogate.
@@ -107,10 +107,10 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
 
 
 def token_byte_lengths(tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
-    """UTF-8 bytes that each token holds, `[vocab_size]`, exactly; special tokens hold 0.
+    """The exact number of UTF-8 bytes that each token holds, `[vocab_size]`; special tokens hold 0.
 
-    A byte-level token may hold a part of a character, so this is not the length of the decoded token. Over the ids of
-    a text the lengths sum to `len(text.encode())`.
+    A byte-level token may hold part of a character, so this is not the length of the decoded token. Over the ids of a
+    text the lengths sum to `len(text.encode())`.
 
     Raises:
         ValueError: unless the tokenizer is byte-level with GPT-2's alphabet (one character of a token = one byte).
@@ -133,7 +133,7 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> list[
 
 @dataclass(frozen=True, eq=False)
 class _TokenTable:
-    """What a vocabulary holds, and the added tokens that it was read with."""
+    """The bytes of a vocabulary, and the added tokens that it was read with."""
 
     added: dict[int, AddedToken]
     size: int
@@ -141,12 +141,12 @@ class _TokenTable:
     bytes_of: dict[int, bytes]
 
 
-# Reading a vocabulary takes 10 ms and more, a short text's ids 0.1 ms: once a tokenizer.
+# Reading a vocabulary takes 10 ms and more, a short text's ids 0.1 ms: each tokenizer is read once.
 _TOKEN_TABLES: WeakKeyDictionary[PreTrainedTokenizerBase, _TokenTable] = WeakKeyDictionary()
 
 
 def _token_table(tokenizer: PreTrainedTokenizerBase) -> _TokenTable:
-    """The tokenizer's table, read anew where tokens were added since."""
+    """The tokenizer's table, read again if tokens were added since."""
     _check_byte_level(tokenizer)
     added, size = tokenizer.added_tokens_decoder, len(tokenizer)
     table = _TOKEN_TABLES.get(tokenizer)
@@ -165,7 +165,7 @@ def _read_tokens(vocabulary: dict[str, int], added: dict[int, AddedToken], size:
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """What a text comes to: `characters` (code points), UTF-8 `bytes` and `tokens` without special ones."""
+    """The size of a text in `characters` (code points), UTF-8 `bytes` and `tokens` without special ones."""
 
     documents: int
     characters: int
@@ -210,15 +210,15 @@ def _encodable(texts: Iterable[str]) -> Iterator[str]:
 
 
 def bos_and_eos(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, int | None]:
-    """The ids of BOS and EOS, None for one that the tokenizer lacks: transformers tells a type checker any type."""
+    """The ids of BOS and EOS, None if the tokenizer lacks one; transformers types them as anything."""
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     return bos if isinstance(bos, int) else None, eos if isinstance(eos, int) else None
 
 
 def rust_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """The `tokenizers` object that a fast tokenizer wraps; ValueError for another."""
+    """The `tokenizers` object that a fast tokenizer wraps; ValueError for a slow tokenizer."""
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ValueError(f"{type(tokenizer).__name__} is no fast tokenizer: use one that the tokenizers library runs.")
+        raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer: use one of the tokenizers library.")
     return tokenizer.backend_tokenizer
 
 

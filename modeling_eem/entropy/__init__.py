@@ -1,4 +1,4 @@
-"""Per-token entropies by several estimators: one file an estimator, one result type."""
+"""Per-token entropies by several estimators: one file for each estimator, one result type."""
 
 from modeling_eem.entropy.base import EntropyEstimator
 from modeling_eem.entropy.causal import CausalEntropy

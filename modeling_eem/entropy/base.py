@@ -1,4 +1,4 @@
-"""What all estimators share: how they are called, and what they refuse."""
+"""The base of all estimators: how they are called, and what they refuse."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from modeling_eem.models.modeling_eem import EEMForCausalLM
 
 @dataclass(frozen=True)
 class Option:
-    """An argument of an estimator beside its models, as a command line offers it.
+    """An argument of an estimator beside its models, as the command line offers it.
 
     Attributes:
         type: "int" or "str".
         help: what it does, for users.
         choices: the values that it takes, if not all of its type.
-        default: what it is where it is not given; None where that depends on the model.
+        default: its value if it is not given; None if that depends on the model.
     """
 
     name: str
@@ -37,12 +37,12 @@ class Option:
 class EntropyEstimator(ABC):
     """One value for each token of a text, from a model.
 
-    Called with texts and the model's tokenizer, or with rows of ids: BOS first, padded on either side or not at all.
+    Call it with texts and the model's tokenizer, or with rows of ids: BOS first, padded on either side or not at all.
     How rows are batched or padded changes no value by more than rounding.
 
     Args:
-        model: is left in the mode, and on the device, that it was given in.
-        batch_tokens: tokens of one forward pass, at most; memory, not values, depends on it.
+        model: stays in its mode and on its device.
+        batch_tokens: the most tokens of one forward pass; it changes memory, not values.
     """
 
     method: ClassVar[str]
@@ -69,10 +69,10 @@ class EntropyEstimator(ABC):
         """Measure texts, or rows of ids `[B, T]`; a tokenizer beside ids adds their bytes to the result.
 
         Raises:
-            ValueError: neither or both of texts and ids, texts without a tokenizer, a tokenizer that is not the
+            ValueError: for neither or both of texts and ids, texts without a tokenizer, a tokenizer that is not the
                 model's, an empty text, a row without a token to score, ids outside the vocabulary, a row that does not
-                begin with the model's BOS, a row longer than the method or the model can take, a value that is no
-                number.
+                begin with the model's BOS, a row longer than the method or the model can take, or a value that is not
+                finite.
         """
         if (texts is None) == (input_ids is None):
             raise ValueError("give texts with a tokenizer, or input_ids: one of the two.")
@@ -92,15 +92,15 @@ class EntropyEstimator(ABC):
         """`score` of rows that `check_row` has passed, float64 on the CPU.
 
         Args:
-            names: what an error calls each row; by default its place.
+            names: how errors name each row; by default by its place.
 
         Raises:
-            ValueError: for a value that is no number, which a model with damaged weights gives, or one in float16
-                whose outputs overflow: NaN stands for "not scored" and may not hide it.
+            ValueError: for a value that is not finite, from damaged weights or float16 outputs that overflow. NaN
+                means "not scored" and must not hide it.
         """
         ids = [ids_T.to(self.model.device) for ids_T in rows.ids]
         if sum(map(len, ids)) <= FEW_ROWS:
-            # The last bits of a product of few rows depend on where in memory the weights lie, as each process has it.
+            # The last bits of a product of few rows depend on the weights' address, which differs between processes.
             ids = ids * (FEW_ROWS + 1)
         with evaluating(self.model):
             values = self.score(ids)[: len(rows)]
@@ -111,19 +111,19 @@ class EntropyEstimator(ABC):
 
     @abstractmethod
     def score(self, rows: list[Tensor]) -> list[Tensor]:
-        """One value a token for checked rows of ids `[t]`, in `unit`; NaN at what is not scored.
+        """One value a token for checked rows of ids `[t]`, in `unit`; NaN where a token is not scored.
 
-        An estimator of several values a token returns `[t, columns]`, the first in `unit`.
+        An estimator with several values a token returns `[t, columns]`, the first in `unit`.
         """
 
     @property
     def context(self) -> int | None:
-        """The model's context in tokens of the rows; None for a model without a limit."""
+        """The model's context, counted in tokens of the rows; None for a model without a limit."""
         return context_length(self.model.config)
 
     @property
     def max_length(self) -> int | None:
-        """Most tokens of a row, BOS included; None for a method that slides, or a model without a limit."""
+        """The most tokens of a row, BOS included; None for a method that slides, or a model without a limit."""
         return self.context
 
     def rows_of_texts(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None) -> TextRows:
@@ -133,7 +133,7 @@ class EntropyEstimator(ABC):
         return rows_of_texts(texts, tokenizer)
 
     def rows_of_ids(self, ids: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase | None = None) -> Rows:
-        """Rows of ids `[t]`, with their bytes where a tokenizer tells them."""
+        """Rows of ids `[t]`, with their bytes if there is a tokenizer."""
         return Rows(list(ids)) if tokenizer is None else rows_of_ids(ids, tokenizer)
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -158,13 +158,13 @@ class EntropyEstimator(ABC):
             )
 
     def check_values(self, values_T: Tensor, number: int | str) -> None:
-        """Raise a ValueError for a row with a value that is no number, but at its first token."""
+        """Raise a ValueError for a row with a value that is not finite, except at its first token."""
         is_bad_T = ~values_T.reshape(len(values_T), -1)[1:, 0].isfinite()
         if is_bad_T.any():
             place = 1 + int(is_bad_T.int().argmax())
             value = values_T.reshape(len(values_T), -1)[place, 0].item()
             raise ValueError(
-                f"row {number}, token {place}: the model gives {value}, which is no entropy: its weights are damaged, "
+                f"row {number}, token {place}: the model gives {value}, not an entropy: its weights are damaged, "
                 f"or {str(self.model.dtype).removeprefix('torch.')} is too narrow for it (try float32)."
             )
 
@@ -173,10 +173,10 @@ class EntropyEstimator(ABC):
 
 
 class EEMEstimator(EntropyEstimator):
-    """Estimators that read an entropy estimation model's memory, in rows that begin with BOS.
+    """Estimators that use an entropy estimation model's memory, on rows that begin with BOS.
 
     Raises:
-        ValueError: for a model without an encoder whose code its decoder is shown.
+        ValueError: for a model that is not an entropy estimation model.
     """
 
     model: EEMForCausalLM
@@ -196,14 +196,14 @@ class EEMEstimator(EntropyEstimator):
 
 
 def check_bos(model: PreTrainedModel, ids_T: Tensor, number: int | str) -> None:
-    """A window begins with BOS, so that its first text token is predicted like the others."""
+    """Raise a ValueError unless a row begins with BOS: its first text token must be predicted like the others."""
     bos = model.config.bos_token_id
     if bos is not None and ids_T[0] != bos:
         raise ValueError(f"row {number} begins with id {ids_T[0].item()}, not with BOS ({bos}): put BOS before it.")
 
 
 def length_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Indices in batches of about one length: `count * longest <= batch_tokens`, or a single one."""
+    """Indices in batches of about equal lengths: `count * longest <= batch_tokens`, or a single index."""
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
         if batches and (len(batches[-1]) + 1) * lengths[index] <= batch_tokens:
@@ -214,7 +214,7 @@ def length_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]
 
 
 def pad_right(rows: Sequence[Tensor], fill: float = 0) -> tuple[Tensor, Tensor]:
-    """Rows `[t]` as `[B, T]` and their mask; what a causal model reads on the right of a row changes nothing."""
+    """Rows `[t]` as `[B, T]` and their mask; padding on the right changes nothing for a causal model."""
     padded_BT = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=fill)
     lengths_B = torch.tensor([len(row) for row in rows], device=padded_BT.device)
     return padded_BT, (torch.arange(padded_BT.shape[1], device=padded_BT.device) < lengths_B[:, None]).long()

@@ -16,14 +16,14 @@ from modeling_eem.entropy.texts import Rows
 from modeling_eem.loading import check_causal, evaluating
 from modeling_eem.models.loss_eem import has_plain_head
 
-# On a CPU the activations of so few tokens stay in the cache, and are enough to keep the matrix products busy: a third
-# less time than with 4,096 in a model of 10 M parameters.
+# On a CPU the activations of so few tokens stay in the cache, and still keep the matrix products busy. A model of 10 M
+# parameters takes a third less time than with 4,096.
 _CPU_BATCH_TOKENS = 512
 
 
 @dataclass(frozen=True)
 class _Window:
-    """Tokens `first … last` of row `row`, scored behind its first token and tokens `start … first - 1`."""
+    """Tokens `first … last` of row `row`, scored after its first token and tokens `start … first - 1`."""
 
     row: int
     start: int
@@ -44,8 +44,8 @@ class CausalEntropy(EntropyEstimator):
     scored.
 
     Args:
-        stride: for texts longer than the context: how many tokens keep a start. Each further block of `stride` tokens
-            is scored behind the row's first token and as much text as fits. By default such texts are refused.
+        stride: for texts longer than the context: how many tokens share a start. Each further block of `stride` tokens
+            is scored after the row's first token and as much text as fits. By default such texts are errors.
         word_starts: `[vocabulary]`, True for tokens that begin a word; the result then holds `boundary_nats`.
         with_predictions: the result then holds `predictive_nats` and `ranks`.
 
@@ -86,7 +86,7 @@ class CausalEntropy(EntropyEstimator):
         return self.context if self.stride is None else None
 
     def score(self, rows: list[Tensor]) -> list[Tensor]:
-        """The values, `[t]`; with `word_starts` or `with_predictions` `[t, 4]`, columns as `_outputs` makes them."""
+        """The values, `[t]`; with `word_starts` or `with_predictions` the columns of `_columns`, `[t, 4]`."""
         is_plain = self.word_starts is None and not self.with_predictions
         context = self.context or max(map(len, rows))
         windows = [
@@ -100,7 +100,7 @@ class CausalEntropy(EntropyEstimator):
         for batch in length_batches([len(window) for window in windows], batch_tokens):
             of_batch = [windows[index] for index in batch]
             for window, outputs_NX in zip(of_batch, self._forward(rows, of_batch)):
-                # The output before a token tells its nats, the output at it whether a word begins behind it.
+                # The output before a token gives its nats, the output at it whether a word begins after it.
                 values_TX = values[window.row]
                 values_TX[window.first : window.last + 1] = outputs_NX[:-1]
                 if not is_plain:
@@ -123,12 +123,12 @@ class CausalEntropy(EntropyEstimator):
             outputs_BTX, head = self.model(input_ids=ids_BT, use_cache=False).logits, nn.Identity()
         else:
             outputs_BTX = self.model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
-        targets_BT = ids_BT.roll(-1, dims=1)  # what the last output is given is read by nobody
+        targets_BT = ids_BT.roll(-1, dims=1)  # nothing reads the last target
         outputs_NX = self._columns(outputs_BTX[is_read_BT], head, targets_BT[is_read_BT]).cpu()
         return outputs_NX.split((last_B1 - first_B1 + 1).squeeze(1).tolist())
 
     def _columns(self, hidden_ND: Tensor, head: nn.Module, targets_N: Tensor) -> Tensor:
-        """Nats of the next token; with more asked for also predictive entropy, rank and nats of a word's beginning."""
+        """Nats of the next token; on request also predictive entropy, rank and nats of a word's beginning."""
         if self.word_starts is None and not self.with_predictions:
             return token_nats(hidden_ND, head, targets_N)[:, None]
         word_starts = None if self.word_starts is None else self.word_starts.to(targets_N.device)

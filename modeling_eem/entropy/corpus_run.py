@@ -2,9 +2,9 @@
 
 What is unusual:
 
-* Rows are cut into parts of about a minute of one process each; a part is a file. It is written under another name and
-  renamed; a part that is there is finished. Which process makes it changes nothing in it, nor where it stands.
-* Processes do not wait for one another before their end: the main one sees from the files how far they are.
+* Rows are cut into parts of about a minute's work for one process; a part is a file. It is written under another name
+  and renamed, so a part that exists is finished. Which process makes it changes neither its contents nor its place.
+* Processes wait for one another only at their end: the main process reads their progress from the files.
 * `dataset_dict.json` is written last: a folder that is not complete does not load.
 """
 
@@ -36,7 +36,7 @@ ENTROPIES_FILE = "entropies.json"
 _PART_SECONDS = 60.0
 _MEASURED_SECONDS = 5.0
 _POLL_SECONDS = 0.5
-_BATCHES_A_CALL = 4  # of the estimator's `batch_tokens`: enough to group rows by length
+_BATCHES_A_CALL = 4  # times the estimator's `batch_tokens`: enough to group rows by length
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class Part:
 
 
 def measure_speed(estimator: EntropyEstimator, rows: RowFolder, seconds: float = _MEASURED_SECONDS) -> float:
-    """Tokens a second on rows drawn at random: on ever more of them, the last and largest batch counts.
+    """Tokens a second on rows drawn at random, in growing batches; the last and largest batch counts.
 
-    A first row only warms up. Of a small corpus a quarter at most is drawn: on 131 rows measuring took as long as the
+    A first row only warms up. At most a quarter of a small corpus is drawn: on 131 rows measuring took as long as the
     work itself.
     """
     drawn, speed, used, count = rows.draw(), 0.0, 0.0, 1
@@ -87,10 +87,10 @@ _BEGUN = {
 
 
 def read_begun(output: Path) -> dict[str, Any] | None:
-    """What a folder was begun with; None for one that is not there.
+    """What a folder was begun with; None for a folder that does not exist.
 
     Raises:
-        ValueError: for a folder of something else, or one whose record is damaged.
+        ValueError: for a folder of something else, or a damaged record.
     """
     path = output / ENTROPIES_FILE
     if path.exists():
@@ -105,7 +105,7 @@ def read_begun(output: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def claimed(output: Path) -> Iterator[dict[str, Any] | None]:
-    """Hold the output against other processes; what it was begun with, see `read_begun`.
+    """Lock the output against other processes; yields what it was begun with, see `read_begun`.
 
     A folder in which nothing was begun is removed again.
     """
@@ -129,7 +129,7 @@ def check_begun(output: Path, begun: dict[str, Any] | None, identity: dict[str, 
 def run_identity(
     estimator: EntropyEstimator, models: Sequence[PreTrainedModel], scan: Scan, options: dict[str, Any]
 ) -> dict[str, Any]:
-    """All that the entropies of rows follow from."""
+    """Everything that determines the entropies of rows."""
     return {
         "method": estimator.method,
         "unit": estimator.unit,
@@ -142,7 +142,7 @@ def run_identity(
 
 
 def weights_sha256(model: PreTrainedModel) -> str:
-    """A SHA-256 of a model's config and weights, whatever folder they are in."""
+    """A SHA-256 of a model's config and weights; it does not depend on their folder."""
     config = model.config.to_diff_dict()
     for origin in ("_name_or_path", "transformers_version"):
         config.pop(origin, None)
@@ -154,7 +154,7 @@ def weights_sha256(model: PreTrainedModel) -> str:
 
 
 def part_rows(rows: RowFolder, identity: dict[str, Any], tokens_per_second: float, processes: int) -> int:
-    """Rows of a part: about a minute of one process, but at least four parts for each."""
+    """Rows of a part: about a minute's work for one process, but small enough for four parts a process."""
     minute = tokens_per_second * _PART_SECONDS * rows.num_rows / identity["tokens"]
     return max(1, min(int(minute), -(-rows.num_rows // (4 * processes))))
 
@@ -164,9 +164,9 @@ class EntropyRun:
     """The work of making a folder of rows with `token_entropies`.
 
     Attributes:
-        rows: what they are made from.
-        output: the folder.
-        estimator: measures them.
+        rows: the rows to measure.
+        output: the folder to make.
+        estimator: measures the rows.
         rows_a_part: see `part_rows`.
     """
 
@@ -186,7 +186,7 @@ class EntropyRun:
         return parts
 
     def begin(self, identity: dict[str, Any], origin: dict[str, Any]) -> None:
-        """Write what the entropies follow from and where they come from, and the rows' tokenizer if it is known."""
+        """Write what determines the entropies, where they come from, and the rows' tokenizer if it is known."""
         if not (self.output / ENTROPIES_FILE).exists():
             content = {**identity, "rows_a_part": self.rows_a_part, **origin}
             write_atomically(self.output / ENTROPIES_FILE, json.dumps(content, indent=2) + "\n")
@@ -201,10 +201,10 @@ class EntropyRun:
         """Make every `processes`-th part that is not there yet.
 
         Args:
-            report: is told how many more rows are finished: the process's own, and for process 0 all.
+            report: called with the number of newly finished rows: the process's own rows; in process 0 all rows.
 
         Returns:
-            For process 0, others' parts of whose end `report` was not told.
+            In process 0, the parts of other processes that were not reported yet.
         """
         left = [(number % processes, part) for number, part in enumerate(self.parts()) if not part.is_finished]
         awaited = [part for maker, part in left if process == 0 and maker != 0]
@@ -215,7 +215,7 @@ class EntropyRun:
         return awaited
 
     def finish(self, identity: dict[str, Any]) -> None:
-        """Make the parts a data set, and write what they count to `results.json`."""
+        """Make the parts a data set, and write its counts to `results.json`."""
         splits: dict[str, dict[str, float]] = {}
         for part in self.parts():
             counts = splits.setdefault(part.split, {"rows": 0, "tokens": 0, "scored": 0, "sum": 0.0})
@@ -262,7 +262,7 @@ def _read_part(file: Path) -> pa.Table:
 
 
 def watch(awaited: list[Part], is_over: Callable[[], bool], report: Callable[[int], None]) -> None:
-    """Tell `report` of parts that other processes finish, until it is over."""
+    """Report parts that other processes finish, until `is_over`."""
     while awaited and not is_over():
         time.sleep(_POLL_SECONDS)
         awaited = _still_awaited(awaited, report)
@@ -279,7 +279,7 @@ def _still_awaited(parts: list[Part], report: Callable[[int], None]) -> list[Par
 
 
 def _estimate(estimator: EntropyEstimator, segments: Sequence[tuple[int | str, Tensor]]) -> Iterator[list[Tensor]]:
-    """The values of segments `[t]` of rows with names, some at a time, in their order."""
+    """The values of segments `[t]` of named rows, some at a time, in their order."""
     some: list[tuple[int | str, Tensor]] = []
     tokens = 0
     for place, (row, ids_T) in enumerate(segments):

@@ -1,4 +1,4 @@
-"""What `eem entropy` measures: a folder of rows, or text of which rows are made beside the output first."""
+"""What `eem entropy` measures: a folder of rows, or text that is first made into rows beside the output."""
 
 import shutil
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ from modeling_eem.loading import load_tokenizer, own_tokenizer
 
 @dataclass(frozen=True)
 class TextOptions:
-    """How text becomes rows; None: as its default says.
+    """How text becomes rows; None means the default.
 
     Attributes:
         max_length: tokens of a row; by default the model's context.
-        text_column: of `.jsonl` and `.parquet`; by default `text`.
+        text_column: the column of `.jsonl` and `.parquet`; by default `text`.
         errors: "stop" at a document that cannot be read (the default), or "skip" it.
     """
 
@@ -41,9 +41,9 @@ class Source:
 
     Attributes:
         data: what the user named.
-        folder: of the rows.
-        is_text: whether the rows are made of text, and removed again.
-        text_options: for text.
+        folder: the rows' folder.
+        is_text: whether the rows are made from text, and removed at the end.
+        text_options: how text becomes rows.
     """
 
     data: Sequence[str]
@@ -53,16 +53,16 @@ class Source:
 
     @classmethod
     def of(cls, data: Sequence[str], output: Path, text_options: TextOptions) -> "Source":
-        """Raises a ValueError for options of text beside a folder of rows."""
+        """The source for `data`; ValueError for options of text beside a folder of rows."""
         if not (len(data) == 1 and is_row_folder(Path(data[0]))):
             return cls(data, output.parent / f".{output.name}.rows", True, text_options)
         given: dict[str, Any] = vars(text_options)
         if foreign := [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]:
-            raise ValueError(f"{data[0]} holds rows, which {', '.join(foreign)} cannot change: leave that out.")
+            raise ValueError(f"{data[0]} holds rows, and {', '.join(foreign)} cannot change them: leave that out.")
         return cls(data, Path(data[0]), False, text_options)
 
     def tokenizer(self, given: str | None, method: str, model: str) -> PreTrainedTokenizerBase | None:
-        """That of the rows, if it is known: as given; or beside the model, which must be the rows', or the rows."""
+        """The rows' tokenizer, if known: the given one; else the model's, if it reads the rows; else the rows' own."""
         if given is not None:
             return load_tokenizer(given)
         if estimator_class(method).reads_own_tokens:
@@ -71,10 +71,10 @@ class Source:
         return load_tokenizer(saved) if saved.exists() else None
 
     def prepare(self, estimator: EntropyEstimator, tokenizer: PreTrainedTokenizerBase | None) -> None:
-        """Make the rows of text, or go on with those that a killed start began; nothing for a folder of rows.
+        """Make rows from text, or finish those that a killed start began. A folder of rows needs no preparation.
 
         Raises:
-            ValueError: no tokenizer, no length, or text that cannot be read; nothing is left behind.
+            ValueError: for no tokenizer, no length, or text that cannot be read; nothing is left behind.
         """
         if not self.is_text:
             return
@@ -82,7 +82,7 @@ class Source:
             raise ValueError("text needs a tokenizer: pass --tokenizer.")
         max_length = self.text_options.max_length or estimator.context
         if max_length is None:
-            raise ValueError("no context of the model is counted in tokens of the rows: pass --max-length for text.")
+            raise ValueError("the model sets no limit in tokens of the rows: pass --max-length for text.")
         options = RowOptions(
             max_length=max_length,
             text_column=self.text_options.text_column or "text",
@@ -92,24 +92,24 @@ class Source:
         )
         shards = plan_shards(corpus_files(self.data), options.text_column, options.shard_bytes)
         if self.folder.exists():
-            with suppress(ValueError):  # rows of text that was changed since, or of other options
+            with suppress(ValueError):  # rows of other options, or of text that was changed since
                 prepare_rows(shards, tokenizer, self.folder, options)
                 return
             self.remove()
         try:
             prepare_rows(shards, tokenizer, self.folder, options)
         except ValueError:
-            self.remove()  # else the mended text would be refused
+            self.remove()  # or the corrected text would be refused
             raise
 
     def scan(self, estimator: EntropyEstimator, tokenizer: PreTrainedTokenizerBase | None) -> Scan:
-        """Read all rows once, and refuse those that the estimator would stop at."""
+        """Read all rows once, and refuse rows that the estimator would refuse."""
         rows = RowFolder.open(self.folder)
         if rows.has_fingerprint and tokenizer is not None:
             check_fingerprint(self.folder, tokenizer)
         return rows.scan(estimator.check_row)
 
     def remove(self) -> None:
-        """Remove the rows that were made of text."""
+        """Remove the rows that were made from text."""
         if self.is_text:
             shutil.rmtree(self.folder, ignore_errors=True)

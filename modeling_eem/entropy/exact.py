@@ -1,8 +1,8 @@
 """Exact entropies: what the last token of a prefix adds to the prefix's code length.
 
-`H(x_j | x_<j) = S(BOS … x_j) - S(BOS … x_{j-1})`, where `S(w)` is the summed cross-entropy of a window of its own,
-read by the encoder as a whole; the code's bits are the same on both sides and cancel. `S(BOS) = 0`. Source: Badger &
-Neligeorge 2025, arXiv 2511.10618.
+`H(x_j | x_<j) = S(BOS … x_j) - S(BOS … x_{j-1})`, where `S(w)` is the summed cross-entropy of w as a window of its
+own, which the encoder reads whole. The code's bits are the same in both terms and cancel. `S(BOS) = 0`. Source: Badger
+& Neligeorge 2025, arXiv 2511.10618.
 """
 
 from typing import ClassVar
@@ -35,7 +35,7 @@ def _prepare(model: EEMForCausalLM) -> bool:
     if model.config.random_prefix_probability == 0:
         logger.warning(
             f"{model.config.name_or_path or type(model).__name__} was trained with random_prefix_probability=0: it "
-            "has met no short prefixes but those that its data happened to hold, and their entropies may be far off."
+            "has met no short prefixes except those in its data, so their entropies may be far off."
         )
     with evaluating(model):
         return is_prefix_consistent(model)
@@ -58,8 +58,8 @@ class ExactEntropy(PrefixEstimator):
 class TwoModelEntropy(EEMEstimator):
     """`S_2(BOS … x_j) - S_1(BOS … x_{j-1})`, in nats: the longer prefix by one model, the shorter by another.
 
-    The models were trained at neighbouring lengths, so that each meets prefixes of the length it knows; their values
-    do not telescope. Both need codes of the same number of bits, which cancel only then.
+    The models were trained at neighbouring lengths: each meets prefixes of the length it knows. Their values do not
+    telescope. Both need codes of the same number of bits; otherwise the codes do not cancel.
 
     Args:
         longer, shorter: θ2 and θ1.

@@ -1,4 +1,4 @@
-"""Gradient × input: how much of a prediction hangs on the memory, to first order.
+"""Gradient × input: how much a prediction depends on the memory, to first order.
 
 Source: Badger & Neligeorge 2025. Shapes: B rows, T tokens, D features of the decoder, F of the memory, K outputs.
 """
@@ -21,9 +21,9 @@ class GradientInputEntropy(EEMEstimator):
     """`Σ_f |∂‖logits_j‖₁ / ∂memory_f · memory_f|` of the output j before each token.
 
     The memory is the vector that enters the decoder: `W_proj W_up z`, or the code itself with the `embedding`
-    introduction, rounded to `code_dtype`. The encoder reads the whole row. No entropy, though it goes with it.
+    introduction, rounded to `code_dtype`. The encoder reads the whole row. The value ranks tokens; it is no entropy.
 
-    The outputs of a row need a backward pass each; those of a chunk run as one batched vector-Jacobian product.
+    Each output of a row needs a backward pass; the outputs of a chunk run as one batched vector-Jacobian product.
     """
 
     method: ClassVar[str] = "gradient_input"
@@ -38,7 +38,7 @@ class GradientInputEntropy(EEMEstimator):
         return values
 
     def _attributions(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """At each output but the last; right of a row stands what its causal decoder does not see."""
+        """The values at each output except the last; the decoder does not see the padding right of a row."""
         eem = self.model.model
         memory_BF = eem.memory(eem.encoder.bottleneck.quantize(eem.encoder(ids_BT, mask_BT)))
         with torch.enable_grad(), _frozen(self.model):
@@ -53,7 +53,7 @@ class GradientInputEntropy(EEMEstimator):
             is_output_KT = output_K[:, None] == outputs_T
             cotangents_KBTD = slopes_BTD * is_output_KT[:, None, :, None]
             with warnings.catch_warnings():
-                # vmap takes a mixer's products one cotangent at a time: fewer passes over memory, not more.
+                # vmap computes a mixer's products one cotangent at a time: here that takes fewer passes over memory.
                 warnings.filterwarnings("ignore", "There is a performance drop")
                 (gradients_KBF,) = torch.autograd.grad(
                     hidden_BTD, memory_BF, cotangents_KBTD, is_grads_batched=True, retain_graph=True
@@ -69,7 +69,7 @@ class GradientInputEntropy(EEMEstimator):
 
 @contextmanager
 def _frozen(model: PreTrainedModel) -> Iterator[None]:
-    """Weights without gradients: a function of our own cannot tell that only the memory's is asked for."""
+    """Weights without gradients: a custom autograd function cannot see that only the memory's gradient is needed."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)

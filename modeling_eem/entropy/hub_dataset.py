@@ -1,4 +1,4 @@
-"""A folder of rows as a data set of the Hub: parquet, the tokenizer, and a card that names method and model."""
+"""Writes a folder of rows as a data set of the Hub: parquet, the tokenizer, a card that names method and model."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from modeling_eem.entropy.corpus_run import ENTROPIES_FILE
 from modeling_eem.files import folder_at_once, without_secrets
 from modeling_eem.report.dataset_card import RowsFacts, dataset_card
 
-_FILE_BYTES = 500_000_000  # of a parquet file's rows in memory, as `datasets` cuts them
+_FILE_BYTES = 500_000_000  # a parquet file's rows in memory, as `datasets` cuts them
 
 
 def write_hub_folder(
@@ -25,7 +25,7 @@ def write_hub_folder(
     licence: str | None = None,
     language: str | None = None,
 ) -> Path:
-    """Write what a repository of the Hub would hold of a folder of `eem data prepare` or `eem entropy`.
+    """Write the files of a Hub repository for a folder of `eem data prepare` or `eem entropy`.
 
     `datasets.load_dataset` loads it, as a folder and from the Hub. Paths and secrets of this machine are left out.
 
@@ -33,14 +33,14 @@ def write_hub_folder(
         rows: the folder of rows.
         output: a new folder, or an empty one.
         name: the card's title; the folder's name if None.
-        location: what the card's snippet loads; the repository that it will be pushed to.
-        licence, language: of the text, by the Hub's names: "cc-by-4.0", "en".
+        location: what the card's snippet loads: the repository that you will push it to.
+        licence, language: those of the text, by the Hub's names: "cc-by-4.0", "en".
 
     Returns:
         `output`.
 
     Raises:
-        ValueError: rows that neither command made, or an output that holds something.
+        ValueError: for rows that neither command made, or an output that is not empty.
     """
     rows, output = Path(rows), Path(output)
     splits = open_rows(rows)
@@ -51,7 +51,7 @@ def write_hub_folder(
     if TOKEN_ENTROPIES in columns:
         measured = without_secrets(read_record(rows / ENTROPIES_FILE, {"method": str, "unit": str}))
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"{output} holds something already: choose another --output.")
+        raise ValueError(f"{output} is not empty: choose another --output.")
     card = dataset_card(
         RowsFacts(
             name=name or rows.name,
@@ -87,7 +87,7 @@ def _names(models: Any) -> list[str]:
 
 
 def _origin(made: dict[str, Any], measured: dict[str, Any]) -> dict[str, str]:
-    """What rows and entropies follow from, in words."""
+    """What the rows and entropies were made from, in words."""
     told = {
         "rows": f"{made['rows']}, up to {made['max_length']:,} tokens",
         "tokenizer": f"{made['vocab_size']:,} tokens, fingerprint {made['tokenizer'][:16]}",

@@ -1,4 +1,4 @@
-"""Cross-entropies of tokens, precise enough for sums that are subtracted from one another.
+"""Cross-entropies of tokens, precise enough to subtract their sums from one another.
 
 Shapes: N tokens, D features, V vocabulary.
 """
@@ -14,12 +14,12 @@ from modeling_eem.models.loss_eem import CHUNK_SIZE
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What the outputs before N tokens say of them, `[N]` each.
+    """What the outputs before N tokens predict of them, `[N]` each.
 
     Attributes:
         nats: `logsumexp(logits) - logits[target]`, float64.
         entropies: `-Σ_v p_v log p_v`, the mean nats that the model expects.
-        ranks: 1 where the target has the largest logit; the number of logits above it, plus 1.
+        ranks: the number of logits above the target's, plus 1; 1 where the target has the largest logit.
         boundary_nats: `-log Σ_v p_v` over the tokens that begin a word.
     """
 
@@ -32,11 +32,11 @@ class Predictions:
 def token_nats(hidden_ND: Tensor, head: nn.Module, targets_N: Tensor) -> Tensor:
     """`logsumexp(logits_n) - logits_n[target_n]` in float64, `[N]`; the logits exist in chunks only.
 
-    What is summed thousandfold and then subtracted is kept in float64; the exponentials are as precise as the logits,
-    at least float32, whose rounding is 1e-7 of the result.
+    Values that are summed a thousandfold and then subtracted are kept in float64. The exponentials are as precise as
+    the logits, at least float32, whose rounding is 1e-7 of the result.
 
     Args:
-        head: makes logits `[N, V]` of `hidden_ND`; where it returns what it is given, that is overwritten.
+        head: makes logits `[N, V]` of `hidden_ND`; if it returns its input, `hidden_ND` is overwritten.
     """
     nats_N = torch.empty(len(targets_N), dtype=torch.float64, device=targets_N.device)
     for chunk, logits in _logits(hidden_ND, head):
@@ -48,7 +48,7 @@ def token_nats(hidden_ND: Tensor, head: nn.Module, targets_N: Tensor) -> Tensor:
 def predictions(
     hidden_ND: Tensor, head: nn.Module, targets_N: Tensor, word_starts_V: Tensor | None = None
 ) -> Predictions:
-    """`token_nats`, and what else the same logits tell; a third slower.
+    """`token_nats`, and everything else in `Predictions`, from the same logits; a third slower.
 
     Args:
         word_starts_V: True for the tokens that begin a word.
@@ -70,11 +70,11 @@ def predictions(
 
 
 def _logits(hidden_ND: Tensor, head: nn.Module) -> Iterator[tuple[slice, Tensor]]:
-    """Logits less their largest, in chunks, at least float32; the caller may write to them."""
+    """Logits minus their largest, in chunks, at least float32; the caller may overwrite them."""
     for start in range(0, len(hidden_ND), CHUNK_SIZE):
         chunk = slice(start, start + CHUNK_SIZE)
         rows = hidden_ND[chunk]
-        # One row's last bits depend on where in memory the weights lie, which differs between processes.
+        # One row's last bits depend on the weights' address in memory, which differs between processes.
         logits = head(rows) if len(rows) > 1 else head(rows.repeat(2, 1))[:1]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         yield chunk, logits.sub_(logits.amax(-1, keepdim=True))

@@ -1,4 +1,4 @@
-"""Entropies mapped to [0, 1], as weights want them."""
+"""Entropies mapped to [0, 1], to weigh losses with."""
 
 import torch
 from torch import Tensor

@@ -1,7 +1,7 @@
 """Occlusion: how far a model's predictions move when its memory is taken away.
 
-The memory tells the decoder what the text before a token does not; the more it changes the prediction of a token, the
-less that token could be foreseen. Two passes a row instead of one a prefix. Source: Badger & Neligeorge 2025.
+The memory tells the decoder what the text before a token does not. The more it changes the prediction of a token, the
+less predictable the token is. Two passes a row instead of one a prefix. Source: Badger & Neligeorge 2025.
 """
 
 from collections.abc import Callable
@@ -17,14 +17,14 @@ from modeling_eem.entropy.result import NATS
 from modeling_eem.models.loss_eem import CHUNK_SIZE
 from modeling_eem.models.modeling_eem import EEMForCausalLM
 
-# How far logits with the memory and without it, `[N, V]` each, are from one another, `[N]`.
+# Distances `[N]` between logits with the memory and without it, `[N, V]` each.
 _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": lambda clean, occluded: (clean - occluded).abs().sum(-1),
     "l2": lambda clean, occluded: (clean - occluded).norm(dim=-1),
     "max": lambda clean, occluded: (clean - occluded).abs().amax(-1),
     "cosine": lambda clean, occluded: 1 - F.cosine_similarity(clean, occluded, dim=-1),
 }
-# What each metric is measured in; only a difference of losses is in nats.
+# The unit of each metric; only the difference of losses is in nats.
 METRICS: dict[str, str] = {
     "l1": "logit L1 distance",
     "l2": "logit L2 distance",
@@ -35,19 +35,19 @@ METRICS: dict[str, str] = {
 
 
 class OcclusionEntropy(EEMEstimator):
-    """The distance of a token's logits with the memory present from those without it.
+    """The distance between a token's logits with the memory and without it.
 
     `l1` `Σ_v |a_v - b_v|`, `l2` `(Σ_v (a_v - b_v)²)^½`, `max` `max_v |a_v - b_v|`, `cosine` `1 - cos(a, b)`, in
-    [0, 2], or `loss` `CE(b) - CE(a)`, in nats and signed: a clean, b occluded logits at the output before the token.
-    The encoder reads the whole row, the tokens that are scored and those after them.
+    [0, 2], or `loss` `CE(b) - CE(a)`, in nats and signed; a are the clean and b the occluded logits at the output
+    before the token. The encoder reads the whole row: the scored tokens and those after them.
 
     Args:
-        metric: a name of `METRICS`, which tells its unit; all but `loss` are no entropies, though they go with them.
+        metric: a name of `METRICS`, which gives its unit. All except `loss` rank tokens; they are no entropies.
     """
 
     method: ClassVar[str] = "occlusion"
     options: ClassVar[tuple[Option, ...]] = (
-        Option("metric", "str", "What distance of the logits.", tuple(METRICS), "l1"),
+        Option("metric", "str", "Which distance of the logits.", tuple(METRICS), "l1"),
     )
 
     def __init__(self, model: EEMForCausalLM, metric: str = "l1", batch_tokens: int = 4096):

@@ -1,4 +1,4 @@
-"""What is read off per-token entropies: patches of text, and continuations given what stands before them."""
+"""Uses of per-token entropies: patches of text, and scores of continuations given their prefixes."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,8 +15,8 @@ from modeling_eem.entropy.result import TokenEntropies
 def patch_starts(values_T: Tensor, threshold: float, monotonic: bool = False) -> Tensor:
     """Where patches begin, `[T]`, bool.
 
-    At token t where `H_t > threshold`; with `monotonic` where `H_t - H_{t-1} > threshold`, so that a stretch of high
-    entropies is one patch. The first token begins one; a value that is not scored (NaN) begins none.
+    A patch begins at token t if `H_t > threshold`; with `monotonic` if `H_t - H_{t-1} > threshold`: a stretch of high
+    entropies is then one patch. The first token begins a patch; a token that is not scored (NaN) begins none.
 
     Source: Pagnoni et al. 2024, Byte Latent Transformer, arXiv 2412.09871, section 2.3.
     """
@@ -29,8 +29,8 @@ def patch_starts(values_T: Tensor, threshold: float, monotonic: bool = False) ->
 def entropy_patches(entropies: TokenEntropies, threshold: float, monotonic: bool = False) -> pd.DataFrame:
     """One line a patch: `row`, `index`, `tokens`, `patch` (its text), `start_byte`, `end_byte` and its values' sum.
 
-    Patches begin by the predictive entropies where the result has them, which is what the source cuts by, else by the
-    values. A row's patches join to its text, and their sums add up to its tokens.
+    Patches are cut by the predictive entropies if the result has them, as in the source, else by the values. A row's
+    patches join to its text, and their sums add up to those of its tokens.
 
     Args:
         entropies: with texts.
@@ -45,7 +45,7 @@ def entropy_patches(entropies: TokenEntropies, threshold: float, monotonic: bool
     lines = []
     for row, (text, mask_T) in enumerate(zip(entropies.texts, entropies.attention_mask)):
         values_T, offsets_TX = entropies.values[row][mask_T], entropies.offsets[row][mask_T]
-        # What holds no byte, BOS say, begins no patch but the first.
+        # A token without bytes, such as BOS, begins no patch except the first.
         starts_T = patch_starts(cut_by_BT[row][mask_T], threshold, monotonic) & (offsets_TX[:, 1] > offsets_TX[:, 0])
         starts = sorted({0, *starts_T.nonzero().flatten().tolist()})
         if len(starts) > 1 and int(offsets_TX[starts[1], 0]) == 0:  # only BOS before it
@@ -66,13 +66,13 @@ def conditional_entropies(
     continuations: Sequence[str],
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> TokenEntropies:
-    """The values of each continuation behind its prefix; those of the prefix are NaN, so `totals()` is the score.
+    """The values of each continuation after its prefix; the prefix's values are NaN, so `totals()` is the score.
 
-    The two are read as one text, `prefix + continuation`: put the blank between them into one of the two, as the
-    tokenizer likes it. A token that holds bytes of both belongs to the continuation.
+    The two are read as one text, `prefix + continuation`: put the blank between them into one of the two, to suit the
+    tokenizer. A token that holds bytes of both belongs to the continuation.
 
     Raises:
-        ValueError: for another number of continuations than of prefixes, and what the estimator refuses.
+        ValueError: if the numbers of prefixes and continuations differ, and for what the estimator refuses.
     """
     if len(prefixes) != len(continuations):
         raise ValueError(f"{len(prefixes)} prefixes need as many continuations, not {len(continuations)}.")

@@ -1,8 +1,8 @@
-"""`S(w)`, the nats with which an entropy estimation model tells a window's text knowing the window's code.
+"""`S(w)`: the nats that an entropy estimation model needs for a window's text, given the window's code.
 
-Exact entropies are differences of such sums over the prefixes of a text, so all the time goes here. Each prefix is
-computed once and only as wide as it is; prefixes of about one length, from all rows, share a forward pass. A
-prefix-consistent encoder, whose output at a token depends on nothing after it, yields the codes of all prefixes of a
+Exact entropies are differences of such sums over the prefixes of a text, and almost all their time is spent here. Each
+prefix is computed once and only as wide as it is; prefixes of about equal length, from all rows, share a forward pass.
+A prefix-consistent encoder, whose output at a token depends on nothing after it, yields the codes of all prefixes of a
 row in one pass. Shapes: R windows, T tokens, P numbers of a code, G prefixes of a pass.
 """
 
@@ -29,7 +29,7 @@ def prefix_nats(
 
     Args:
         windows: ids `[t]`, BOS first, none longer than the context; on the model's device.
-        encodes_prefixes: what `is_prefix_consistent` says of the model's encoder.
+        encodes_prefixes: the result of `is_prefix_consistent` for the model.
     """
     encoder = model.model.encoder
     flat_N = torch.cat(list(windows))
@@ -39,13 +39,13 @@ def prefix_nats(
     scored = [place for place, (_, length) in enumerate(prefixes) if length > 1]
     for batch in length_batches([prefixes[place][1] for place in scored], batch_tokens):
         places = [scored[index] for index in batch]
-        # The last bits of a product of few rows depend on where in memory the weights lie, as each process has it: few
+        # The last bits of a product of few rows depend on the weights' address, which differs between processes: few
         # prefixes are filled up with copies of the last, as far as `batch_tokens` allows.
         least = min(FEW_ROWS + 1, batch_tokens // prefixes[places[-1]][1])
         filled = places + places[-1:] * (least - len(places))
         rows_G, lengths_G = torch.tensor([prefixes[place] for place in filled], device=flat_N.device).T
         places_T = torch.arange(int(lengths_G.max()), device=flat_N.device)
-        # Right of a prefix stands whatever follows it there, which neither the encoder nor the decoder sees.
+        # Neither the encoder nor the decoder sees the tokens to the right of a prefix.
         prefix_GT = flat_N[(starts_R[rows_G, None] + places_T).clamp(max=len(flat_N) - 1)]
         codes_GP = _encode(encoder, prefix_GT, lengths_G) if codes is None else codes[filled]
         nats[places] = _summed_nats(model, prefix_GT, lengths_G, codes_GP)[: len(places)].cpu()
@@ -53,7 +53,7 @@ def prefix_nats(
 
 
 def _summed_nats(model: EEMForCausalLM, prefix_GT: Tensor, lengths_G: Tensor, codes_GP: Tensor) -> Tensor:
-    """Right of a prefix stands what a causal decoder does not see; the last token is predicted and not read."""
+    """A causal decoder does not see what is to the right of a prefix; the last token is predicted, not read."""
     inputs_GT, targets_GT = prefix_GT[:, :-1], prefix_GT[:, 1:]
     hidden_GTD = model.model(input_ids=inputs_GT, code=codes_GP, use_cache=False).last_hidden_state
     places_T = torch.arange(inputs_GT.shape[1], device=inputs_GT.device)
@@ -66,7 +66,7 @@ def _summed_nats(model: EEMForCausalLM, prefix_GT: Tensor, lengths_G: Tensor, co
 def _codes_of_prefixes(
     encoder: TextEncoder, windows: Sequence[Tensor], prefixes: Sequence[tuple[int, int]], batch_tokens: int
 ) -> Tensor:
-    """The codes of `prefixes`, `[len(prefixes), P]`, of which a window yields all its own in one pass."""
+    """The codes of `prefixes`, `[len(prefixes), P]`; one pass over a window yields the codes of all its prefixes."""
     of_window: list[list[int]] = [[] for _ in windows]
     for place, (window, _) in enumerate(prefixes):
         of_window[window].append(place)
@@ -89,9 +89,9 @@ def _encode(encoder: TextEncoder, prefix_GT: Tensor, lengths_G: Tensor) -> Tenso
 def is_prefix_consistent(model: EEMForCausalLM) -> bool:
     """Whether the encoder's output at a token depends only on that token, those before it and their places.
 
-    Seen on values, because no config says it for every backbone: outputs of a row of random ids are compared with
-    those of its prefixes. Causal transformers and left-aligned causal mixers are; right-aligned mixers and encoders
-    that are not causal are not.
+    Tested on values, because no config says it for every backbone: the outputs for a row of random ids are compared
+    with those for its prefixes. Causal transformers and left-aligned causal mixers are prefix-consistent;
+    right-aligned mixers and encoders that are not causal are not.
     """
     config, encoder = model.config, model.model.encoder
     length = config.max_position_embeddings
@@ -107,5 +107,5 @@ def is_prefix_consistent(model: EEMForCausalLM) -> bool:
 
 
 def _tolerance(dtype: torch.dtype) -> float:
-    """Above what rounding does to an output, far below what another place or a token more does to it."""
+    """Larger than the effect of rounding on an output, far smaller than that of another place or one more token."""
     return max(1e-4, 16 * torch.finfo(dtype).eps)

@@ -1,7 +1,7 @@
 """Estimators by name, and from the folders of their models.
 
-An estimator says of itself what it takes: its models' kind and number, and its options. The command line reads them
-from `assets/entropy_options.json`, which `write_option_table` writes: its help must not wait for torch.
+Each estimator declares the kind and number of its models, and its options. The command line reads them from
+`assets/entropy_options.json`, which `write_option_table` writes, because its help must not wait for torch.
 """
 
 import difflib
@@ -45,10 +45,10 @@ ESTIMATORS: dict[str, type[EntropyEstimator]] = {
 
 
 def estimator_class(name: str) -> type[EntropyEstimator]:
-    """The estimator that `ESTIMATORS` has under a name.
+    """The estimator of a name in `ESTIMATORS`.
 
     Raises:
-        ValueError: for another name, with the nearest ones.
+        ValueError: for an unknown name, with the nearest ones.
     """
     if name not in ESTIMATORS:
         nearest = difflib.get_close_matches(name, ESTIMATORS, n=2)
@@ -69,7 +69,7 @@ def estimate(
     """`ESTIMATORS[name](*models, **options)`, called with texts and a tokenizer, or with ids.
 
     Args:
-        models: what the estimator is made of: its model; two models; a teacher, its tokenizer and the student's.
+        models: what the estimator is made of: its model; or two models; or a teacher, its tokenizer and the student's.
         options: the estimator's own: `stride`, `metric`, `batch_tokens`, …
     """
     estimator = estimator_class(name)(*models, **options)
@@ -82,7 +82,7 @@ def load_models(
     """The models of a method, from folders or the Hub, in evaluation mode; see `loading.load_model`.
 
     Args:
-        names: one; of `two_models` the model of the longer and that of the shorter prefix; of `teacher` the teacher's.
+        names: one name; for `two_models` the model of the longer prefix, then that of the shorter.
 
     Raises:
         ValueError: for the wrong number of models.
@@ -133,7 +133,7 @@ def check_options(method: str, options: dict[str, Any]) -> None:
 
 
 def option_table() -> dict[str, Any]:
-    """All methods, and each option once, with its default in each method that has it."""
+    """All methods, and each option once, with its default for each method that has it."""
     options: dict[str, dict[str, Any]] = {}
     for method, kind in ESTIMATORS.items():
         for option in kind.options:

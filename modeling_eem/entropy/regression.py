@@ -18,23 +18,23 @@ ALIGNMENTS = ("prefix", "token")
 class RegressionEntropy(EntropyEstimator):
     """A token classifier's single number a token, in the nats it was fitted to.
 
-    With alignment "prefix" the value of token j is the output at j - 1, which has not seen it; with "token" the output
-    at j.
+    With alignment "prefix" the value of token j is the output at j - 1, which has not seen token j; with "token" it is
+    the output at j.
 
     Args:
         model: any model for token classification with `num_labels=1`, this project's mixers or transformers'.
-        alignment: which of the two the model was trained with; by default what its config says of it
-            (`regression_alignment`, which `TokenWeightedTrainer` writes there).
+        alignment: the one that the model was trained with; by default its config's `regression_alignment`, which
+            `TokenWeightedTrainer` writes.
 
     Raises:
         ValueError: for another kind of model, one that sees later tokens, an alignment that contradicts the config, or
-            none in either place.
+            no alignment at all.
     """
 
     method: ClassVar[str] = "regression"
     model_kind: ClassVar[ModelKind] = "token_classifier"
     options: ClassVar[tuple[Option, ...]] = (
-        Option("alignment", "str", "What the model was trained with; by default what its config says.", ALIGNMENTS),
+        Option("alignment", "str", "The one the model was trained with; by default its config's.", ALIGNMENTS),
     )
 
     def __init__(self, model: PreTrainedModel, alignment: str | None = None, batch_tokens: int = 4096):

@@ -1,4 +1,4 @@
-"""What every estimator returns: one value a token, and where the token stands in its text."""
+"""The result of every estimator: one value a token, and the token's place in its text."""
 
 import builtins
 import math
@@ -39,21 +39,20 @@ class TokenEntropies:
     """Per-token values of a batch of rows; shapes: B rows, T tokens.
 
     A value belongs to the token it describes: it is the entropy of the token at that place given the tokens before
-    it. NaN marks what was not scored: the first token of a row (BOS), and padding.
+    it. NaN means not scored: the first token of a row (BOS), and padding.
 
     Attributes:
-        ids: `[B, T]`, as they were given.
+        ids: `[B, T]`, as given.
         values: `[B, T]`, float64, in `unit`.
         attention_mask: `[B, T]`, True on real tokens.
         method: the estimator's name.
-        unit: "nats"; or what an occlusion or gradient measures, which is no entropy but goes with it.
-        texts: the UTF-8 bytes of each row, where a tokenizer was at hand. A window may begin or end inside a
-            character.
+        unit: "nats", or the unit of an occlusion or gradient, which ranks tokens and is no entropy.
+        texts: the UTF-8 bytes of each row, if there was a tokenizer. A window may begin or end inside a character.
         offsets: `[B, T, 2]`, first and last-plus-one byte of each token in its row's text; special tokens and padding
             span nothing.
-        boundary_nats: `[B, T]`, `-log P(the next token begins a word)` at each token, from estimators that were asked
-            for it; the word probabilities of Pimentel & Meister 2024 need it.
-        predictive_nats: `[B, T]`, `-Σ_v p(v | x_<j) log p(v | x_<j)`, what the model expected of `values`.
+        boundary_nats: `[B, T]`, `-log P(the next token begins a word)` at each token, if the estimator was asked for
+            it; the word probabilities of Pimentel & Meister 2024 need it.
+        predictive_nats: `[B, T]`, `-Σ_v p(v | x_<j) log p(v | x_<j)`, the value that the model expected.
         ranks: `[B, T]`, 1 where the token was the likeliest.
     """
 
@@ -80,8 +79,8 @@ class TokenEntropies:
         """Values `[t]` of rows, put where their tokens are.
 
         Args:
-            layout: the ids `[B, T]` that the rows came from and their mask; by default rows are padded on the right,
-                with zeros.
+            layout: the ids `[B, T]` that the rows came from, and their mask; by default rows are padded with zeros on
+                the right.
         """
         if layout is None:
             lengths_B = torch.tensor([len(ids_T) for ids_T in rows.ids])
@@ -102,27 +101,27 @@ class TokenEntropies:
         return [values_T[mask_T] for values_T, mask_T in zip(self.values, self.attention_mask)]
 
     def placed(self, of_tokens_NX: Tensor) -> Tensor:
-        """Numbers of all real tokens `[N, …]`, row by row, put where the tokens are, `[B, T, …]`; NaN elsewhere."""
+        """Numbers of all real tokens `[N, …]`, row by row, put at the tokens' places `[B, T, …]`; NaN elsewhere."""
         return _place(of_tokens_NX, self.attention_mask, math.nan)
 
     def totals(self) -> Tensor:
-        """The sum of each row's scored values, `[B]`; in nats, the row's code length without its code."""
+        """The sum of each row's scored values, `[B]`; in nats it is the row's length without its code."""
         return self.values.nansum(-1)
 
     def bits(self) -> Tensor:
         """The values in bits, `[B, T]`.
 
         Raises:
-            ValueError: for values that are no entropies.
+            ValueError: for values that are not entropies.
         """
         self.require_nats("bits")
         return self.values / math.log(2)
 
     def normalized(self, document_ids: Tensor | None = None) -> Tensor:
-        """`(e - min) / (max - min)` over the scored tokens of each document segment, `[B, T]`; NaN is kept.
+        """`(e - min) / (max - min)` over the scored tokens of each document segment, `[B, T]`; NaN stays NaN.
 
         Args:
-            document_ids: `[B, T]`, which document each token belongs to; by default a row is one document.
+            document_ids: `[B, T]`, the document of each token; by default a row is one document.
         """
         if document_ids is None:
             document_ids = torch.zeros_like(self.ids)
@@ -137,9 +136,9 @@ class TokenEntropies:
     def to_pandas(self, bits: bool = False) -> pd.DataFrame:
         """One line a real token: `row`, `index` in it (BOS: 0), `id` and the value.
 
-        Where texts are known also the `token`, bytes that are no UTF-8 written as `\\x…`, its `start_byte` and
-        `end_byte`; those that were asked for of `boundary_nats`, `predictive_nats` and `ranks`. The values' column is
-        `value_column`; `bits` adds `entropy_bits`.
+        If texts are known, also the `token` (bytes that are not UTF-8 as `\\x…`), its `start_byte` and `end_byte`; and
+        on request `boundary_nats`, `predictive_nats` and `ranks`. The values' column is `value_column`; `bits` adds
+        `entropy_bits`.
         """
         frames = []
         for row in range(len(self)):
@@ -155,11 +154,11 @@ class TokenEntropies:
         return self._joined(frames, bits)
 
     def to_tsv(self, path: str | Path, bits: bool = False) -> Path:
-        """Write `to_pandas` as a table separated by tabs, NaN as `NaN`."""
+        """Write `to_pandas` as a tab-separated table, NaN as `NaN`."""
         return write_atomically(path, self.to_pandas(bits).to_csv(sep="\t", index=False, na_rep="NaN"))
 
     def bytes(self, bits: bool = False) -> pd.DataFrame:
-        """One line a UTF-8 byte: `row`, `index`, `byte` (0 … 255) and its part of the value; `spread_over_bytes`."""
+        """One line a UTF-8 byte: `row`, `index`, `byte` (0 … 255) and its share of the value; `spread_over_bytes`."""
         frames = []
         for row in range(len(self)):
             text, values_N = self._text_values(row)
@@ -169,7 +168,7 @@ class TokenEntropies:
     def characters(self, bits: bool = False) -> pd.DataFrame:
         """One line a character: `row`, `index`, `character`, `start_byte`, `end_byte` and the sum over its bytes.
 
-        Bytes of a character that a window's ends cut stand by themselves, as `\\x…`.
+        If a window's end cuts a character, each of its bytes is a line of its own, as `\\x…`.
         """
         frames = [self._pieces(row, "character", character_starts(self._text(row))) for row in range(len(self))]
         return self._joined(frames, bits)
@@ -177,9 +176,9 @@ class TokenEntropies:
     def words(self, bits: bool = False, corrected: bool = False, pattern: str = WHITESPACE_WORDS) -> pd.DataFrame:
         """One line a word: `row`, `index`, `word`, `start_byte`, `end_byte` and the sum over its bytes.
 
-        Whitespace delimits words and belongs to the word behind it, though `word` is shown without; see `word_starts`.
-        A token that spans two words is split by bytes, so a row's words add up to its tokens. NaN for a word with a
-        token that was not scored.
+        Whitespace delimits words and belongs to the word after it; `word` is shown without it; see `word_starts`. A
+        token that spans two words is split by bytes, so a row's words add up to its tokens. A word with a token that
+        was not scored is NaN.
 
         Args:
             bits: adds `entropy_bits`.
@@ -188,7 +187,7 @@ class TokenEntropies:
             pattern: a regular expression that matches where a word begins.
 
         Raises:
-            ValueError: without texts, or for a correction that cannot be made.
+            ValueError: without texts, or if the correction cannot be made.
         """
         frames = []
         for row in range(len(self)):
@@ -206,10 +205,10 @@ class TokenEntropies:
         """The texts as a heat map: one HTML page that needs nothing else, see `report.entropy_heatmap_html`.
 
         Args:
-            row: only this one; by default all, one below the other, with one scale.
-            bits: shows bits instead of nats.
+            row: show only this row; by default all rows, one below the other, on one scale.
+            bits: show bits instead of nats.
             title: by default the method.
-            scale: values of the faintest and the strongest colour, so that maps compare.
+            scale: values of the faintest and the strongest colour; give several maps the same to compare them.
         """
         values_BT = self.bits() if bits else self.values
         tokens: list[builtins.bytes] = []
@@ -223,7 +222,7 @@ class TokenEntropies:
         return entropy_heatmap_html(tokens, values, unit=unit, title=title or self.method, scale=scale)
 
     def _shown_tokens(self, row: int) -> list[builtins.bytes]:
-        """The row's text, cut behind each token: also what belongs to no token is shown."""
+        """The row's text, cut after each token; text that belongs to no token is shown too."""
         text, shown, tokens = self._text(row), 0, []
         for end in self._spans(row)[:, 1].tolist():
             tokens.append(text[shown:end])
@@ -231,7 +230,7 @@ class TokenEntropies:
         return tokens
 
     def to_dataset(self) -> "Dataset":
-        """Rows that a Trainer takes: `input_ids`, and `token_entropies` in `unit` (NaN at BOS); without padding."""
+        """Rows for a Trainer, without padding: `input_ids`, and `token_entropies` in `unit` (NaN at BOS)."""
         from datasets import Dataset, DatasetInfo, Features, List, Value  # slow to import, and needed only here
 
         columns = {
@@ -244,7 +243,7 @@ class TokenEntropies:
 
     @property
     def value_column(self) -> str:
-        """The values' column in tables: `entropy_nats`, or the name of what was measured instead."""
+        """The name of the values' column in tables: `entropy_nats`, or the name of what else was measured."""
         return "entropy_nats" if self.unit == NATS else re.sub(r"\W+", "_", self.unit).lower()
 
     def require_nats(self, purpose: str) -> None:
@@ -294,7 +293,7 @@ class TokenEntropies:
 
 
 def _place(of_tokens_NX: Tensor, mask_BT: Tensor, fill: float) -> Tensor:
-    """Something of all real tokens `[N, …]`, put where the mask is True, `[B, T, …]`; `fill` elsewhere."""
+    """Values of all real tokens `[N, …]`, put where the mask is True, `[B, T, …]`; `fill` elsewhere."""
     placed = torch.full((*mask_BT.shape, *of_tokens_NX.shape[1:]), fill, dtype=of_tokens_NX.dtype)
     placed[mask_BT] = of_tokens_NX
     return placed

@@ -14,15 +14,15 @@ from modeling_eem.entropy.base import Option
 from modeling_eem.entropy.exact import PrefixEstimator
 from modeling_eem.models.modeling_eem import EEMForCausalLM
 
-STRIDE_HELP = "Of texts longer than the context: how many tokens keep a start."
+STRIDE_HELP = "For texts longer than the context: how many tokens share a start."
 
 
 class SlidingEntropy(PrefixEstimator):
-    """Exact entropies of a text of any length, in nats; those of a text that fits the context are `ExactEntropy`'s.
+    """Exact entropies of a text of any length, in nats; for a text that fits the context, those of `ExactEntropy`.
 
     Args:
-        stride: how many tokens keep a start, 1 … n - 1: the fewer, the more each one sees of the text before it (at
-            least n - 1 - stride tokens), and the more passes it takes, (stride + 1) / stride of a window for each.
+        stride: how many tokens share a start, 1 … n - 1. With fewer, each token sees more of the text before it (at
+            least n - 1 - stride tokens), and takes more passes: (stride + 1) / stride of a window for each token.
     """
 
     method: ClassVar[str] = "sliding"
@@ -58,8 +58,8 @@ class SlidingEntropy(PrefixEstimator):
 def spans(length: int, context: int, stride: int) -> Iterator[tuple[int, int, int]]:
     """`(start, first, last)`: tokens first … last of a row are scored in a window of BOS and tokens start … last.
 
-    Token 0 is BOS. The first window starts with the text and scores all that fits it; each further one scores the next
-    `stride` tokens behind as much text as fits before them.
+    Token 0 is BOS. The first window starts with the text and scores all that fits it. Each further window scores the
+    next `stride` tokens after as much text as fits before them.
     """
     first, last = 1, min(length, context) - 1
     while first < length:

@@ -1,7 +1,7 @@
-"""What two estimates of the same tokens have to do with each other, and how entropies go with place and word.
+"""How two estimates of the same tokens are related, and how entropies vary with place and word.
 
-All intervals are of 95 %, from resampling rows with replacement: the tokens of a row are not independent, rows are.
-Everything comes from sums a row, so memory grows with the rows and not with their tokens.
+All intervals are 95 % intervals, from resampling rows with replacement: the tokens of a row are not independent, rows
+are. Everything is computed from sums over each row, so memory grows with the rows and not with their tokens.
 
 Shapes: R rows, S sums a row, K resamples, N tokens.
 """
@@ -22,7 +22,7 @@ _PERCENTILES = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval, NaN where rows are too few to tell."""
+    """A value with its 95 % interval; NaN if there are too few rows."""
 
     value: float
     low: float
@@ -37,8 +37,8 @@ class Regression:
         slope, intercept: m and b.
         r_squared: `pearson²`, the share of y's variance that x explains.
         pearson: the correlation.
-        tokens: N, those that both estimates score.
-        rows: R, those that hold such tokens.
+        tokens: N, tokens that both estimates score.
+        rows: R, rows that hold such tokens.
     """
 
     slope: Estimate
@@ -51,7 +51,7 @@ class Regression:
 
 @dataclass(frozen=True, eq=False)
 class IndexCurve:
-    """The mean entropy at each token index, of rows whose scored tokens are mapped to [0, 1] first.
+    """The mean entropy at each token index, over rows that were first mapped to [0, 1] each.
 
     Attributes:
         index: `[T]`, a token's place in its row; BOS is 0.
@@ -73,8 +73,8 @@ class SplitWords:
     Attributes:
         first: mean of first pieces.
         later: mean, over words, of the mean of the later pieces.
-        difference: mean over words of the first less the later.
-        words: how many.
+        difference: mean over words of the first minus the later.
+        words: number of words.
     """
 
     first: Estimate
@@ -87,16 +87,18 @@ def regression(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Regression:
     """Regress y on x.
 
     Args:
-        pairs: x and y of each row, of one length; tokens that either leaves NaN are left out.
+        pairs: x and y of each row, of equal length; tokens where either is NaN are left out.
 
     Raises:
-        ValueError: for rows of different lengths, fewer than three tokens, or an x that is constant.
+        ValueError: for rows of different lengths, less than three tokens, or a constant x.
     """
     sums = []
     shift = np.zeros(2)
     for x_T, y_T in pairs:
         if x_T.shape != y_T.shape:
-            raise ValueError(f"the estimates are of different rows: {x_T.shape[0]} and {y_T.shape[0]} tokens.")
+            raise ValueError(
+                f"the estimates are of different rows ({x_T.shape[0]} and {y_T.shape[0]} tokens): use the same."
+            )
         both_T = ~(np.isnan(x_T) | np.isnan(y_T))
         x_N, y_N = x_T[both_T].astype(np.float64), y_T[both_T].astype(np.float64)
         if len(x_N) == 0:
@@ -136,9 +138,9 @@ def regress(x: TokenEntropies, y: TokenEntropies) -> Regression:
 
 
 def index_curve(rows: Iterable[np.ndarray]) -> IndexCurve:
-    """The mean of rows that are mapped to [0, 1] by their own least and largest value, token by token.
+    """The mean at each token index of rows that are mapped to [0, 1] by their own least and largest value.
 
-    Here an interval is `mean ± 1.96 · s / √rows`, since a row gives an index one value.
+    Here an interval is `mean ± 1.96 · s / √rows`, because a row has one value at an index.
 
     Args:
         rows: values of each row's real tokens.
@@ -161,10 +163,10 @@ def index_curve(rows: Iterable[np.ndarray]) -> IndexCurve:
 
 
 def split_words(entropies: Iterable[TokenEntropies]) -> SplitWords:
-    """First against later pieces of words that are several tokens.
+    """Compare the first and later pieces of words of several tokens.
 
-    Words are delimited by whitespace. A piece holds a byte that is no whitespace; words with a token that reaches into
-    another word, or with one that was not scored, are left out.
+    Words are delimited by whitespace. A piece holds a byte that is not whitespace. Words with a token that reaches
+    into another word, or with a token that was not scored, are left out.
 
     Args:
         entropies: of rows with texts.
@@ -184,7 +186,7 @@ def split_words(entropies: Iterable[TokenEntropies]) -> SplitWords:
 
 
 def _split_word_sums(entropies: TokenEntropies) -> Iterable[tuple[int, float, float]]:
-    """For each row: split words, the sum of their first pieces, and of the means of their later ones."""
+    """For each row: the number of split words, the sum of their first pieces, and of the means of the later ones."""
     if entropies.texts is None or entropies.offsets is None:
         raise ValueError("words need a text: pass tokenizer= to the estimator.")
     whitespace = ASCII_WHITESPACE.encode()
@@ -206,7 +208,7 @@ def _split_word_sums(entropies: TokenEntropies) -> Iterable[tuple[int, float, fl
 
 
 def _with_intervals(sums_RS: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> list[Estimate]:
-    """Statistics of the rows' sums, `[K, S]` → `[K, statistics]`, with percentiles over resampled rows."""
+    """Statistics `[K, S]` → `[K, statistics]` of the rows' sums, with percentiles over resampled rows."""
     values = statistic(sums_RS.sum(0, keepdims=True))[0]
     rows = len(sums_RS)
     if rows < 2:

@@ -1,4 +1,4 @@
-"""A teacher's cross-entropies for a student's tokens: carried from one tokenizer to another by UTF-8 byte offsets.
+"""A teacher's cross-entropies for a student's tokens, carried from one tokenizer to the other by UTF-8 byte offsets.
 
 Shapes: T tokens, N bytes of a text, P pairs of a token and one of its bytes.
 """
@@ -23,37 +23,37 @@ SPREADS = ("bytes", "character_mean")
 
 
 class TeacherEntropy(EntropyEstimator):
-    """Another model's `-log p`, in nats, told of a student's tokens.
+    """Another model's `-log p`, in nats, assigned to a student's tokens.
 
-    "bytes": a teacher token's nats are spread evenly over its bytes, and summed over the bytes of each student token,
-    so that a document keeps its total. "character_mean", the published variant: the mean over a student token's
-    characters of the loss of the teacher token in which each begins; it keeps no total.
+    "bytes": a teacher token's nats are spread evenly over its bytes, and summed over the bytes of each student token;
+    a document keeps its total. "character_mean", the published variant: the mean, over a student token's characters,
+    of the loss of the teacher token in which the character begins; it does not keep the total.
 
-    Texts need no other tokenizer than the student's, which the estimator has. Rows of ids are turned into text by it,
-    if it is byte-level; special tokens inside a row part documents, which the teacher reads one by one.
+    Texts need only the student's tokenizer, which the estimator has. If it is byte-level, it also turns rows of ids
+    into text. Special tokens inside a row separate documents, which the teacher reads one by one.
 
-    A teacher whose tokenizer has no BOS reads EOS before each document, as lm-eval does. A special token behind a
+    A teacher whose tokenizer has no BOS reads EOS before each document, as lm-eval does. A special token after a
     document (EOS, or the BOS of the next document in a row) gets the teacher's nats of its own EOS there.
 
-    NaN at a row's first token and at special tokens that end no document; at tokens of a character that a row's end
-    cuts in two, because the teacher reads whole characters only; and, if the teacher's tokenizer has neither BOS nor
-    EOS, at tokens that share a byte with its first, unscored token. What the teacher's later tokens add to such a
-    student token is lost with it.
+    These tokens are NaN: a row's first token; special tokens that end no document; tokens of a character that a row's
+    end cuts in two, because the teacher reads whole characters only. If the teacher's tokenizer has neither BOS nor
+    EOS, tokens that share a byte with its first, unscored token are NaN too; what the teacher's later tokens add to
+    them is lost.
 
     Args:
         teacher, teacher_tokenizer: any causal language model and its tokenizer.
         tokenizer: the student's.
         spread: a name of `SPREADS`.
-        stride: see `CausalEntropy`; without it, documents longer than the teacher's context are refused.
+        stride: see `CausalEntropy`; without it, documents longer than the teacher's context are errors.
 
     Raises:
-        ValueError: when called, beside what every estimator refuses: a row without text, ids that are no UTF-8 text.
+        ValueError: when called, for what every estimator refuses, a row without text, or ids that are not UTF-8 text.
     """
 
     method: ClassVar[str] = "teacher"
     reads_own_tokens: ClassVar[bool] = False
     options: ClassVar[tuple[Option, ...]] = (
-        Option("spread", "str", "How a teacher token's nats are told of the student's tokens.", SPREADS, "bytes"),
+        Option("spread", "str", "How a teacher token's nats are shared by the student's tokens.", SPREADS, "bytes"),
         Option("stride", "int", STRIDE_HELP),
     )
 
@@ -96,7 +96,7 @@ class TeacherEntropy(EntropyEstimator):
         return values
 
     def _read(self, documents: Sequence["_Document"]) -> list[tuple[Tensor, float]]:
-        """The teacher's values at each document's bytes, `[N]`, and of its end (NaN where that is not asked for)."""
+        """The teacher's values at each document's bytes, `[N]`, and at its end (NaN if that is not needed)."""
         if not documents:
             return []
         read = rows_of_texts([document.text for document in documents], self.teacher_tokenizer)
@@ -131,19 +131,19 @@ class TeacherEntropy(EntropyEstimator):
         return values
 
     def check_row(self, ids_T: Tensor, number: int | str) -> None:
-        """What a teacher reads is text, in tokens of its own, which are checked when they are known."""
+        """A teacher reads text in its own tokens, which are checked once they are known."""
 
     @property
     def context(self) -> None:
-        """The teacher's is counted in tokens of its own."""
+        """None: the teacher's context is counted in its own tokens."""
         return None
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         if tokenizer is not self.tokenizer and tokenizer.get_vocab() != self.tokenizer.get_vocab():
-            raise ValueError("the tokenizer is not the student's that the estimator was made with: leave it out.")
+            raise ValueError("the tokenizer is not the student's, which the estimator was made with: leave it out.")
 
     def _documents(self, rows: TextRows, row: int, name: int | str) -> Iterator["_Document"]:
-        """The texts between a row's special tokens, without the parts of characters at either end."""
+        """The texts between a row's special tokens, without parts of characters at either end."""
         text, spans_TX = rows.texts[row], rows.offsets[row]
         is_special_T = torch.isin(rows.ids[row], torch.tensor(self.tokenizer.all_special_ids))
         is_break_T = is_special_T & (spans_TX[:, 0] == spans_TX[:, 1])
@@ -159,7 +159,7 @@ class TeacherEntropy(EntropyEstimator):
                 characters, _ = codecs.utf_8_decode(text[start:end], "strict", False)
             except UnicodeDecodeError as error:
                 raise ValueError(
-                    f"row {name} is no UTF-8 text at byte {start + error.start}: a teacher can only read text."
+                    f"row {name} is not UTF-8 text at byte {start + error.start}: a teacher can only read text."
                 ) from error
             if characters:
                 is_whole = start + len(characters.encode()) == end
@@ -197,9 +197,9 @@ class _Document:
 
 
 def spread_over_bytes(values_T: Tensor, spans_TX: Tensor, length: int) -> Tensor:
-    """Each token's value in equal parts at its bytes, `[N]`.
+    """Each token's value in equal shares at its bytes, `[N]`.
 
-    A token without bytes gives its value to the next that has some (or the last). NaN where a token has no value, or
+    A token without bytes gives its value to the next token with bytes (or the last). NaN if a token has no value, or
     no token has bytes.
     """
     has_bytes_T = spans_TX[:, 1] > spans_TX[:, 0]
@@ -225,7 +225,7 @@ def copy_to_bytes(values_T: Tensor, spans_TX: Tensor, length: int) -> Tensor:
 
 
 def _without_gaps(spans_TX: Tensor, length: int) -> Tensor:
-    """Spans that leave no byte out: bytes before a token become its own, those after the last the last's."""
+    """Spans that leave no byte out: bytes before a token become its own, and the last token gets all after it."""
     starts_T, ends_T = spans_TX.T.clone()
     starts_T = torch.minimum(starts_T, F.pad(ends_T.cummax(0).values[:-1], (1, 0)))
     ends_T[-1] = length
@@ -233,7 +233,7 @@ def _without_gaps(spans_TX: Tensor, length: int) -> Tensor:
 
 
 def _pairs(spans_TX: Tensor) -> tuple[Tensor, Tensor]:
-    """Every token with each of its bytes, `[P]` both; bytes of a character in several tokens are in several pairs."""
+    """Every token paired with each of its bytes, `[P]` both; the bytes of a character in several tokens repeat."""
     widths_T = spans_TX[:, 1] - spans_TX[:, 0]
     token_P = torch.arange(len(spans_TX)).repeat_interleave(widths_T)
     place_P = torch.arange(len(token_P)) - (widths_T.cumsum(0) - widths_T)[token_P]
@@ -241,5 +241,5 @@ def _pairs(spans_TX: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _is_continuation(byte: int) -> bool:
-    """Whether a byte of UTF-8 goes on with a character that began before it."""
+    """Whether a byte of UTF-8 continues a character that began before it."""
     return byte & 0xC0 == 0x80

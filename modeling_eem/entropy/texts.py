@@ -1,4 +1,4 @@
-"""Rows for the estimators, each as long as it is, and where each token stands in its text's UTF-8 bytes."""
+"""Unpadded rows for the estimators, and each token's place in its text's UTF-8 bytes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from modeling_eem.data.tokenizer import encode_texts, is_byte_level, token_byte_
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows of real tokens, `ids [t]` of each, none padded."""
+    """Rows of real tokens without padding, `ids [t]` each."""
 
     ids: list[Tensor]
 
@@ -28,7 +28,7 @@ class TextRows(Rows):
 
     Attributes:
         texts: the UTF-8 bytes of each row.
-        offsets: of each row, `[t, 2]`: first and last-plus-one byte of each token in its text; special tokens span
+        offsets: for each row `[t, 2]`, first and last-plus-one byte of each token in its text; special tokens span
             nothing.
     """
 
@@ -37,10 +37,10 @@ class TextRows(Rows):
 
 
 def rows_of_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> TextRows:
-    """Whole texts, each behind BOS where the tokenizer has one.
+    """Whole texts, each after BOS if the tokenizer has one.
 
     Raises:
-        ValueError: no text, an empty text, a text with a lone surrogate.
+        ValueError: for no text, an empty text, or a text with a lone surrogate.
     """
     if isinstance(texts, str) or not texts:
         raise ValueError("texts must be a list with at least one text.")
@@ -60,7 +60,7 @@ def rows_of_ids(ids: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase) -> Te
     """Rows of ids `[t]` with the bytes that a byte-level tokenizer's tokens hold.
 
     Raises:
-        ValueError: ids that are not the tokenizer's, or a tokenizer that does not tell the bytes of its tokens.
+        ValueError: for ids that are not the tokenizer's, or a tokenizer that is not byte-level.
     """
     lengths_V = token_byte_lengths(tokenizer)
     texts, offsets = [], []
@@ -81,7 +81,7 @@ def real_tokens(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[list[
     """The real tokens `[t]` of each row of `input_ids` `[B, T]`, padded on either side, and their mask.
 
     Raises:
-        ValueError: shapes that are no batch of rows, a row without tokens, a mask with holes.
+        ValueError: for shapes that are not a batch of rows, a row without tokens, or a mask with holes.
     """
     if input_ids.ndim != 2 or input_ids.numel() == 0:
         raise ValueError(f"input_ids must be [batch, tokens] with at least one token, not {list(input_ids.shape)}.")
@@ -99,9 +99,9 @@ def real_tokens(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[list[
 def encode_with_offsets(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[tuple[list[int], Tensor]]:
     """Each text's ids without special tokens, and the first and last-plus-one byte of each, `[t, 2]`.
 
-    Byte-level tokenizers are exact, also where a token holds a part of a character. Others tell characters, as do
-    byte-level ones of a text that they alter; a token that spans no character (a word-boundary sign, say) spans no
-    byte. Texts hold no lone surrogate.
+    Byte-level tokenizers are exact, also if a token holds part of a character. Other tokenizers give the offsets of
+    characters, as do byte-level ones for a text that they alter; a token that spans no character (such as a
+    word-boundary sign) spans no byte. Texts must hold no lone surrogate.
 
     Raises:
         ValueError: for a tokenizer without offsets that is not byte-level.
@@ -121,7 +121,7 @@ def encode_with_offsets(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 
 def _encode_by_characters(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], Tensor]:
     if not tokenizer.is_fast:
-        raise ValueError(f"{type(tokenizer).__name__} does not tell where its tokens stand: use a fast tokenizer.")
+        raise ValueError(f"{type(tokenizer).__name__} does not give its tokens' offsets: use a fast tokenizer.")
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     characters = [0, *torch.tensor([len(character.encode()) for character in text]).cumsum(0).tolist()]
     spans = [(characters[start], characters[end]) for start, end in encoding["offset_mapping"]]
@@ -129,7 +129,7 @@ def _encode_by_characters(tokenizer: PreTrainedTokenizerBase, text: str) -> tupl
 
 
 def _text_of(tokenizer: PreTrainedTokenizerBase, ids_T: Tensor, lengths_T: Tensor) -> bytes:
-    """The bytes of all tokens but the special ones, whose length is 0."""
+    """The bytes of all tokens except special ones, whose length is 0."""
     return b"".join(token_bytes(tokenizer, ids_T[lengths_T > 0].tolist()))
 
 

@@ -1,4 +1,4 @@
-"""What a trained model is worth: its bits, beside general-purpose compressors."""
+"""Evaluation of trained models: bits beside compressors, curves, quantization, correlations, lm-eval."""
 
 from modeling_eem.evaluation.code_length import (
     code_bits_of,

@@ -22,10 +22,10 @@ from modeling_eem.report import Table
 
 @dataclass(frozen=True, eq=False)
 class ModelBits:
-    """What one model needs for rows of text.
+    """The bits that one model needs for rows of text.
 
     Attributes:
-        name: of the model.
+        name: the model's name.
         max_length: n, the most tokens in a row.
         code_size: numbers in a code, 0 for a causal model.
         documents: for each row, the document that it begins in.
@@ -52,27 +52,27 @@ class ModelBits:
 
     @property
     def normalized_loss(self) -> float:
-        """The published shorthand in nats a token: CE + n_p b_p ln 2 / n, b_p with a scale's share."""
+        """The published shorthand in nats a token: CE + n_p b_p ln 2 / n; b_p includes a share of the scale's bits."""
         bits_a_number = self.windows[0].code_bits / self.code_size if self.code_size else 0.0
         return normalized_loss(self.total.cross_entropy, self.code_size, bits_a_number, self.max_length)
 
     @property
     def published_bits_per_byte(self) -> float:
-        """(L_t / L_b) · normalized loss / ln 2, the tokens and bytes those of the rows."""
+        """(L_t / L_b) · normalized loss / ln 2, with the rows' tokens L_t and bytes L_b."""
         return published_bits_per_byte(self.normalized_loss, self.total.num_tokens / self.total.num_bytes)
 
     def interval(self) -> Interval:
-        """Of the bits per byte, documents drawn with replacement."""
+        """The interval of the bits per byte, over documents drawn with replacement."""
         return ratio_interval(*self._documents())
 
     def difference(self, other: "ModelBits") -> tuple[float, Interval]:
-        """This model's bits per byte less another's, the same documents drawn for both; NaN if they differ."""
+        """This model's bits per byte minus another's, the same documents drawn for both; NaN if documents differ."""
         if self.by_document.keys() != other.by_document.keys():
             return math.nan, Interval(math.nan, math.nan)
         return ratio_difference(*self._documents(), *other._documents())
 
     def to_json(self, first: "ModelBits") -> dict[str, Any]:
-        """All numbers by name, the difference to `first` among them."""
+        """All numbers by name, including the difference from `first`."""
         total = self.total
         difference, spread = self.difference(first)
         return {
@@ -121,11 +121,11 @@ def measure(
 
 
 def measure_compressors(texts: Sequence[bytes], advance: Advance | None = None) -> list[CompressorBits]:
-    """Of the bytes of rows.
+    """The bits of every compressor for the bytes of rows.
 
     Args:
         texts: the bytes of each row.
-        advance: is told of each row that has been compressed by itself; what follows, all rows at once, is one more.
+        advance: called after each row is compressed by itself, and once more after all rows at once.
     """
     each_row: Counter[str] = Counter()
     for text in texts:
@@ -140,10 +140,10 @@ def measure_compressors(texts: Sequence[bytes], advance: Advance | None = None) 
 
 
 def bits_table(models: Sequence[ModelBits], what: str) -> Table:
-    """A row a model.
+    """One table row a model.
 
     Args:
-        what: was scored, for the title.
+        what: what was scored, for the title.
     """
     total = models[0].total
     return Table(
@@ -184,7 +184,7 @@ def bits_table(models: Sequence[ModelBits], what: str) -> Table:
 
 
 def differences_table(models: Sequence[ModelBits]) -> Table:
-    """How far each model after the first is from it, with an interval; none where they score other documents."""
+    """Each later model's difference from the first, with an interval; no interval if the documents differ."""
     first, *others = models
     rows = []
     for bits in others:
@@ -200,7 +200,7 @@ def differences_table(models: Sequence[ModelBits]) -> Table:
 
 
 def compressors_table(compressors: Sequence[CompressorBits]) -> Table:
-    """A row a compressor."""
+    """One table row a compressor."""
     return Table(
         columns=("compressor", "bits a byte, all at once", "bits a byte, each row apart"),
         rows=[(bits.name, bits.whole, bits.each_row) for bits in compressors],
@@ -210,7 +210,7 @@ def compressors_table(compressors: Sequence[CompressorBits]) -> Table:
 
 
 def documents_csv(models: Sequence[ModelBits]) -> str:
-    """The numbers behind the intervals: a line a model and document."""
+    """The numbers behind the intervals: one line for each model and document."""
     records = [
         {"model": bits.name, "document": document, **asdict(length)}
         for bits in models

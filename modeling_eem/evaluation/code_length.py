@@ -19,17 +19,17 @@ from modeling_eem.models.modeling_eem_autoencoder import EEMAutoencoder
 from modeling_eem.training import Run
 from modeling_eem.training.token_metrics import code_bits_a_row
 
-# Told how many rows were read, after each batch of them.
+# Called after each batch with its number of rows.
 Advance = Callable[[int], None]
 
 
 def code_bits_of(config: PreTrainedConfig) -> float:
-    """Bits of one window's code as it is stored: its numbers in `code_dtype`, the scale included.
+    """Bits of one window's code as it is stored: its numbers in `code_dtype`, including the scale.
 
     A causal model has no code: 0.
 
     Raises:
-        ValueError: a model with a code but without `code_dtype`: how many bits a number takes is then not settled.
+        ValueError: for a model with a code but without `code_dtype`, which settles how many bits a number takes.
     """
     if (bits := code_bits_a_row(config)) is None:
         raise ValueError(
@@ -46,13 +46,13 @@ def window_code_lengths(
     batch_size: int = 16,
     advance: Advance | None = None,
 ) -> list[CodeLength]:
-    """The bits with which the model tells each of `rows`, one row at a time, in the order of the rows.
+    """The bits that the model needs for each of `rows` by itself, in the order of the rows.
 
     A row costs its cross-entropy, its code as stored (the loss is measured with the rounded code), and, if it is
     shorter than the context, its length. BOS is given.
 
     Raises:
-        ValueError: as `code_bits_of`, and for rows that the collator refuses.
+        ValueError: as in `code_bits_of`, and for rows that the collator refuses.
     """
     code_bits = code_bits_of(model.config)
     nats = row_nats(model, rows, collator, batch_size, advance=advance)
@@ -72,7 +72,7 @@ def window_of(row: Row, nll_nats: float, code_bits: float, max_length: int) -> C
 
 
 def by_document(rows: Sequence[Row], windows: Sequence[CodeLength]) -> dict[int, CodeLength]:
-    """The code length of each document that a row begins in, all its rows together."""
+    """The code length of each document, summed over all rows that begin in it."""
     sums: dict[int, CodeLength] = {}
     for row, window in zip(rows, windows):
         document = row["document_ids"][0]
@@ -106,13 +106,13 @@ def row_nats(
     codes_NP: Tensor | None = None,
     advance: Advance | None = None,
 ) -> list[float]:
-    """The summed cross-entropy of each row in nats, BOS left out, added up in float64.
+    """The summed cross-entropy of each row in nats, without BOS, added up in float64.
 
     Causal models and entropy estimation models predict the next token, autoencoders regenerate the token itself. Rows
     are read in order of length, which changes no value.
 
     Args:
-        codes_NP: a code a row, decoded as they are but for `config.code_dtype`; by default the rows are encoded.
+        codes_NP: one code for each row, only rounded to `config.code_dtype`; by default the rows are encoded.
     """
     nats = [0.0] * len(rows)
     with evaluating(model):
@@ -130,7 +130,7 @@ def row_codes(model: PreTrainedModel, rows: Sequence[Row], collator: CausalColla
     """The code of each row, `[N, P]`, rounded to `config.code_dtype` if there is one.
 
     Raises:
-        ValueError: a model without a code.
+        ValueError: for a model without a code.
     """
     if not isinstance(model, EEMForCausalLM | EEMAutoencoder):
         raise ValueError(f"a {model.config.model_type!r} model has no code: name an entropy estimation model.")
@@ -145,7 +145,7 @@ def row_codes(model: PreTrainedModel, rows: Sequence[Row], collator: CausalColla
 def _batches(
     model: PreTrainedModel, rows: Sequence[Row], collator: CausalCollator, batch_size: int
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-    """Rows of about one length, whole, padded where no causal model can see it, and their places in `rows`."""
+    """Whole rows of about equal length, padded on the right, where no causal model sees it; and their places."""
     collator = replace(collator, random_prefix_probability=0.0, padding_side="right")
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
     for start in range(0, len(order), batch_size):
@@ -155,13 +155,13 @@ def _batches(
 
 
 def _batch_nats(model: PreTrainedModel, batch: dict[str, Tensor], code: dict[str, Tensor]) -> list[float]:
-    """From logits, which all models understand alike."""
+    """The nats of each row, from logits, which mean the same for all models."""
     labels_BT, mask_BT = batch["labels"], batch["attention_mask"]
     if isinstance(model, EEMAutoencoder):
         inputs = {} if code else {"input_ids": batch["input_ids"]}
         logits_BTV = model(**inputs, **code, attention_mask=mask_BT).logits
     else:
-        # An entropy estimation model reads the row it is scored on, which needs saying unless it has its code.
+        # An entropy estimation model reads the row it is scored on: without its code, it needs the row explicitly.
         reads = {"encoder_input_ids": batch["input_ids"], "encoder_attention_mask": mask_BT}
         memory = (code or reads) if isinstance(model.config, EncoderDecoderConfig) else {}
         logits_BTV = model(input_ids=batch["input_ids"], attention_mask=mask_BT, use_cache=False, **memory).logits

@@ -1,4 +1,4 @@
-"""General-purpose compressors, the yardstick for bits per byte: same bytes in, best setting, container included."""
+"""General-purpose compressors, the yardstick for bits per byte: same bytes in, best setting, including container."""
 
 import bz2
 import gzip
@@ -12,12 +12,12 @@ _XZ_DICTIONARY = 1 << 26  # bytes, of xz -9; at least 4,096 are allowed
 
 
 def _xz_filter(num_bytes: int) -> dict[str, int]:
-    """xz -9e with no more dictionary than there is data: the same stream, without clearing 64 MiB for a short row."""
+    """xz -9e with a dictionary no larger than the data: the same stream, without clearing 64 MiB for a short row."""
     dictionary = min(_XZ_DICTIONARY, max(4096, num_bytes))
     return {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": dictionary}
 
 
-# gzip's time stamp and file name are left out, so that a size depends on the data alone.
+# gzip's time stamp and file name are left out: a size must depend on the data alone.
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": lambda data: gzip.compress(data, compresslevel=9, mtime=0),
     "bzip2": lambda data: bz2.compress(data, compresslevel=9),

@@ -1,4 +1,4 @@
-"""Estimates of the same rows, compared: folders of `eem entropy` in; regressions, curves and words out."""
+"""Compares estimates of the same rows: folders of `eem entropy` in; regressions, curves and words out."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,14 +36,14 @@ _ROWS_A_BATCH = 256
 
 @dataclass(frozen=True, eq=False)
 class EntropyFolder:
-    """What `eem entropy` made, row by row from disk; a row of several packed windows counts as several.
+    """A folder of `eem entropy`, read row by row from disk; a row of several packed windows counts as several rows.
 
     Attributes:
         path: the folder.
-        name: of the estimate, for tables and plots.
-        method, unit: how, and in what, the values were measured.
-        rows: of all splits.
-        rows_sha256: of the ids of all rows.
+        name: the estimate's name, for tables and plots.
+        method, unit: how, and in which unit, the values were measured.
+        rows: the rows of all splits.
+        rows_sha256: the hash of all rows' ids.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class EntropyFolder:
 
     @classmethod
     def open(cls, path: Path, name: str) -> "EntropyFolder":
-        """Raises a ValueError for a folder that `eem entropy` did not make, or did not finish."""
+        """Open a folder; ValueError if `eem entropy` did not make it, or did not finish it."""
         if not all((path / name).is_file() for name in (ENTROPIES_FILE, DATASET_FILE)):
             raise ValueError(f"{path} holds no finished entropies: make it with `eem entropy`.")
         made = read_record(path / ENTROPIES_FILE, {"method": str, "unit": str, "rows_sha256": str})
@@ -65,12 +65,12 @@ class EntropyFolder:
 
     @property
     def has_tokenizer(self) -> bool:
-        """Whether words can be told."""
+        """Whether the words are known."""
         return (self.path / TOKENIZER_FOLDER).exists()
 
     @property
     def label(self) -> str:
-        """For a plot's axis."""
+        """The label of a plot's axis."""
         return f"{self.name}, {self.unit}"
 
     def values(self) -> Iterator[np.ndarray]:
@@ -79,7 +79,7 @@ class EntropyFolder:
             yield from Segments.of(table).values(table, TOKEN_ENTROPIES)
 
     def points(self) -> np.ndarray:
-        """The values of the tokens of some rows, spread evenly over the data: about `POINTS`, NaN among them."""
+        """About `POINTS` values, of all tokens in some rows spread evenly over the data; some are NaN."""
         wanted = max(1, POINTS // len(self.rows[0]["input_ids"]))
         tables = self._tables(range(0, len(self.rows), max(1, len(self.rows) // wanted)), 1)
         return np.concatenate([row for table in tables for row in Segments.of(table).values(table, TOKEN_ENTROPIES)])
@@ -105,7 +105,7 @@ def open_folders(paths: list[Path]) -> list[EntropyFolder]:
     """Open estimates of the same rows.
 
     Raises:
-        ValueError: for fewer than two, the same one twice, or estimates of different rows.
+        ValueError: for fewer than two folders, the same folder twice, or estimates of different rows.
     """
     if len({path.resolve() for path in paths}) < max(2, len(paths)):
         raise ValueError("--entropies needs at least two different folders of `eem entropy`.")
@@ -122,12 +122,12 @@ def open_folders(paths: list[Path]) -> list[EntropyFolder]:
 
 
 def regress_folders(x: EntropyFolder, y: EntropyFolder) -> Regression:
-    """Regress y's values on x's, over all rows."""
+    """Regress y's values on x's over all rows."""
     return regression(zip(x.values(), y.values()))
 
 
 def scatter_points(x: EntropyFolder, y: EntropyFolder) -> tuple[np.ndarray, np.ndarray]:
-    """Both values of some tokens that both score."""
+    """Both estimates' values at some tokens that both score."""
     points = np.stack([x.points(), y.points()])
     return tuple(points[:, ~np.isnan(points).any(0)])
 
@@ -138,7 +138,7 @@ def folder_curve(folder: EntropyFolder) -> IndexCurve:
 
 
 def regressions_table(regressions: dict[tuple[str, str], Regression]) -> Table:
-    """A line a pair of estimates."""
+    """One table row a pair of estimates."""
     rows = []
     for (x, y), fit in regressions.items():
         values = fit.slope, fit.intercept, fit.r_squared, fit.pearson
@@ -153,7 +153,7 @@ def regressions_table(regressions: dict[tuple[str, str], Regression]) -> Table:
 
 
 def words_table(words: dict[str, SplitWords]) -> Table:
-    """A line an estimate."""
+    """One table row an estimate."""
     return Table(
         columns=("estimate", "words", "first piece", "later pieces", "difference", "difference, 95 %"),
         rows=[

@@ -1,7 +1,7 @@
 """Loss against training tokens: runs read back, compared and fitted.
 
-Losses are normalized: held-out cross-entropy plus the code's bits spread over n tokens, in nats a token, so that runs
-with codes and without compare. Source: Badger & Neligeorge 2025, training curves (causal losses fall with the
+Losses are normalized: held-out cross-entropy plus the code's bits spread over n tokens, in nats a token. Runs with and
+without codes are then comparable. Source: Badger & Neligeorge 2025, training curves (causal losses fall with the
 logarithm of the tokens, entropy estimation models' nearly linearly).
 """
 
@@ -26,7 +26,7 @@ _LEAST_POINTS = 3
 
 @dataclass(frozen=True)
 class Fit:
-    """A straight line through a run's losses, least squares.
+    """A straight least-squares line through a run's losses.
 
     Attributes:
         kind: "linear" in the tokens, "log-linear" in their natural logarithm.
@@ -43,7 +43,7 @@ class Fit:
         return self.intercept + self.slope * (tokens if self.kind == "linear" else math.log(tokens))
 
     def tokens(self, loss: float) -> float:
-        """Where the line has this loss; infinite if it falls too slowly for a float, NaN if it does not fall."""
+        """The tokens at which the line has this loss; infinite if it falls too slowly, NaN if it does not fall."""
         if self.slope >= 0:
             return math.nan
         x = (loss - self.intercept) / self.slope
@@ -54,12 +54,12 @@ class Fit:
 
 @dataclass(frozen=True)
 class RunCurve:
-    """What a run scored on held-out text along the way.
+    """A run's losses on held-out text during training.
 
     Attributes:
-        name: of the run's folder.
+        name: the name of the run's folder.
         max_length: n, tokens in a row; a sample is a row.
-        points: (tokens seen, normalized loss in nats a token), tokens rising.
+        points: (tokens seen, normalized loss in nats a token), by rising tokens.
     """
 
     name: str
@@ -79,7 +79,7 @@ class RunCurve:
     def tokens_to_reach(self, loss: float) -> float:
         """Tokens after which the loss was first this low, on straight lines between measurements; NaN if never.
 
-        Of a run that starts below, the first measurement's tokens.
+        If the run's first loss is lower already, the tokens of the first measurement.
         """
         before_tokens, before_loss = self.points[0]
         for tokens, value in self.points:
@@ -90,7 +90,7 @@ class RunCurve:
         return math.nan
 
     def less(self, other: "RunCurve") -> list[tuple[float, float]]:
-        """(tokens, this loss less the other's) at the tokens of both, where both were measured before and after.
+        """(tokens, this loss minus the other's) at the tokens of both, in the range that both were measured over.
 
         Raises:
             ValueError: if the runs have no tokens in common.
@@ -101,17 +101,17 @@ class RunCurve:
         tokens = tokens[(tokens >= low) & (tokens <= high)]
         if not len(tokens):
             raise ValueError(
-                f"{self.name} and {other.name} were measured over other tokens: train the shorter longer."
+                f"{self.name} and {other.name} were measured at different tokens: train the shorter run longer."
             )
         differences = np.interp(tokens, own_tokens, own) - np.interp(tokens, other_tokens, others)
         return list(zip(tokens.tolist(), differences.tolist()))
 
 
 def read_run_curve(folder: Path) -> RunCurve:
-    """A run's curve from its `results.json` and `trainer_state.json`; of a run under way, from its last checkpoint.
+    """A run's curve from its `results.json` and `trainer_state.json`; for a run under way, from its last checkpoint.
 
     Raises:
-        ValueError: a folder without those files, a run without cross-entropies, or with fewer than three of them.
+        ValueError: for a folder without those files, or a run with fewer than three held-out cross-entropies.
     """
     source = _finished_folder(folder)
     results = read_record(source / _RESULTS, {"rows_per_step": int, "max_length": int})
@@ -123,7 +123,7 @@ def read_run_curve(folder: Path) -> RunCurve:
         try:
             step, loss = entry["step"], entry.get(_LOSS)
             if loss is not None and step > 0:
-                # Real tokens, where the run counted them; runs of version 0.1 have rows of n tokens at the most.
+                # Real tokens, if the run counted them; for runs of version 0.1 an upper bound, n tokens a row.
                 points[entry.get("num_input_tokens_seen", step * tokens_a_step)] = loss + offset
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{source / TRAINER_STATE_NAME} is damaged at 'log_history': {entry!r}.") from error
@@ -136,13 +136,13 @@ def read_run_curve(folder: Path) -> RunCurve:
 
 
 def _finished_folder(folder: Path) -> Path:
-    """The run's own folder, or its last checkpoint's while the run is not finished."""
+    """The run's own folder, or its last checkpoint's folder if the run is not finished."""
     numbered = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
     checkpoints = sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]))
     for candidate in (folder, *reversed(checkpoints)):
         if all((candidate / name).is_file() for name in (_RESULTS, TRAINER_STATE_NAME)):
             return candidate
-    raise ValueError(f"{folder} is no output folder of train.py: it lacks {_RESULTS} or {TRAINER_STATE_NAME}.")
+    raise ValueError(f"{folder} is not an output folder of eem train: it lacks {_RESULTS} or {TRAINER_STATE_NAME}.")
 
 
 def _code_bits(folder: Path, results: dict[str, Any]) -> float:
@@ -153,7 +153,7 @@ def _code_bits(folder: Path, results: dict[str, Any]) -> float:
 
 
 def curves_table(curves: Sequence[RunCurve]) -> Table:
-    """A row a run and fit."""
+    """One table row a run and fit."""
     return Table(
         columns=("run", "points", "tokens", "last loss", "fit", "loss = a", "+ b · x", "R²"),
         rows=[
@@ -180,7 +180,7 @@ def curves_table(curves: Sequence[RunCurve]) -> Table:
 
 
 def reach_table(curves: Sequence[RunCurve], losses: Sequence[float]) -> Table:
-    """A row a run and loss: what was needed to get there, measured, and as the fits have it."""
+    """One table row a run and loss: the tokens needed to reach it, as measured and by the fits."""
     rows = []
     for loss in losses:
         for curve in curves:

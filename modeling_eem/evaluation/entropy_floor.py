@@ -1,10 +1,10 @@
 """Language entropy by shrinking: the smallest embedding that tells a text completely.
 
-Models with ever smaller codes are trained on the same text. What the code does not tell the decoder must still
-predict, so that the cross-entropy falls as the code grows, and the size at which it reaches zero estimates the
-entropy. An ideal model is on the line of slope -1 through the entropy: each bit of code saves one bit. A real one is
-above it, because its codes say less than their bits could; a line of slope -s that begins at the entropy H meets zero
-at H / s. So the crossing is an estimate from above, as far above as the slope is below 1.
+Models with ever smaller codes are trained on the same text. The decoder must predict whatever the code does not tell
+it. So the cross-entropy falls as the code grows, and the size at which it reaches zero estimates the entropy. An ideal
+model is on the line of slope -1 through the entropy: each bit of code saves one bit. A real model is above it, because
+its codes say less than their bits could. A line of slope -s that begins at the entropy H meets zero at H / s, so the
+crossing is an estimate from above: the flatter the line, the farther above.
 Source: Badger & Neligeorge 2025, language entropy.
 """
 
@@ -24,7 +24,7 @@ LEAST_RUNS = 3
 
 @dataclass(frozen=True)
 class FloorPoint:
-    """A run's held-out code length, as two parts of bits per byte."""
+    """A run's held-out code length, split into parts in bits per byte."""
 
     name: str
     length: CodeLength
@@ -36,7 +36,7 @@ class FloorPoint:
 
     @property
     def cross_entropy(self) -> float:
-        """Bits per byte that the decoder still needs."""
+        """Bits per byte that the decoder still needs to predict the text."""
         return nats_to_bits(self.length.nll_nats) / self.length.num_bytes
 
     @property
@@ -51,14 +51,14 @@ class EntropyFloor:
 
     Attributes:
         crossing: bits per byte of embedding at which the line's cross-entropy is 0: the estimate of the entropy.
-        low, high: Fieller's 95 % interval of the crossing; infinite where the slope is not told from 0.
-        intercept, slope, r_squared: of the line, cross-entropy on embedding, least squares.
-        used: names of the runs it goes through.
-        levelled: names of the runs above `zero` that it leaves out, because there the curve levels off.
-        first_at_zero: bits per byte of embedding of the smallest code that reaches `zero`; None where none does.
+        low, high: Fieller's 95 % interval of the crossing; infinite if the slope does not differ from 0.
+        intercept, slope, r_squared: the least-squares line of cross-entropy on embedding.
+        used: names of the runs that the line was fitted to.
+        levelled: names of the runs above `zero` that were left out, because the curve levels off there.
+        first_at_zero: bits per byte of embedding of the smallest code that reaches `zero`; None if no code does.
         zero: bits per byte of cross-entropy that count as none.
-        smallest_total: the least bits per byte, all included, that any run needs: a bound that holds without a line.
-        is_extrapolated: whether the crossing lies beyond the largest embedding that was tried.
+        smallest_total: the fewest bits per byte in all that any run needs: a bound that holds without a line.
+        is_extrapolated: whether the crossing is beyond the largest embedding that was tried.
     """
 
     crossing: float
@@ -76,18 +76,18 @@ class EntropyFloor:
 
 
 def fit_entropy_floor(points: Sequence[FloorPoint], zero: float = 0.01) -> EntropyFloor:
-    """Fit the line through the runs whose cross-entropy is above `zero` bits per byte and that lie on one.
+    """Fit a line to the smallest codes, as far as their points lie on one and are above `zero` bits per byte.
 
-    At zero the curve is flat, and before it levels off: the last bits are the dearest. So the line goes through the
-    smallest codes, as many as show no bend upwards (a quadratic term told from 0 at 5 %), but three at least.
+    At zero the curve is flat, and it levels off before: the last bits cost most. So the line is fitted to the smallest
+    codes, as many as show no bend upwards (a quadratic term that differs from 0 at 5 %), but at least three.
 
-    With a + b x the line and the residuals normal, the 95 % interval is all x for which a + b x is not told from 0:
+    For the line a + b x and normal residuals, the 95 % interval holds all x where a + b x does not differ from 0:
 
         (a + b x)² ≤ t² Var(a + b x),    t the 97.5 % quantile with n - 2 degrees of freedom.
 
     Raises:
-        ValueError: a `zero` that is no number, fewer than three sizes of code above it, or a cross-entropy that does
-            not fall.
+        ValueError: for a `zero` that is not a number, fewer than three sizes of code above it, or a cross-entropy that
+            does not fall.
     """
     if not 0 <= zero < math.inf:
         raise ValueError(f"zero must be a finite number of bits per byte of at least 0, not {zero}.")
@@ -95,12 +95,12 @@ def fit_entropy_floor(points: Sequence[FloorPoint], zero: float = 0.01) -> Entro
     if len(sizes := {point.embedding for point in above}) < LEAST_RUNS:
         raise ValueError(
             f"{len(above)} of {len(points)} runs are above {zero} bits per byte of cross-entropy, with codes of "
-            f"{len(sizes)} size(s), and a line with an interval needs {LEAST_RUNS}: add runs with smaller codes."
+            f"{len(sizes)} size(s); a line with an interval needs {LEAST_RUNS}: add runs with smaller codes."
         )
     used = _straight_part(above)
     line = straight_line(*_coordinates(used))
     if line.slope >= 0:
-        raise ValueError("the cross-entropy does not fall as codes grow, so it meets no zero: train the runs longer.")
+        raise ValueError("the cross-entropy does not fall as codes grow and never meets zero: train the runs longer.")
     crossing = float(-line.intercept / line.slope)
     low, high = _fieller(_coordinates(used)[0], line)
     at_zero = [point.embedding for point in points if point.cross_entropy <= zero]
@@ -126,7 +126,7 @@ def _coordinates(points: Sequence[FloorPoint]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _straight_part(points: Sequence[FloorPoint]) -> Sequence[FloorPoint]:
-    """The first of `points`, which come in order of size, that lie on one line; all runs of a size or none."""
+    """The first of `points`, sorted by size, that lie on one line; either all runs of a size or none."""
     sizes = sorted({point.embedding for point in points})
     for largest in reversed(sizes[LEAST_RUNS:]):
         some = [point for point in points if point.embedding <= largest]
@@ -136,12 +136,12 @@ def _straight_part(points: Sequence[FloorPoint]) -> Sequence[FloorPoint]:
 
 
 def _levels_off(x: np.ndarray, y: np.ndarray) -> bool:
-    """Whether a parabola through the points opens upwards, its quadratic term told from 0 at 5 %."""
+    """Whether a parabola through the points opens upwards, with a quadratic term that differs from 0 at 5 %."""
     powers = np.vander((x - x.mean()) / np.ptp(x), 3)
     coefficients = np.linalg.lstsq(powers, y)[0]
     variance = np.square(y - powers @ coefficients).sum() / (len(x) - 3)
     spread = math.sqrt(variance * np.linalg.inv(powers.T @ powers)[0, 0])
-    # Points on a line exactly differ from it by the rounding of floats, which is no bend.
+    # Points exactly on a line differ from it by the rounding of floats, which is not a bend.
     return bool(coefficients[0] > max(t.ppf(0.975, len(x) - 3) * spread, 1e-9 * np.ptp(y)))
 
 
@@ -160,7 +160,7 @@ def _fieller(x: np.ndarray, line: Line) -> tuple[float, float]:
 
 
 def floor_table(points: Sequence[FloorPoint], floor: EntropyFloor, known: float | None = None) -> Table:
-    """A row a run, and what the line says below. With a known entropy, also how far above it each run is."""
+    """One table row a run, with the line's results below. With a known entropy, also each run's distance above it."""
     columns = ["run", "embedding", "cross-entropy", "in all", "in the fit"]
     rows: list[list[str | float]] = [
         [
@@ -185,7 +185,7 @@ def floor_table(points: Sequence[FloorPoint], floor: EntropyFloor, known: float 
 
 
 def ideal_cross_entropy(embedding: float, entropy: float) -> float:
-    """Bits per byte that even the best code of `embedding` bits per byte leaves to predict: max(H - embedding, 0)."""
+    """Bits per byte that the best code of `embedding` bits per byte leaves to predict: max(H - embedding, 0)."""
     return max(entropy - embedding, 0.0)
 
 

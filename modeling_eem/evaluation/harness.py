@@ -1,4 +1,4 @@
-"""Benchmarks: several models through lm-eval's tasks."""
+"""Benchmarks: runs several models on lm-eval's tasks."""
 
 import math
 import os
@@ -35,7 +35,7 @@ _ONE_PROCESS = "DISABLE_MULTIPROC"  # lm-eval's
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A checkpoint that `open_models` found fit to be scored."""
+    """A checkpoint that can be scored, as `open_models` found."""
 
     name: str
     path: Path
@@ -50,9 +50,9 @@ def open_models(paths: Sequence[Path], max_length: int | None = None) -> list[Mo
     """Check that checkpoints can be scored beside each other; each model is loaded once.
 
     Raises:
-        ValueError: a folder without config, weights or tokenizer, or with some that are cut short; a model that is no
-            causal language model; a tokenizer with more tokens than the model, or without BOS and EOS; contexts that
-            differ, or are shorter than `max_length`.
+        ValueError: for a folder without config, weights or tokenizer, or with some that are cut short; a model that is
+            not a causal language model; a tokenizer with more tokens than the model, or without BOS and EOS; contexts
+            that differ, or are shorter than `max_length`.
     """
     names = [path.name for path in paths]
     models = [
@@ -63,7 +63,7 @@ def open_models(paths: Sequence[Path], max_length: int | None = None) -> list[Mo
     told = ", ".join(f"{name} {length}" for name, length in lengths.items())
     if max_length is None and len(set(lengths.values())) > 1:
         raise ValueError(
-            f"the models' contexts differ ({told}), so their scores do not compare: give all of them the same with "
+            f"the models' contexts differ ({told}), so scores cannot be compared: give all of them the same with "
             f"--max-length {min(lengths.values())}."
         )
     if max_length is not None and max_length > min(lengths.values()):
@@ -92,11 +92,11 @@ def score_models(
     begin: Callable[[str, str], None],
     advance: Callable[[int], None],
 ) -> list[ModelScores]:
-    """All models on all tasks; empty on every process but the first.
+    """The scores of all models on all tasks; empty on every process except the first.
 
     Args:
-        begin: is told the model and the task before each.
-        advance: is told how many rows have been through the model since it was last told.
+        begin: called with the model and the task before each task.
+        advance: called with the number of rows that the model has read since the last call.
     """
     scores = []
     for folder in models:
@@ -130,10 +130,10 @@ def score_models(
 
 
 class _RandomOfProcess:
-    """Draws what one process would draw for the rows that are this one's: every `world_size`-th, from `rank` on.
+    """Draws what a single process would draw for this process's rows: every `world_size`-th row, from `rank` on.
 
-    lm-eval draws the solved examples of a prompt row by row from one generator, so processes that share the rows would
-    show each other's examples, and their scores would be of other prompts.
+    lm-eval draws a prompt's solved examples row by row from one generator. Processes that share the rows would draw
+    other rows' examples, and would score different prompts.
     """
 
     def __init__(self, seed: int | None, rank: int, world_size: int):
@@ -146,7 +146,7 @@ class _RandomOfProcess:
 
 @contextmanager
 def _in_one_process() -> Iterator[None]:
-    """No lm-eval bootstrap in processes of its own, each of which would fork this one, models and threads included."""
+    """Keeps lm-eval's bootstrap in this process: its own would be forks of this one, with models and threads."""
     before = os.environ.get(_ONE_PROCESS)
     os.environ[_ONE_PROCESS] = "1"
     try:
@@ -159,7 +159,7 @@ def _in_one_process() -> Iterator[None]:
 
 
 def score_task(model: CausalHarnessModel, task: ConfigurableTask, options: HarnessOptions) -> TaskScores | None:
-    """One task; None on every process but the first."""
+    """The scores of one task; None on every process except the first."""
     model.start()
     if model.world_size > 1:
 
@@ -169,7 +169,7 @@ def score_task(model: CausalHarnessModel, task: ConfigurableTask, options: Harne
             return task.sampler
 
         task.sampler.set_rnd = set_rnd
-    # lm-eval tells of each bootstrap, and scikit-learn of each draw without a positive row: neither is news.
+    # lm-eval prints each bootstrap, and scikit-learn warns of each draw without a positive row: both are expected.
     with redirect_stdout(StringIO()), warnings.catch_warnings(), _in_one_process():
         warnings.simplefilter("ignore", UndefinedMetricWarning)
         results = simple_evaluate(
@@ -205,7 +205,7 @@ def _task_scores(
 def _scores(
     task: ConfigurableTask, results: dict[str, Any], samples: Sequence[dict[str, Any]], resamples: int
 ) -> Iterator[tuple[str, Score]]:
-    """lm-eval's flat `metric,filter` and `metric_stderr,filter`, joined, with what each row adds to them."""
+    """lm-eval's flat `metric,filter` and `metric_stderr,filter` joined, with each row's contribution."""
     for key, value in results.items():
         metric, comma, chosen = key.partition(",")
         if not comma or metric.endswith("_stderr"):

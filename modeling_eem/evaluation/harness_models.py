@@ -1,6 +1,6 @@
-"""What lm-eval's `hf` model must be told to score models of this project fairly; `eem` is registered with lm-eval.
+"""Adapts lm-eval's `hf` model to score this project's models fairly, and registers `eem` with lm-eval.
 
-Both take whatever is too long for the context from the left, as lm-eval does, and keep count of it.
+Both cut texts that are too long for the context on the left, as lm-eval does, and count them.
 """
 
 import math
@@ -15,7 +15,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
-# What lm-eval calls a request: (context, continuation) as text, or None in a rolling likelihood; then both as ids.
+# lm-eval's request: (context, continuation) as text, or None in a rolling likelihood; then both as ids.
 Request: TypeAlias = tuple[tuple[str, str] | None, list[int], list[int]]
 LogLikelihood: TypeAlias = tuple[float, bool]
 
@@ -23,7 +23,7 @@ EEM_TYPES = ("eem", "eem_autoencoder")
 _DEFAULT_GENERATED_TOKENS = 256  # lm-eval's own
 
 
-# lm-eval's `register_model` has no types: a checker would take the class that it registers for the base `LM`.
+# lm-eval's `register_model` has no types: a type checker would take the registered class for the base `LM`.
 _HFLM: Any = HFLM
 
 
@@ -31,23 +31,23 @@ class CausalHarnessModel(_HFLM):
     """lm-eval's `hf` model for models whose rows begin with BOS, once.
 
     * The rolling likelihood (`wikitext`) encodes text without special tokens: lm-eval itself puts BOS before it, and
-      a tokenizer that adds BOS would have the model score a second one.
-    * A generation never asks for more than half the context: IFEval wants 1,280 tokens, and stock lm-eval stops with
-      an AssertionError where the context is no longer than that.
+      with a tokenizer that adds BOS the model would score a second one.
+    * A generation never asks for more than half the context. IFEval wants 1,280 tokens, and stock lm-eval stops with
+      an AssertionError if the context is not longer than that.
     * Processes without a GPU share the work too.
 
     Attributes:
         truncated: prompts that lost their beginning since `start`.
-        shortened: prompts that were given less room for an answer than the task asks for since `start`.
+        shortened: prompts since `start` that got less room for an answer than the task asks for.
 
     Raises:
-        ValueError: a model whose encoder would see what is scored; a continuation longer than the context.
+        ValueError: for a model whose encoder would see what is scored, or a continuation longer than the context.
     """
 
     def __init__(self, pretrained: str, advance: Callable[[int], None] | None = None, **kwargs: Any) -> None:
-        """`advance` is told after each batch how many rows it had; all else as `HFLM`."""
+        """`advance` is called after each batch with its number of rows; everything else is as in `HFLM`."""
         kwargs.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
-        # Before lm-eval makes its own: the first one decides, and without `cpu` it takes two processes for two runs.
+        # Made before lm-eval's own, because the first one decides. Without `cpu` two processes would be two runs.
         state = PartialState(cpu=not torch.accelerator.is_available())
         super().__init__(pretrained, **kwargs)
         self._rank, self._world_size = state.process_index, state.num_processes
@@ -56,7 +56,7 @@ class CausalHarnessModel(_HFLM):
         self.start()
 
     def start(self) -> None:
-        """Begin to count anew."""
+        """Start counting from zero."""
         self.truncated: set[str] = set()
         self.shortened: set[str] = set()
 
@@ -66,7 +66,7 @@ class CausalHarnessModel(_HFLM):
 
     def _check_type(self, model_type: str) -> None:
         if model_type in EEM_TYPES:
-            raise ValueError(f"the encoder of {model_type!r} would see what is scored: only the model 'eem' will do.")
+            raise ValueError(f"the encoder of {model_type!r} would see what is scored: use the model 'eem'.")
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         return super().tok_encode(string, False if self.is_rolling else add_special_tokens, **kwargs)
@@ -97,7 +97,7 @@ class CausalHarnessModel(_HFLM):
     def _loglikelihood_tokens(
         self, requests: list[Request], disable_tqdm: bool = True, override_bs: int | None = None
     ) -> list[LogLikelihood]:
-        # lm-eval's rolling likelihood would show a bar of its own for every batch.
+        # lm-eval's rolling likelihood would show a progress bar for every batch.
         self._check_lengths(requests)
         return _finite(super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs))
 
@@ -121,10 +121,10 @@ class CausalHarnessModel(_HFLM):
 
 
 def _finite(answers: list[LogLikelihood]) -> list[LogLikelihood]:
-    """The answers, all of them numbers: lm-eval 0.4.13 takes NaN for the first choice, an accuracy like any other.
+    """The answers, if all are finite. lm-eval 0.4.13 takes NaN for the first choice, and prints a normal accuracy.
 
     Raises:
-        ValueError: a log-likelihood that is NaN or infinite.
+        ValueError: for a log-likelihood that is NaN or infinite.
     """
     for log_likelihood, _ in answers:
         if not math.isfinite(log_likelihood):
@@ -138,12 +138,12 @@ def _finite(answers: list[LogLikelihood]) -> list[LogLikelihood]:
 class EEMHarnessModel(CausalHarnessModel):
     """An entropy estimation model that is scored as a language model.
 
-    Its encoder is shown the context alone, never what is scored; with rolling likelihoods there is no context, and it
-    is shown BOS alone. The decoder reads context and continuation with that code, as in training. Generation encodes
-    the prompt once. For lm-eval's own command: `lm_eval --model eem` after `import modeling_eem.evaluation.harness`.
+    Its encoder sees only the context, never what is scored; rolling likelihoods have no context, so it sees only BOS.
+    The decoder reads context and continuation with that code, as in training. Generation encodes the prompt once. For
+    lm-eval's own command: `lm_eval --model eem` after `import modeling_eem.evaluation.harness`.
 
     Raises:
-        ValueError: another kind of model.
+        ValueError: for another kind of model.
     """
 
     def _check_type(self, model_type: str) -> None:
@@ -166,7 +166,7 @@ class EEMHarnessModel(CausalHarnessModel):
 
     @torch.no_grad()
     def _score(self, requests: Sequence[Request]) -> list[LogLikelihood]:
-        """Σ log p(continuation | context, code of the context) in nats, and whether it is the greedy one."""
+        """Σ log p(continuation | context, code of the context) in nats, and whether it is the greedy continuation."""
         self.advance(len(requests))
         texts = [(context + continuation)[-(self.max_length + 1) :] for _, context, continuation in requests]
         shown = [

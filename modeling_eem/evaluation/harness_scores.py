@@ -1,4 +1,4 @@
-"""What models scored on lm-eval's tasks, and how far apart two of them are: both have answered the same rows."""
+"""Models' scores on lm-eval's tasks, and the differences between models that answered the same rows."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,11 +17,11 @@ class Score:
     """A metric of a task.
 
     Attributes:
-        value: lm-eval's.
-        standard_error: of the value; None where lm-eval has none, or with one row.
-        rows: number of a row of the data → what `aggregate` takes: a number for a mean, (nats, bytes) for bits per
-            byte, (right label, given label) for mcc.
-        aggregate: lm-eval's way from the rows to the value.
+        value: lm-eval's value.
+        standard_error: the value's; None if lm-eval has none, or for one row.
+        rows: a row's number in the data → input of `aggregate`: a number for a mean, (nats, bytes) for bits per byte,
+            (right label, given label) for mcc.
+        aggregate: lm-eval's function from the rows to the value.
     """
 
     value: float
@@ -30,7 +30,7 @@ class Score:
     aggregate: Callable[[Sequence[Any]], float] = field(default=mean, repr=False)
 
     def difference(self, first: "Score", resamples: int) -> "Score":
-        """This value less `first`'s, with a standard error over the rows that both are of.
+        """This value minus `first`'s, with a standard error over the rows that both have.
 
         Args:
             resamples: draws of the bootstrap, for metrics without a formula; 0 leaves all standard errors out.
@@ -45,15 +45,15 @@ class Score:
 
 @dataclass(frozen=True)
 class TaskScores:
-    """What a model scored on a task.
+    """A model's scores on a task.
 
     Attributes:
-        version: of the task, as its YAML has it.
+        version: the task's version, from its YAML.
         num_fewshot: solved examples in each prompt.
         num_rows: rows that were scored.
-        num_rows_available: rows that the data holds.
-        truncated_prompts: different prompts that lost their beginning, being too long for the context.
-        shortened_answers: different prompts with less room for an answer than the task asks for.
+        num_rows_available: rows in the data.
+        truncated_prompts: number of different prompts that lost their beginning, because the context was too short.
+        shortened_answers: number of different prompts with less room for an answer than the task asks for.
         metrics: `metric,filter` → score.
     """
 
@@ -68,17 +68,16 @@ class TaskScores:
 
 @dataclass(frozen=True)
 class ModelScores:
-    """A row of the table.
+    """A model's scores on all tasks: a row of the table.
 
     Attributes:
-        adapter: the lm-eval model it went through.
+        adapter: the lm-eval model that scored it.
         max_length: tokens of context that it was given.
-        dtype: of its weights.
-        num_processes: that shared its rows.
+        dtype: the dtype of its weights.
+        num_processes: how many processes shared its rows.
 
     Raises:
-        ValueError: an entropy estimation model that did not go through `EEMHarnessModel`: its encoder saw what was
-            scored, which is no score.
+        ValueError: for an entropy estimation model that `EEMHarnessModel` did not score: its encoder saw the answers.
     """
 
     name: str
@@ -93,12 +92,12 @@ class ModelScores:
     def __post_init__(self) -> None:
         if self.model_type in EEM_TYPES and self.adapter != EEMHarnessModel.__name__:
             raise ValueError(
-                f"{self.name} is an entropy estimation model and was scored through {self.adapter}, where its encoder "
-                f"sees what is scored: score it through {EEMHarnessModel.__name__}."
+                f"{self.name} is an entropy estimation model and was scored by {self.adapter}, where its encoder "
+                f"sees what is scored: score it by {EEMHarnessModel.__name__}."
             )
 
     def to_json(self) -> dict[str, Any]:
-        """All values by name, without those of single rows."""
+        """All values by name, without values of single rows."""
         tasks = {
             task: vars(scores)
             | {
@@ -122,7 +121,7 @@ class HarnessOptions:
         limit: first rows of each task to score; None scores all.
         bootstrap_iters: resamples for the standard errors that have no formula (mcc, f1, perplexity); 0 leaves all
             standard errors out.
-        dtype: of the weights: a name of PyTorch, or "auto" for the checkpoint's own.
+        dtype: the weights' dtype: a name of PyTorch, or "auto" for the checkpoint's own.
     """
 
     batch_size: int = 8
@@ -141,7 +140,7 @@ class HarnessOptions:
 
 
 def mean_score(scores: Sequence[Score]) -> Score:
-    """The mean of scores on different data: its standard error is `sqrt(Σ se²) / k`."""
+    """The mean of k scores on different data; its standard error is `sqrt(Σ se²) / k`."""
     errors = [score.standard_error for score in scores]
     known = [error for error in errors if error is not None]
     return Score(
@@ -163,9 +162,9 @@ def paired_error(
 ) -> float | None:
     """Standard error of `aggregate(rows) - aggregate(others)`, where both answer the same questions; None for one row.
 
-    * Of means: that of the mean of the rows' differences.
-    * Of bits per byte: the linearised ratio's, each row's share in one less its share in the other.
-    * Else (mcc, f1, perplexity): over `resamples` draws of rows with replacement, the same rows for both.
+    * For means: the standard error of the mean of the rows' differences.
+    * For bits per byte: that of the linearised ratio, from each row's share in one minus its share in the other.
+    * Otherwise (mcc, f1, perplexity): over `resamples` draws of rows with replacement, the same rows for both.
     """
     if len(rows) < 2:
         return None

@@ -1,4 +1,4 @@
-"""Benchmarks as tables: a row a model, what lies between the models, every metric; with what a reader must know."""
+"""Tables of benchmarks: one row a model, the models' differences, every metric; with the notes that a reader needs."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from modeling_eem.report import Cell, Table, readable
 
 
 def benchmark_table(models: Sequence[ModelScores], is_offline: bool) -> Table:
-    """The table of `COLUMNS`: a row a model, "value ± standard error", and the notes without which it misleads."""
+    """The table of `COLUMNS`: one row a model, "value ± standard error", and the notes that it needs."""
     rows: list[list[Cell]] = []
     for model in models:
         cells: list[Cell] = [model.name]
@@ -28,10 +28,10 @@ def benchmark_table(models: Sequence[ModelScores], is_offline: bool) -> Table:
 
 
 def differences_table(models: Sequence[ModelScores], is_table: bool, is_offline: bool, resamples: int) -> Table:
-    """How far each model after the first is from it, with paired standard errors.
+    """Each later model's differences from the first, with paired standard errors.
 
     Args:
-        is_table: in the columns of `COLUMNS`, and every metric of the tasks that are in none; else in every metric.
+        is_table: compare the columns of `COLUMNS`, and every metric of tasks in no column; otherwise every metric.
         resamples: draws of the bootstrap, for metrics without a formula.
     """
     first, *others = models
@@ -70,7 +70,7 @@ def differences_table(models: Sequence[ModelScores], is_table: bool, is_offline:
 
 
 def summary_tables(models: Sequence[ModelScores], is_table: bool, is_offline: bool, resamples: int) -> list[Table]:
-    """What a card shows: the table of `COLUMNS`, or else every metric; with several models, their differences."""
+    """The tables of a card: `COLUMNS` or else every metric, and for several models their differences."""
     tables = [benchmark_table(models, is_offline) if is_table else task_table(models)]
     if len(models) > 1:
         tables.append(differences_table(models, is_table, is_offline, resamples))
@@ -78,7 +78,7 @@ def summary_tables(models: Sequence[ModelScores], is_table: bool, is_offline: bo
 
 
 def task_table(models: Sequence[ModelScores]) -> Table:
-    """Every metric of every task, a line each."""
+    """One table row for every metric of every task."""
     return Table(
         columns=("model", "task", "metric", "value", "standard error", "rows", "shots"),
         rows=[
@@ -118,7 +118,7 @@ def _table_notes(models: Sequence[ModelScores], is_offline: bool) -> list[str]:
 
 
 def _length_notes(models: Sequence[ModelScores]) -> list[str]:
-    notes: dict[str, list[str]] = {}  # text → models that it is true of
+    notes: dict[str, list[str]] = {}  # a note → the models that it is true of
     for model in models:
         cut = [f"{task} {s.truncated_prompts}" for task, s in model.tasks.items() if s.truncated_prompts]
         short = [f"{task} {s.shortened_answers}" for task, s in model.tasks.items() if s.shortened_answers]

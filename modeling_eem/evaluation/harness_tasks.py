@@ -1,7 +1,7 @@
-"""lm-eval's tasks as they are: which ones the benchmark table has, and where their data comes from.
+"""lm-eval's tasks, unchanged: the columns of the benchmark table, and where the tasks' data comes from.
 
-A stock YAML is never rewritten. What is loaded is a short YAML made on the spot: it includes the stock one, and
-offline it names the files of `DATA_DIR/ORG/NAME` where the stock one names the data set `ORG/NAME` of the Hub.
+A stock YAML is never rewritten. We load a short YAML, made on the spot, that includes the stock one. Offline it names
+the files of `DATA_DIR/ORG/NAME` in place of the data set `ORG/NAME` of the Hub.
 """
 
 import difflib
@@ -23,7 +23,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import Entry
 
 TABLE = "table"
-# What loading a task's data, or asking its first question, may raise.
+# Errors that loading a task's data, or asking its first question, may raise.
 _LOADING = (
     DatasetGenerationError,
     DatasetNotFoundError,
@@ -46,8 +46,8 @@ class Column:
         name: its heading.
         yamls: task → its stock YAML, below lm-eval's `tasks` folder. Several tasks are averaged.
         metric: lm-eval's `metric,filter`.
-        metrics: task → metric, where it is another one.
-        online_only: tasks that are scored on the Hub's data alone.
+        metrics: task → metric, for tasks with another metric.
+        online_only: tasks that are scored only on the Hub's own data.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Column:
         return (self.metrics or {}).get(task, self.metric)
 
 
-# The metrics of the published table are not named in its source; these are ours.
+# The published table's source does not name its metrics; these are our choice.
 COLUMNS = (
     Column("Wikitext BPB", {"wikitext": "wikitext/wikitext.yaml"}, "bits_per_byte,none"),
     Column("SWAG", {"swag": "swag/swag.yaml"}),
@@ -74,7 +74,7 @@ COLUMNS = (
         "GLUE",
         {task: f"glue/{task}/default.yaml" for task in ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "wnli")},
         metrics={"cola": "mcc,none"},
-        # Copies of GLUE that can be had without the Hub hold training rows in place of these two's validation rows.
+        # Copies of GLUE outside the Hub hold training rows in place of the validation rows of these two tasks.
         online_only=("mnli", "qqp"),
     ),
     Column("LAMBADA", {"lambada_openai": "lambada/lambada_openai.yaml"}),
@@ -86,15 +86,15 @@ COLUMNS = (
 
 
 def load_tasks(names: Sequence[str], data_dir: Path | None = None) -> dict[str, ConfigurableTask]:
-    """Tasks with their data, by name: everything that can be wrong with them shows here, before any model runs.
+    """Tasks with their data, by name. Whatever is wrong with them shows here, before any model runs.
 
     Args:
-        names: of lm-eval's tasks or tags, paths of YAML files, or `table` for those of `COLUMNS`.
-        data_dir: folder of `ORG/NAME` folders, each a Hub data set with its README; None takes the Hub itself. What
-            IFEval's scoring needs of NLTK is looked for in `nltk_data` beside it.
+        names: names of lm-eval's tasks or tags, paths of YAML files, or `table` for the tasks of `COLUMNS`.
+        data_dir: folder of `ORG/NAME` folders, each a Hub data set with its README; None: the Hub itself. IFEval's
+            scoring looks for NLTK's data in `nltk_data` beside it.
 
     Raises:
-        ValueError: a task that does not exist (with the nearest names), a group, data that is missing, empty or
+        ValueError: for a task that does not exist (with the nearest names), a group, or data that is missing, empty or
             broken.
     """
     if data_dir is not None:
@@ -119,7 +119,7 @@ def load_tasks(names: Sequence[str], data_dir: Path | None = None) -> dict[str, 
 
 
 def _stock_yamls(names: Sequence[str], is_offline: bool) -> list[Path]:
-    """The tasks' YAMLs, each once. lm-eval's whole index takes many seconds, so it is read only if needed."""
+    """The tasks' YAMLs, each once. Reading lm-eval's whole index takes many seconds and is done only if needed."""
     paths: list[Path] = []
     index = None
     for name in names:
@@ -146,20 +146,20 @@ def _stock_yamls(names: Sequence[str], is_offline: bool) -> list[Path]:
 
 def _yaml_of(entry: Entry) -> Path:
     if entry.yaml_path is None:
-        raise ValueError(f"lm-eval's task {entry.name!r} is Python alone: name one that has a YAML.")
+        raise ValueError(f"lm-eval's task {entry.name!r} has no YAML, only Python: name a task with a YAML.")
     return entry.yaml_path
 
 
 def _in_order(manager: TaskManager) -> list[str]:
-    """Tasks in the order in which they were asked for, which numbers their files."""
+    """Tasks in the order in which they were asked for; their files are numbered by it."""
     return sorted(manager.all_subtasks, key=lambda task: int(_yaml_of(manager.task_index[task]).stem))
 
 
 def _take_from(data_dir: Path, task: str, config: dict[str, Any], path: Path) -> None:
     """Add to a task's include where its data are on disk, if it has any on the Hub.
 
-    The files are named one by one: `datasets` tells local Hub folders apart by their README alone, and would give
-    what it once read of another folder.
+    The files are named one by one: `datasets` distinguishes local Hub folders only by their README, and might return
+    the cached data of another folder.
     """
     if "/" in (dataset := config.get("dataset_path") or ""):
         files = _data_files(task, data_dir / dataset, config.get("dataset_name") or "default")
@@ -178,7 +178,7 @@ def _take_from(data_dir: Path, task: str, config: dict[str, Any], path: Path) ->
 
 
 def _data_files(task: str, folder: Path, config_name: str) -> dict[str, str]:
-    """Split → file, as the data set's README has it; each is there and holds something."""
+    """Split → file, from the data set's README; each file exists and is not empty."""
     if not (folder / "README.md").is_file():
         raise ValueError(f"task {task} needs {folder / 'README.md'}, which is not there.")
     configs = DatasetCard.load(folder / "README.md").data.to_dict().get("configs", [])
@@ -195,7 +195,7 @@ def _data_files(task: str, folder: Path, config_name: str) -> dict[str, str]:
         if not file.stat().st_size:
             raise ValueError(f"task {task} needs {file}, which is an empty file.")
         if file.suffix not in _READERS:
-            raise ValueError(f"task {task} needs {file}, which is none of {', '.join(_READERS)}.")
+            raise ValueError(f"task {task} needs {file}, which must be one of {', '.join(_READERS)}.")
         files[split["split"]] = str(file)
     return files
 
@@ -204,7 +204,7 @@ def _load(manager: TaskManager, name: str) -> ConfigurableTask:
     try:
         task = manager.load([name])["tasks"][name]
         if not isinstance(task, ConfigurableTask):
-            raise ValueError("its YAML names a class that is no ConfigurableTask")
+            raise ValueError("its YAML names a class that is not a ConfigurableTask")
         num_rows = len(task.eval_docs)
         if num_rows:
             task.build_all_requests(limit=1)

@@ -1,4 +1,4 @@
-"""Held-out text as the rows that a model is scored on, from text files or from a folder of prepared rows."""
+"""The held-out rows that a model is scored on, from text files or from a folder of prepared rows."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from modeling_eem.data.rows import Row, RowFormat, pad, stream, windows
 from modeling_eem.data.text_encoding import encoded_documents, vocabulary_bytes
 from modeling_eem.data.tokenizer import token_byte_lengths
 
-# What is scored: `full` are the rows of `pad` that fill the context (the published "full-context rows").
+# The rows to score; `full` are the rows of `pad` that fill the context (the published "full-context rows").
 RowChoice = Literal["windows", "pad", "full", "stream"]
 _ROWS = {"windows": windows, "pad": pad, "full": pad, "stream": stream}
 
@@ -25,18 +25,18 @@ _ROWS = {"windows": windows, "pad": pad, "full": pad, "stream": stream}
 def held_out_rows(
     data: Sequence[Path], tokenizer: Tokenizer, config: PreTrainedConfig, choice: RowChoice, max_length: int
 ) -> list[Row]:
-    """Rows of at most `max_length` tokens, from text files or from one folder that `eem data prepare` made.
+    """Rows of at most `max_length` tokens, from text files or from one folder of `eem data prepare`.
 
-    Of a folder, the split `held_out` is read.
+    From a folder, the split `held_out` is read.
 
     Raises:
-        ValueError: a file without text, or text that the tokenizer does not keep byte by byte; a folder beside other
-            data, without a held-out split, or of rows made with another tokenizer, another length or in another mode;
-            no row to score.
+        ValueError: for a file without text, or text that the tokenizer does not keep byte by byte; a folder beside
+            other data, without a held-out split, or of rows made with another tokenizer, another length or in another
+            mode; no row to score.
     """
     folders = [path for path in data if path.is_dir() and (path / FINGERPRINT_FILE).exists()]
     if folders and len(data) > 1:
-        raise ValueError("a folder of prepared rows stands alone: name it, or text files, for --data.")
+        raise ValueError("--data takes text files or one folder of prepared rows, not both: name only one kind.")
     if folders:
         rows = _prepared(folders[0], tokenizer, config, choice, max_length)
     else:
@@ -50,13 +50,13 @@ def held_out_rows(
 
 
 def row_bytes(rows: Sequence[Row], tokenizer: Tokenizer) -> list[bytes]:
-    """The text of each row, special tokens left out: what a compressor must tell to tell the same."""
+    """The text of each row without special tokens: the bytes for a compressor to compress."""
     lengths_V, held = token_byte_lengths(tokenizer).tolist(), vocabulary_bytes(tokenizer)
     return [b"".join([held[index] for index in row["input_ids"] if lengths_V[index]]) for row in rows]
 
 
 def _documents(data: Sequence[Path]) -> Iterator[Document]:
-    """Of all files and folders; ValueError, after the last one, for a file without text."""
+    """The documents of all files and folders; after the last one, ValueError if a file had no text."""
     files = [file for path in data for file in document_files(path)]
     empty = dict.fromkeys(files)
     for document in read_documents(files):
@@ -83,7 +83,7 @@ def _prepared(
         raise ValueError(f"the rows in {folder} are {made['rows']!r}: --rows {choice} needs {wanted!r}.")
     splits = open_rows(folder)
     if HELD_OUT not in splits:
-        raise ValueError(f"{folder} holds out nothing: prepare the text again with --held-out.")
+        raise ValueError(f"{folder} has no held-out rows: prepare the text again with --held-out.")
     if (folder / CONTENTS_FILE).exists():
         verify_rows(folder, [HELD_OUT])
     byte_lengths_V = token_byte_lengths(tokenizer).numpy()
@@ -91,7 +91,7 @@ def _prepared(
 
 
 def _checked(row: Any, number: int, folder: Path, tokenizer: Tokenizer, byte_lengths_V: NDArray) -> Row:
-    """A row without its padding; ValueError for one that `eem data prepare` would not make of this tokenizer's ids."""
+    """A row without its padding; ValueError if `eem data prepare` cannot have made it with this tokenizer."""
     mask = np.asarray(row["attention_mask"])
     real = np.flatnonzero(mask)
     name = f"{folder}: held-out row {number}"

@@ -1,6 +1,6 @@
 """Bootstrap intervals of ratios, such as bits per byte, over documents drawn with replacement.
 
-Arrays are `[D]`, a number a document. Tokens of one document are not independent, which is why documents are drawn.
+Arrays are `[D]`, one number a document. Whole documents are drawn because a document's tokens are not independent.
 """
 
 import math
@@ -16,25 +16,25 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Interval:
-    """The middle 95 % of the bootstrap's values; NaN where there is only one document."""
+    """The middle 95 % of the bootstrap's values; NaN for a single document."""
 
     low: float
     high: float
 
     def text(self, spec: str = ".3f") -> str:
-        """For a table's cell."""
+        """The interval as text, for a table's cell."""
         return "–" if math.isnan(self.low) else f"{self.low:{spec}} … {self.high:{spec}}"
 
 
 def ratio_interval(numerators_D: NDArray, denominators_D: NDArray) -> Interval:
-    """Of Σ numerators / Σ denominators."""
+    """The interval of Σ numerators / Σ denominators."""
     return _interval(_ratio, numerators_D, denominators_D)
 
 
 def ratio_difference(
     numerators_D: NDArray, denominators_D: NDArray, other_numerators_D: NDArray, other_denominators_D: NDArray
 ) -> tuple[float, Interval]:
-    """Σ numerators / Σ denominators less the other's, and its interval: the same documents are drawn for both."""
+    """Σ numerators / Σ denominators minus the other's, and its interval: the same documents are drawn for both."""
 
     def statistic(*columns_D: NDArray, axis: int = -1) -> NDArray:
         return _ratio(*columns_D[:2], axis=axis) - _ratio(*columns_D[2:], axis=axis)
@@ -50,7 +50,7 @@ def _ratio(numerators_D: NDArray, denominators_D: NDArray, axis: int = -1) -> ND
 def _interval(statistic: Callable[..., NDArray], *columns_D: NDArray) -> Interval:
     if len(columns_D[0]) < 2:
         return Interval(math.nan, math.nan)
-    # Percentiles: what corrects their bias needs the square of the documents.
+    # Plain percentiles: correcting their bias would cost the square of the documents.
     result = bootstrap(
         columns_D,
         statistic,

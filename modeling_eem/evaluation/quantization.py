@@ -1,6 +1,6 @@
 """What storing a code in few bits costs, and what rounding any one layer does.
 
-Every number called a bit count is the size of bytes: codes are packed, unpacked, and decoded from what was unpacked.
+Every bit count is the size of real bytes: codes are packed, unpacked, and decoded from the unpacked integers.
 Source: Badger & Neligeorge 2025, quantization of the embedding.
 """
 
@@ -24,7 +24,7 @@ from modeling_eem.models.quantization_eem import CODE_FORMATS, CodeFormat, pack_
 UNROUNDED, PROBE, PROBE_UP = "float32", "int8 probe", "int8 probe, up too"
 SWEEP_FORMATS = ("float8_e4m3fn", "float8_e5m2")
 SWEEP_PARTS = ("activations", "weights")
-_LARGEST = 127  # of an int8
+_LARGEST = 127  # the largest int8
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class StoredCodes:
 
     @property
     def num_bits(self) -> int:
-        """All of it; at most seven bits are there to fill the last byte."""
+        """Bits of codes and scales; at most seven of them fill up the last byte."""
         return 8 * (len(self.packed) + len(self.scales))
 
 
@@ -60,7 +60,7 @@ def store_codes(codes_NP: Tensor, code_dtype: str) -> StoredCodes:
 
 
 def load_codes(stored: StoredCodes) -> Tensor:
-    """The codes `[N, P]` in float32, from nothing but the bytes."""
+    """The codes `[N, P]` in float32, decoded from the bytes alone."""
     code_format = CODE_FORMATS[stored.code_dtype]
     num_values = stored.num_codes * stored.code_size
     integers_NP = unpack_bits(stored.packed, code_format.bits, num_values).view(stored.num_codes, stored.code_size)
@@ -69,11 +69,11 @@ def load_codes(stored: StoredCodes) -> Tensor:
 
 
 class Int8Linear(nn.Module):
-    """LLM.int8() of a Linear, written out: rows of the input and of the weight as int8, by their largest value.
+    """LLM.int8() of a Linear, written out: rows of the input and of the weight as int8, scaled by their largest value.
 
         y = (q_x · q_W) s_x s_W / 127² + b
 
-    It is for a CPU, where bitsandbytes' own layers leave the input as it is. Source: Dettmers et al. 2022.
+    For a CPU, where bitsandbytes' own layers do not round the input. Source: Dettmers et al. 2022.
     """
 
     def __init__(self, linear: nn.Linear):
@@ -83,14 +83,14 @@ class Int8Linear(nn.Module):
 
     def forward(self, x_BP: Tensor) -> Tensor:
         x_BP, scale_B, _ = int8_vectorwise_quant(x_BP)
-        # Sums of products below 2**14 are exact in float64, as they are in the int32 of a GPU.
+        # Sums of products below 2**14 are exact in float64, as in the int32 of a GPU.
         y_BD = x_BP.double() @ self.weight_DP.double().T
         y_BD = (y_BD * scale_B[:, None].double() * self.scale_D.double() / _LARGEST**2).float()
         return y_BD if self.bias is None else y_BD + self.bias
 
 
 def int8_linear(linear: nn.Linear) -> nn.Module:
-    """A Linear under LLM.int8() without outliers: bitsandbytes' layer on a GPU, the same arithmetic on a CPU."""
+    """A Linear in LLM.int8() without outliers: bitsandbytes' layer on a GPU, the same arithmetic on a CPU."""
     if linear.weight.device.type == "cpu":
         return Int8Linear(linear)
     has_bias = linear.bias is not None
@@ -102,7 +102,7 @@ def int8_linear(linear: nn.Linear) -> nn.Module:
 
 
 def int8_probe(codes_NP: Tensor) -> Tensor:
-    """Codes through an identity Linear under LLM.int8(): the codes alone are rounded, the identity is exact."""
+    """Codes after an identity Linear in LLM.int8(): only the codes are rounded, the identity is exact."""
     identity = nn.Linear(codes_NP.shape[1], codes_NP.shape[1], bias=False, device=codes_NP.device)
     nn.init.eye_(identity.weight)
     return int8_linear(identity)(codes_NP).float()
@@ -114,8 +114,8 @@ class FormatCost:
 
     Attributes:
         code_format: a name of `CODE_FORMATS`, or one of the three constants above.
-        bits_a_code: of one row, the scale included, as measured from bytes.
-        length: of all rows.
+        bits_a_code: bits of one row's code, including the scale, measured from bytes.
+        length: the code length of all rows.
         by_document: document → its cross-entropy in nats, and its scored tokens.
     """
 
@@ -134,7 +134,7 @@ def measure_formats(
 ) -> list[FormatCost]:
     """Loss and bits with the code unrounded, in each of `CODE_FORMATS`, and through the LLM.int8() probe.
 
-    The last, with `up` under LLM.int8() too, is left out for a model without `up`.
+    The last measurement, with `up` in LLM.int8() too, is left out for a model without `up`.
     """
     bottleneck = find_bottleneck(model)
     costs = []
@@ -174,9 +174,9 @@ class LayerEffect:
 
     Attributes:
         layer: the module's name in the model.
-        part: "activations" (what the layer puts out) or "weights".
-        code_format: what they are rounded to.
-        nats: cross-entropy a token more than without; NaN for the activations of a layer that no row went through.
+        part: "activations" (the layer's output) or "weights".
+        code_format: the format that they are rounded to.
+        nats: added cross-entropy a token; NaN for the activations of a layer that no row went through.
     """
 
     layer: str
@@ -192,7 +192,7 @@ def sweep_layers(
     batch_size: int = 16,
     advance: Advance | None = None,
 ) -> list[LayerEffect]:
-    """Round the activations, then the weights, of every Linear and Embedding alone; the code itself is not rounded."""
+    """Round the activations, then the weights, of one Linear or Embedding at a time; the code is not rounded."""
     num_tokens = sum(len(row["input_ids"]) - 1 for row in rows)
 
     def loss() -> float:
@@ -212,12 +212,12 @@ def sweep_layers(
 
 
 def swept_layers(model: PreTrainedModel) -> dict[str, nn.Linear | nn.Embedding]:
-    """The Linears and Embeddings of a model by name."""
+    """The Linears and Embeddings of a model, by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Embedding))}
 
 
 def find_bottleneck(model: PreTrainedModel) -> Bottleneck:
-    """Where the code is; ValueError for a model without one."""
+    """The module that makes the code; ValueError for a model without one."""
     for module in model.modules():
         if isinstance(module, Bottleneck):
             return module
@@ -226,7 +226,7 @@ def find_bottleneck(model: PreTrainedModel) -> Bottleneck:
 
 @contextmanager
 def unrounded_codes(model: PreTrainedModel) -> Iterator[None]:
-    """Codes as the encoder gives them, whatever the checkpoint stores them in."""
+    """While this is open, codes are not rounded, whatever format the checkpoint stores them in."""
     code_dtype = model.config.code_dtype
     model.config.code_dtype = None
     try:
@@ -278,7 +278,7 @@ class CodeHistogram:
     """How often a code's numbers fall into each bucket.
 
     Attributes:
-        edges: `[buckets + 1]`, equal steps from the least to the largest number of all windows.
+        edges: `[buckets + 1]`, equal steps from the smallest to the largest number of all windows.
         counts: `[windows, buckets]`.
     """
 
@@ -292,7 +292,7 @@ class CodeHistogram:
 
 
 def code_histogram(codes_NP: Tensor, num_buckets: int = 128) -> CodeHistogram:
-    """Of the codes of some windows; equal buckets for all."""
+    """The histogram of some windows' codes, with the same buckets for all."""
     low, high = codes_NP.min().item(), codes_NP.max().item()
     counts = [torch.histc(code_P.float().cpu(), num_buckets, low, high).long().tolist() for code_P in codes_NP]
     return CodeHistogram(torch.linspace(low, high, num_buckets + 1).tolist(), counts)

@@ -1,4 +1,4 @@
-"""Tables, plots and JSON of what `quantization.py` measured, for one model or several."""
+"""Tables, plots and JSON of the measurements of `quantization.py`, for one model or several."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -25,7 +25,7 @@ Sweeps = Mapping[str, Sequence[LayerEffect]]
 
 
 def formats_table(formats: Formats) -> Table:
-    """A row a model and format."""
+    """One table row a model and format."""
     rows = []
     for model, (plain, *others) in formats.items():
         rows.append(
@@ -60,7 +60,7 @@ def formats_table(formats: Formats) -> Table:
 
 
 def comparison_table(formats: Formats) -> Table:
-    """How much less a format costs a model than it costs the first one; a row a further model and format."""
+    """How much more a format costs each later model than the first; one table row a later model and format."""
     (first_name, (first_plain, *first_others)), *others = formats.items()
     rows = []
     for model, (plain, *costs) in others:
@@ -78,14 +78,14 @@ def comparison_table(formats: Formats) -> Table:
 
 
 def _more(cost: FormatCost, plain: FormatCost) -> tuple[NDArray, NDArray]:
-    """Nats more than unrounded, and tokens, of each document, `[D]` each."""
+    """Each document's added nats over the unrounded code, and its tokens, `[D]` each."""
     documents = sorted(cost.by_document)
     more = [cost.by_document[document][0] - plain.by_document[document][0] for document in documents]
     return np.array(more), np.array([cost.by_document[document][1] for document in documents])
 
 
 def sweep_table(sweeps: Sweeps) -> Table:
-    """A row a model, part and format: the layer that minds most, and the middle one."""
+    """One table row a model, part and format: the most sensitive layer, and the median."""
     rows = []
     for model, effects in sweeps.items():
         for part, name in _panels():
@@ -103,7 +103,7 @@ def sweep_table(sweeps: Sweeps) -> Table:
 
 
 def draw(folder: Path, formats: Formats, sweeps: Sweeps, histograms: Mapping[str, CodeHistogram]) -> dict[str, str]:
-    """Write all plots; caption → file."""
+    """Write all plots; returns caption → file."""
     costs = {
         model: {
             cost.code_format: cost.length.cross_entropy - of_model[0].length.cross_entropy for cost in of_model[1:]

@@ -1,4 +1,4 @@
-"""Models and their tokenizers from folders, refused before any work where one of the two is missing or wrong."""
+"""Models and their tokenizers from folders; a missing or wrong one is an error before any work."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A model's folder, read as far as it must be to tell whether the model can be evaluated.
+    """A model's folder, read just far enough to tell whether the model can be evaluated.
 
     Attributes:
         name: the folder's name, as tables show it.
@@ -32,10 +32,10 @@ class Checkpoint:
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        """In float32 and evaluation mode, loaded when it is first asked for, its codes stored as `config` says.
+        """The model in float32 and evaluation mode, loaded on first use; its codes are stored as `config` says.
 
         Raises:
-            ValueError: as `load_model`: weights that are missing, extra or damaged, or a model that sees later tokens.
+            ValueError: as in `load_model`, for missing, extra or damaged weights, or a model that sees later tokens.
         """
         kind = "autoencoder" if isinstance(self.config, EEMAutoencoderConfig) else "causal"
         return load_model(self.folder, kind, config=self.config)
@@ -51,7 +51,7 @@ class Checkpoint:
         return self.config.code_size if isinstance(self.config, EncoderDecoderConfig) else 0
 
     def collator(self, max_length: int) -> CausalCollator:
-        """For rows of at most `max_length` tokens; what pads does not matter, since it is masked."""
+        """A collator for rows of at most `max_length` tokens; any token may pad, because padding is masked."""
         return CausalCollator(
             pad_token_id=padding_id(self.tokenizer),
             vocab_size=self.config.vocab_size,
@@ -60,15 +60,15 @@ class Checkpoint:
 
 
 def load_checkpoints(folders: Sequence[Path], code_dtype: str | None = None) -> list[Checkpoint]:
-    """Checkpoints of causal models, entropy estimation models and autoencoders, ours or not.
+    """Checkpoints of causal models, entropy estimation models and autoencoders, this project's or others.
 
     Args:
-        folders: as `save_pretrained` writes them, the tokenizer's files beside the model's.
-        code_dtype: what codes are stored in; by default as the checkpoint says.
+        folders: as `save_pretrained` writes them, with the tokenizer's files beside the model's.
+        code_dtype: the format that codes are stored in; by default the checkpoint's.
 
     Raises:
-        ValueError: a format that is none, a folder that is named twice, is missing or lacks the model or its
-            tokenizer, and a tokenizer without BOS or with more tokens than the model.
+        ValueError: for an unknown format; a folder that is named twice, is missing or lacks the model or its
+            tokenizer; and a tokenizer without BOS or with more tokens than the model.
     """
     if code_dtype is not None and code_dtype not in CODE_FORMATS:
         raise ValueError(f"code_dtype must be one of {', '.join(CODE_FORMATS)}; got {code_dtype!r}.")
@@ -101,7 +101,7 @@ def common_context(checkpoints: Sequence[Checkpoint], context: int | None = None
     """Tokens in a row for all the models: `context`, or the n that they share.
 
     Raises:
-        ValueError: models of different n, or one without a limit, and no `context`; or one that a model cannot take.
+        ValueError: if `context` is missing and the models' n differ or one has no limit, or if a model cannot take it.
     """
     contexts = {checkpoint.name: checkpoint.context for checkpoint in checkpoints}
     if context is None:

@@ -1,4 +1,4 @@
-"""The straight line of least squares."""
+"""Straight lines by least squares."""
 
 from typing import Protocol
 
@@ -22,5 +22,5 @@ class Line(Protocol):
 
 
 def straight_line(x: NDArray, y: NDArray) -> Line:
-    """The line through points `[N]` that leaves the least squares."""
+    """The least-squares line through points `[N]`."""
     return linregress(x, y)  # pyright: ignore[reportReturnType]  # SciPy makes its class when it is imported

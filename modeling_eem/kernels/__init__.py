@@ -1,4 +1,4 @@
-"""Faster ways to the models' own numbers, one file a device; importing `modeling_eem` puts the CPU's in place."""
+"""Faster ways to the models' own numbers, one file a device; importing `modeling_eem` switches on those for a CPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +17,13 @@ CPU_KERNELS = {
 
 
 def use_kernels() -> None:
-    """Let the models use all kernels that were measured to win: the CPU's."""
+    """Let the models use all kernels that measured faster: those for a CPU."""
     KERNELS.update(CPU_KERNELS)
 
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """The models as they run without this package: what kernels are tested and measured against."""
+    """Run the models as they run without this package: kernels are tested and measured against that."""
     before = dict(KERNELS)
     KERNELS.clear()
     try:
@@ -34,10 +34,10 @@ def plain() -> Iterator[None]:
 
 @contextmanager
 def triton() -> Iterator[None]:
-    """Token mixing on a GPU by `cuda.triangle_token_mixing`, which no GPU has timed yet; what it declines as before.
+    """Token mixing on a GPU by `cuda.triangle_token_mixing`, which no GPU has timed yet; the rest is unchanged.
 
     Raises:
-        ModuleNotFoundError: PyTorch came without Triton, as it does for a CPU.
+        ModuleNotFoundError: if PyTorch came without Triton, as its CPU builds do.
     """
     from . import cuda  # imports Triton
 

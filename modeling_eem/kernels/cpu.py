@@ -1,14 +1,14 @@
 """Faster ways on a CPU to the models' own numbers, in float32 and double precision.
 
-* `block_token_mixing`: token mixing by blocks of W's columns, so that the half above the diagonal is never computed,
-  and taps by a fast FIR algorithm.
-* `onednn_linear`, `onednn_product`: products of many rows by oneDNN. PyTorch hands them to MKL on an x86 CPU, although
-  the oneDNN it comes with can be the faster one. Its sums depend neither on where in memory the weights lie nor on how
-  many rows there are beyond one; MKL's do. A few rows, as in generation, are different: it is the weights that have to
-  be read. `x W^T` reads them with one core, `W x^T` in two halves, one batched product, with two.
+* `block_token_mixing`: token mixing by blocks of W's columns, which never computes the half above the diagonal, and
+  taps by a fast FIR algorithm.
+* `onednn_linear`, `onednn_product`: products of many rows by oneDNN. On an x86 CPU PyTorch gives them to MKL, although
+  its own oneDNN can be faster. oneDNN's sums do not depend on the weights' address, nor on the number of rows if there
+  is more than one; MKL's do. With a few rows, as in generation, reading the weights takes the time. `x W^T` reads them
+  with one core; `W x^T` in two halves, one batched product, reads them with two.
 
 Each declines what it was not made for (other devices and dtypes, shards, quantized or watched layers) by returning
-None, and the models then compute it themselves. What each gained is in `docs/speed.md`.
+None, and the models then compute it themselves. `docs/speed.md` shows the gain of each.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,22 +19,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Columns of W a product takes at a time: few enough to skip most of the upper triangle, enough for full speed.
+# Columns of W that a product takes at a time: few enough to skip most of the upper triangle, enough for full speed.
 BLOCK_SIZE = 64
-# Numbers in a cache line: products of taps a column short of it took a sixth longer.
+# Numbers in a cache line: products of taps that were a column short of it took a sixth longer.
 COLUMN_MULTIPLE = 16
-# Rows up to which two halves of W are the faster way, by measurement.
+# Up to so many rows, two halves of W measured faster.
 FEW_ROWS = 4
-# Numbers in W from which they are; smaller ones lie in a core's own cache.
+# For so many numbers in W and more; a smaller W fits a core's own cache.
 LEAST_WEIGHTS = 1 << 16
 # The operator that `torch.compile` writes for a Linear on a CPU; builds without oneDNN lack it.
 HAS_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
-# What shards (DTensor) and quantized weights are not.
+# Shards (DTensor) and quantized weights are neither.
 _PLAIN_TENSORS = (Tensor, nn.Parameter)
 
 
 def _is_plain(x: Tensor, weight: Tensor, *dtypes: torch.dtype) -> bool:
-    """Whether a product is one of such numbers on a CPU, and run as it is written."""
+    """Whether a product is of plain tensors of these dtypes on a CPU, without autocast."""
     return (
         x.is_cpu
         and weight.is_cpu
@@ -48,22 +48,22 @@ def _is_plain(x: Tensor, weight: Tensor, *dtypes: torch.dtype) -> bool:
 
 
 def block_token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor, is_causal: bool) -> Tensor | None:
-    """`dense_token_mixing`, by blocks; not in half precision, where sums of blocks and taps would each be rounded."""
+    """`dense_token_mixing` by blocks; not in half precision, which would round the sum of each block and tap."""
     if not _is_plain(x_HTBE, weight_HTTK, torch.float32, torch.float64):
         return None
     return _BlockMixing.apply(weight_HTTK, bias_HT, x_HTBE, is_causal)
 
 
 def onednn_linear(layer: nn.Module, x: Tensor) -> Tensor | None:
-    """A plain `nn.Linear` that nobody watches.
+    """A plain `nn.Linear` without hooks.
 
-    Two things a function with gradients of its own cannot do: forward-mode differentiation, and leaving out W's
-    gradient where only x's is asked for and W is not frozen. Up to `FEW_ROWS` rows without gradients, the last bits
-    depend on where large weights lie in memory, as they do in PyTorch's own product of one row.
+    A custom autograd function cannot do two things: forward-mode differentiation, and leaving out W's gradient if only
+    x's is needed and W is not frozen. Up to `FEW_ROWS` rows without gradients, the last bits depend on the address of
+    large weights, as they do in PyTorch's own product of one row.
     """
     if type(layer) is not nn.Linear or _is_watched(layer) or not _is_taken(x, layer.weight):
         return None
-    # Not from the layer's own sizes: under tensor parallelism its weight is a part.
+    # Not from the layer's own sizes: under tensor parallelism its weight is only a part.
     num_outputs, num_inputs = layer.weight.shape
     is_halved = x.numel() <= FEW_ROWS * num_inputs and layer.weight.numel() >= LEAST_WEIGHTS and num_outputs % 2 == 0
     if is_halved and not torch.is_grad_enabled():
@@ -77,13 +77,13 @@ def onednn_product(x_NI: Tensor, weight_OI: Tensor) -> Tensor | None:
 
 
 def _is_watched(layer: nn.Module) -> bool:
-    """Whether a call of the layer is more than its forward: hooks, or a forward put in the place of the class's."""
+    """Whether calling the layer does more than its class's forward: it has hooks, or a replaced forward."""
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
     return any(hooks) or "forward" in vars(layer)
 
 
 def _is_taken(x: Tensor, weight_OI: Tensor) -> bool:
-    """`torch.backends.mkldnn.enabled = False` leaves all products to the library that PyTorch would take."""
+    """Whether oneDNN takes a product; `torch.backends.mkldnn.enabled = False` leaves all to PyTorch's choice."""
     return (
         HAS_ONEDNN
         and torch.backends.mkldnn.enabled
@@ -94,14 +94,14 @@ def _is_taken(x: Tensor, weight_OI: Tensor) -> bool:
 
 
 def _onednn(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-    # With gaps between its rows, oneDNN has no fast way for W.
+    # oneDNN has no fast way for a W with gaps between its rows.
     if not (weight_OI.is_contiguous() or weight_OI.T.is_contiguous()):
         return F.linear(x_NI, weight_OI, bias_O)
     return torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, bias_O, "none", [], "")
 
 
 def _linear_rows(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """`x W^T + b [N, O]` with its gradients, to any order."""
+    """`x W^T + b [N, O]`, with gradients of any order."""
     if torch.is_grad_enabled():
         return _RowsProduct.apply(x_NI, weight_OI, bias_O)
     return _onednn(x_NI, weight_OI, bias_O)
@@ -125,7 +125,7 @@ class _RowsProduct(torch.autograd.Function):
         x_NI, weight_OI = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         grad_x = _linear_rows(grad_NO, weight_OI.T) if needs_x else None
-        # By the BLAS, which reads transposes as they lie; oneDNN would have them copied.
+        # By the BLAS, which reads transposes in place; oneDNN would copy them.
         grad_weight = grad_NO.T @ x_NI if needs_weight else None
         return grad_x, grad_weight, grad_NO.sum(0) if needs_bias else None
 
@@ -147,17 +147,17 @@ def few_rows_linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tens
 class _BlockMixing(torch.autograd.Function):
     """`y = reference_token_mixing` on the layout `[H, T, B, E]`, and its gradients, fast.
 
-    Shapes: `W [H, T, T, K]`, `bias [H, T]`, `x` and `y [H, T, B, E]`. With `is_causal` nothing above W's diagonal
-    counts, whatever stands there, and its gradient is zero: `_mix` skips the blocks there.
+    Shapes: `W [H, T, T, K]`, `bias [H, T]`, `x` and `y [H, T, B, E]`. With `is_causal`, values above W's diagonal have
+    no effect and gradient zero: `_mix` skips the blocks there.
 
-    An even number of taps is halved, for three quarters of the products, as a fast FIR filter (F(2, 2) of Winograd).
-    Even and odd taps A, B and even and odd columns U, V of x, with U' for U one further:
+    An even number of taps is halved, which takes three quarters of the products: a fast FIR filter (F(2, 2) of
+    Winograd). With even and odd taps A, B, even and odd columns U, V of x, and U' for U one column further:
 
         y_even = A*U + B*V  = A*(U - V) + (A + B)*V
         y_odd  = A*V + B*U' = (A + B)*V + B*(U' - V)
 
-    so that three convolutions of half the taps and half the columns do the work of four. The products are between
-    `_fan_out(taps)` and `_differences(columns)`; `_fan_in` makes y of them. Halved again, it gained nothing.
+    Three convolutions of half the taps and half the columns do the work of four. The products are between
+    `_fan_out(taps)` and `_differences(columns)`; `_fan_in` makes y from them. Halving again gained nothing.
     """
 
     @staticmethod
@@ -189,7 +189,7 @@ class _BlockMixing(torch.autograd.Function):
             slopes = [_mix_slopes(*pair, columns.num_taps, ctx.is_causal) for pair in zip(grads, pieces)]
             grad_weight = _interleaved(_fan_in(slopes))
         if needs_x:
-            kernels = _fan_out(weight_KHTT.unbind(), columns.step)  # formed again: together they are larger than W
+            kernels = _fan_out(weight_KHTT.unbind(), columns.step)  # computed again: together they are larger than W
             grad_pieces = [_mix_transposed(*pair, columns.num_inputs, ctx.is_causal) for pair in zip(kernels, grads)]
             grad_x = columns.inputs(_differences_transposed(grad_pieces))
         return grad_weight, grad_HTBE.sum((-2, -1)) if needs_bias else None, grad_x, None
@@ -197,10 +197,10 @@ class _BlockMixing(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Columns:
-    """Where `_BlockMixing` has the features of a batch: every `step`-th in a `[H, T, F]` tensor of its own.
+    """Where `_BlockMixing` keeps the features of a batch: every `step`-th feature in its own `[H, T, F]` tensor.
 
-    In each the texts stand side by side with zeros between them, so a tap is a view shifted by one column; where it
-    runs from one text into the next there are sums nobody reads. Without taps x and y are taken as they lie.
+    In each tensor the texts are side by side with zeros between them, so a tap is a view shifted by one column. Sums
+    across two texts are never read. Without taps x and y are used in place.
     """
 
     batch_size: int
@@ -209,7 +209,7 @@ class _Columns:
 
     @property
     def step(self) -> int:
-        """2 where taps are halved, else 1."""
+        """2 if taps are halved, else 1."""
         return 1 if self.kernel_size % 2 else 2
 
     @property
@@ -225,7 +225,7 @@ class _Columns:
 
     @property
     def num_inputs(self) -> int:
-        """Columns that a product's taps read, and `_differences` with them."""
+        """Columns that a product's taps and `_differences` read."""
         beyond = self.num_taps - 2 + self.step
         return _rounded_up(self.num_outputs + beyond, COLUMN_MULTIPLE) if beyond else self.num_outputs
 
@@ -248,10 +248,10 @@ class _Columns:
 
     @property
     def _row(self) -> int:
-        """Columns between a text and the next."""
+        """Columns from one text to the next."""
         return _rounded_up(self.width + self.kernel_size - 1, self.step) // self.step
 
-    # Gradients pass here too: only what vmap can batch, so no flatten, unflatten or whole slices.
+    # Gradients pass here too, so only operations that vmap can batch: no flatten, unflatten or whole slices.
     def _spread(self, x_HTBE: Tensor, left: int, num_columns: int) -> list[Tensor]:
         num_heads, length = x_HTBE.shape[:2]
         if self.kernel_size == 1:
@@ -283,12 +283,12 @@ def _rounded_up(number: int, multiple: int) -> int:
 
 
 def _interleaved(parts: Sequence[Tensor]) -> Tensor:
-    """All with one more axis, the last; one alone is not copied."""
+    """All parts stacked along a new last axis; a single part is not copied."""
     return parts[0][..., None] if len(parts) == 1 else torch.stack(tuple(parts), dim=-1)
 
 
 def _fan_out(parts: Sequence[Tensor], step: int) -> list[Sequence[Tensor]]:
-    """Even parts, even + odd ones, odd ones."""
+    """Even parts, even + odd parts, odd parts."""
     if step == 1:
         return [parts]
     even, odd = parts[::2], parts[1::2]
@@ -303,9 +303,9 @@ def _fan_in(parts: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
 
 
 def _differences(columns: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Even columns less the odd ones after them, odd ones, the even ones after those less these.
+    """U - V, V and U' - V, for even columns U, the odd columns V after them, and the even columns U' after those.
 
-    What comes after the last column is the first: no product reads so far.
+    The first column follows the last: no product reads that far.
     """
     if len(columns) == 1:
         return columns
@@ -336,7 +336,7 @@ def _mix(taps: Sequence[Tensor], bias_HT: Tensor | None, x_HTF: Tensor, num_outp
 def _mix_transposed(taps: Sequence[Tensor], grad_HTF: Tensor, num_inputs: int, is_causal: bool) -> Tensor:
     """`_mix`'s gradient with respect to x, by blocks of L rows of W."""
     num_heads, length, num_outputs = grad_HTF.shape
-    grad_x_HTF = grad_HTF.new_zeros(num_heads, length, num_inputs)  # from the gradient, so that vmap can batch over it
+    grad_x_HTF = grad_HTF.new_zeros(num_heads, length, num_inputs)  # from the gradient: vmap can then batch over it
     size = _block_size(length, is_causal)
     for weights_TT, grad_x_TF, grad_TF in zip(zip(*taps), grad_x_HTF, grad_HTF):
         end = 0
@@ -363,7 +363,7 @@ def _mix_slopes(grad_HTF: Tensor, x_HTF: Tensor, num_taps: int, is_causal: bool)
 def _column_blocks(
     taps: Sequence[Tensor], x_HTF: Tensor, y_HTF: Tensor, is_causal: bool
 ) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
-    """For each head and block of L columns of W: the block of every tap and of x, and y; S rows see the block."""
+    """For each head and block of L columns of W: the block of every tap, that of x, and the rows of y that see it."""
     length = x_HTF.shape[1]
     size = _block_size(length, is_causal)
     for weights_TT, x_TF, y_TF in zip(zip(*taps), x_HTF, y_HTF):
@@ -377,12 +377,12 @@ def _block_size(length: int, is_causal: bool) -> int:
 
 
 def _split(matrices_TT: Sequence[Tensor], size: int, dim: int) -> Iterator[tuple[Tensor, ...]]:
-    """The first blocks of all, the second, …"""
+    """The first blocks of all matrices, then the second, …"""
     return zip(*(matrix_TT.split(size, dim) for matrix_TT in matrices_TT))
 
 
 def _rows_from(start: int, matrix: Tensor) -> Tensor:
-    # Not by a slice: a whole one is an alias, which vmap cannot batch.
+    # No slice: a whole slice is an alias, which vmap cannot batch.
     return matrix.narrow(0, start, matrix.shape[0] - start)
 
 

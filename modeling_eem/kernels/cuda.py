@@ -1,10 +1,10 @@
-"""Token mixing on a GPU by Triton: what lies above the diagonal of W is neither read nor multiplied.
+"""Token mixing on a GPU by Triton: values above the diagonal of W are neither read nor multiplied.
 
-Half of the products of the dense way, in tiles of its own in place of cuBLAS's. No GPU has timed it yet, so importing
-`modeling_eem` does not use it: `with kernels.triton():` does, and `make bench-gpu` compares. Its naive twin is
-`dense_token_mixing`; the tests run it by Triton's interpreter on a CPU (`TRITON_INTERPRET=1`).
+It needs half of the products of the dense way, in its own tiles instead of cuBLAS's. No GPU has timed it yet, so
+importing `modeling_eem` does not use it: `with kernels.triton():` does, and `make bench-gpu` compares. Its naive twin
+is `dense_token_mixing`; the tests run it in Triton's interpreter on a CPU (`TRITON_INTERPRET=1`).
 
-Shapes: H heads, T tokens, F = B * E columns. Tiles are summed in float32 and rounded once. `torch.compile` takes the
+Shapes: H heads, T tokens, F = B * E columns. Tiles are summed in float32 and rounded once. `torch.compile` uses the
 dense way.
 """
 # ruff: noqa: ANN001, ANN202, SIM108 (Triton types the arguments of its kernels, and compiles no conditional expression)
@@ -16,7 +16,7 @@ import triton  # pyright: ignore[reportMissingImports]: comes with PyTorch for G
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-# Rows of W, columns of x, and the tokens that are summed at a time: 96 KiB of shared memory in three stages.
+# Rows of W, columns of x, and tokens summed at a time: 96 KiB of shared memory in three stages.
 TILE_ROWS, TILE_COLUMNS, TILE_BYTES = 128, 128, 128
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Triton's interpreter runs on a CPU's tensors.
@@ -24,9 +24,9 @@ IS_INTERPRETED = triton.knobs.runtime.interpret
 
 
 def triangle_token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor, is_causal: bool) -> Tensor | None:
-    """`dense_token_mixing` without taps, of a causal model on a GPU; anything else is declined.
+    """`dense_token_mixing` without taps, for a causal model on a GPU; anything else is declined.
 
-    Under autocast in its dtype, as products are there. Without second derivatives.
+    Under autocast it runs in autocast's dtype, as products do. It has no second derivatives.
     """
     if not _is_taken(weight_HTTK, x_HTBE, is_causal):
         return None
@@ -73,7 +73,7 @@ class _TriangleMixing(torch.autograd.Function):
         )
 
 
-# Operators of their own, so that vmap can run them one by one (`GradientInputEntropy`).
+# Separate operators, because vmap must be able to run them one by one (`GradientInputEntropy`).
 @torch.library.custom_op("modeling_eem::triangle_product", mutates_args=())
 def triangle_product(weight_HTT: Tensor, x_HTF: Tensor, bias_HT: Tensor | None, is_transposed: bool) -> Tensor:
     """`tril(W) x + bias`, or with `is_transposed` `tril(W)^T x`, as `[H, T, F]`."""
@@ -135,7 +135,7 @@ def _(grad_HTF: Tensor, x_HTF: Tensor) -> Tensor:
 
 
 def _precision() -> str:
-    """How float32 is multiplied: as PyTorch multiplies it on this GPU."""
+    """The precision of float32 products: PyTorch's own on this GPU."""
     return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
 
 
@@ -160,7 +160,7 @@ def _product_kernel(
     COLUMNS: tl.constexpr,
     SUMMED: tl.constexpr,
 ):
-    """A tile of `A x`: A is W, and row i sums tokens up to i, or A is W^T, and row i sums tokens from i on."""
+    """A tile of `A x`. If A is W, row i sums tokens up to i; if A is W^T, row i sums tokens from i on."""
     tile = tl.program_id(0)
     head = tl.program_id(2).to(tl.int64)
     rows = tile * ROWS + tl.arange(0, ROWS)

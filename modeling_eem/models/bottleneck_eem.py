@@ -1,4 +1,4 @@
-"""From an encoder's output to the code and back: down, noise, quantize, up; and the backbones on either side.
+"""The path from an encoder's output to the code and back (down, noise, quantize, up), and the backbones around it.
 
 Shapes: B batch, T tokens, D features of the encoder, P numbers of the code.
 """
@@ -21,7 +21,7 @@ from .quantization_eem import CODE_FORMATS
 
 
 class BackboneOutput(Protocol):
-    """What a backbone returns: transformers' own classes do not promise the hidden state."""
+    """A backbone's output with its hidden state, which transformers' own classes do not promise."""
 
     last_hidden_state: Tensor
     hidden_states: tuple[Tensor | None, ...] | None
@@ -30,22 +30,22 @@ class BackboneOutput(Protocol):
 
 
 def is_masked_mixer(config: PreTrainedConfig) -> TypeGuard[MaskedMixerConfig]:
-    """By name, not class: code loaded from a checkpoint's folder may hold the class twice."""
+    """Whether the name says masked mixer. Code from a checkpoint's folder may hold a second class of that name."""
     return config.model_type == MaskedMixerConfig.model_type
 
 
 def build_backbone(field: str, config: PreTrainedConfig) -> PreTrainedModel:
-    """A base model without its embedding table, which would never get a gradient: it is fed `inputs_embeds`.
+    """A base model without its embedding table. It is fed `inputs_embeds`, so the table would never get a gradient.
 
     Raises:
-        ValueError: not a causal language model's backbone, or one that does not take `inputs_embeds`,
-            `attention_mask` and `position_ids`.
+        ValueError: for a model that is not a causal language model's backbone, or that does not take
+            `inputs_embeds`, `attention_mask` and `position_ids`.
     """
     if is_masked_mixer(config):
         backbone: PreTrainedModel = MaskedMixerModel(config)
     else:
         backbone = AutoModel.from_config(config)
-        # Models that can be either (BERT and its kin) say in their attention layers which they are.
+        # BERT and its kin can be causal or not; their attention layers say which.
         is_causal = all(getattr(module, "is_causal", True) for module in backbone.modules())
         if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or not is_causal:
             raise ValueError(f"{field}: a {config.model_type!r} model is not a causal language model's backbone.")
@@ -68,17 +68,17 @@ def run_backbone(
     position_ids: Tensor | None,
     **kwargs,
 ) -> BackboneOutput:
-    """The backbone's outputs. A masked mixer ranks the tokens by the mask itself, faster than by `position_ids`."""
+    """Run a backbone. A masked mixer gets no `position_ids`: it ranks tokens by the mask, which is faster."""
     if is_masked_mixer(backbone.config):
         position_ids = None
     return backbone(inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids, **kwargs)
 
 
 def refuse_arguments(kwargs: dict) -> None:
-    """Takes arguments of other models out of `kwargs`; callers such as peft pass them as None.
+    """Remove arguments that these models do not take from `kwargs`; callers such as peft pass them as None.
 
     Raises:
-        ValueError: `position_ids` or `inputs_embeds` that are not None.
+        ValueError: if `position_ids` or `inputs_embeds` is not None.
     """
     if kwargs.pop("position_ids", None) is not None:
         raise ValueError(
@@ -90,9 +90,9 @@ def refuse_arguments(kwargs: dict) -> None:
 
 
 class Bottleneck(nn.Module):
-    """`z = W_down e + c`, with noise U(-q, q) on `z` or on `e` in training, rounded to `code_dtype` outside of it.
+    """`z = W_down e + c`. Training adds noise U(-q, q) to `z` or `e`; otherwise `z` is rounded to `code_dtype`.
 
-    Without a bottleneck z = e. `expand` is `W_up z` where the model has use for it.
+    Without a bottleneck z = e. `expand` is `W_up z`, if the model needs it.
     """
 
     def __init__(self, config: EncoderDecoderConfig, has_up: bool = True):
@@ -115,7 +115,7 @@ class Bottleneck(nn.Module):
         return x + torch.empty_like(x).uniform_(-scale, scale)
 
     def quantize(self, code_BP: Tensor) -> Tensor:
-        """What is left of the code when it is stored in `code_dtype`; in training, the code itself."""
+        """The code rounded to `code_dtype`; in training, the code itself."""
         if self.training or self.config.code_dtype is None:
             return code_BP
         return CODE_FORMATS[self.config.code_dtype].round(code_BP)
@@ -132,7 +132,7 @@ class TextEncoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.encoder_config.vocab_size, config.encoder_config.hidden_size)
         self.backbone = build_backbone("encoder_config", config.encoder_config)
         self.bottleneck = Bottleneck(config, has_up)
-        # transformers gathers these from children, and FSDP and device maps want each layer class that is there.
+        # transformers gathers these from child modules; FSDP and device maps need every layer class.
         self._no_split_modules = self.backbone._no_split_modules
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -140,7 +140,7 @@ class TextEncoder(nn.Module):
         return self._run(input_ids, attention_mask)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Codes `[B, P]`: the bottleneck's view of the output at the last real token."""
+        """Codes `[B, P]`, made from the output at the last real token."""
         batch_size, length = input_ids.shape
         if attention_mask is None:
             last_B = torch.full((batch_size,), length - 1, device=input_ids.device)
@@ -167,11 +167,11 @@ class TextEncoder(nn.Module):
 def check_text(
     input_ids: Tensor, attention_mask: Tensor | None, vocab_size: int, max_length: int, with_values: bool = True
 ) -> None:
-    """Shapes, and values where they can be looked at; where text enters a model.
+    """Check text that enters a model: its shapes, and its values where they can be read.
 
     Raises:
-        ValueError: ids outside the vocabulary, a row longer than the context, an empty or all-padding row, a mask of
-            another shape.
+        ValueError: for ids outside the vocabulary, a row longer than the context, an empty or all-padding row, or a
+            mask of another shape.
     """
     check_ids(input_ids, vocab_size if with_values else None)
     check_length(input_ids.shape[1], max_length)
@@ -181,7 +181,7 @@ def check_text(
 
 
 def check_rows(attention_mask: Tensor) -> None:
-    """Raises ValueError for a row of nothing but padding."""
+    """Raise ValueError for a row that is all padding."""
     if is_readable(attention_mask) and (empty := (attention_mask.sum(-1) == 0).nonzero()).numel():
         raise ValueError(f"attention_mask: row {empty[0].item()} is all padding; leave it out of the batch.")
 
@@ -206,7 +206,7 @@ class EncoderDecoderPreTrainedModel(RemoteCodePreTrainedModel):
     _supports_attention_backend = True
 
     def _check_text(self, input_ids: Tensor, attention_mask: Tensor | None, in_forward: bool = False) -> None:
-        """`check_text` by the config; in training on a device the values are the collator's, a look would wait."""
+        """`check_text` with the config's sizes. Training on a device skips values: reading them would wait."""
         check_ids(input_ids)
         with_values = not in_forward or input_ids.is_cpu or not self.training
         check_text(input_ids, attention_mask, self.config.vocab_size, self.config.max_position_embeddings, with_values)

@@ -12,16 +12,16 @@ _LEAST_ROOM = 64  # tokens that a layer has room for from the start
 
 
 class MixingLayer(DynamicLayer):
-    """What a mixer's layer has mixed, as `keys [B, 1, T, D]`; the `values` are empty.
+    """The inputs that a mixer's layer has mixed, as `keys [B, 1, T, D]`; the `values` are empty.
 
-    They are a view of a buffer `[room, B, D]` that doubles when it is full. A new token so costs its own row, where a
-    cache that concatenates copies all rows before it, and a mixing reads the buffer as one matrix `[T, B * D]`.
-    Whatever replaces `keys` (beam search, cropping) is taken over into a new buffer at the next update.
+    `keys` is a view of a buffer `[room, B, D]` that doubles when it is full. A new token costs one row, where a cache
+    that concatenates copies all earlier rows. Mixing reads the buffer as one matrix `[T, B * D]`. If something
+    replaces `keys` (beam search, cropping), the next update copies them into a new buffer.
 
-    `ahead` is what `next_token_mixing` keeps from one token to the next; it goes when the tokens it read do. In beam
-    search that is at every token, and looking ahead would be in vain: `is_steady` is then False.
+    `ahead` is what `next_token_mixing` keeps from one token to the next; it is dropped when `keys` are replaced. Beam
+    search replaces them at every token, where looking ahead would not pay: `is_steady` is then False.
 
-    Positions are not kept: they follow from the mask. `is_ranked` is False where a caller's own were others.
+    Positions are not stored: they follow from the mask. `is_ranked` is False if a caller gave other positions.
     """
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -33,14 +33,14 @@ class MixingLayer(DynamicLayer):
         self.is_ranked = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """Append `[B, 1, Q, D]`, and give all that is held."""
+        """Append `[B, 1, Q, D]` and return all keys and values."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         self.is_steady = self.keys is self.view
         if not self.is_steady:
             self.buffer_TBD = self.ahead = None
         if torch.is_grad_enabled() and key_states.requires_grad:
-            return super().update(key_states, value_states, *args, **kwargs)  # what autograd holds is not overwritten
+            return super().update(key_states, value_states, *args, **kwargs)  # never overwrites what autograd holds
         past_length = self.get_seq_length()
         past = self.keys if past_length else None
         if past is not None and len(past) != len(key_states):
@@ -58,10 +58,10 @@ class MixingLayer(DynamicLayer):
 
 
 def grow_in_place(cache: Cache) -> None:
-    """Give a cache that holds nothing yet `MixingLayer`s where it has, or would make, layers that concatenate.
+    """Make an empty cache use `MixingLayer`s instead of layers that concatenate.
 
     Raises:
-        ValueError: a cache of another kind (static, quantized, sliding).
+        ValueError: for a cache of another kind (static, quantized, sliding).
     """
     if cache.layer_class_to_replicate is DynamicLayer:
         cache.layer_class_to_replicate = MixingLayer
@@ -80,7 +80,7 @@ def refuse_cache(cache: Cache) -> NoReturn:
 
 
 def is_ranked(cache: Cache) -> bool:
-    """Whether the tokens held stand where the attention mask puts them, on rows 0, 1, 2 … of W."""
+    """Whether the cached tokens stand where the attention mask puts them, on rows 0, 1, 2 … of W."""
     return all(layer.is_ranked for layer in cache.layers if isinstance(layer, MixingLayer) and layer.is_initialized)
 
 

@@ -24,7 +24,7 @@ _COMMON_KEYS |= {"rope_theta", "rope_scaling"}
 
 
 class _BackboneSpec(SubConfigSpec):
-    """Any config that `AutoConfig` knows, and this project's own also where nobody has registered it."""
+    """Any config that `AutoConfig` knows, and this project's own even if nobody registered it."""
 
     def get_config_class(self, model_type: str | None = None) -> type[PreTrainedConfig]:
         return (
@@ -36,10 +36,10 @@ _BACKBONE = _BackboneSpec(AutoConfig, model_type=MaskedMixerConfig.model_type)
 
 
 def _resolve(field: str, value: PreTrainedConfig | dict | None, mixer_defaults: dict[str, Any]) -> PreTrainedConfig:
-    """A backbone's config, copied, or made from its dict; a dict without `model_type` is a masked mixer's.
+    """A copy of a backbone's config, or a config made from a dict; without `model_type` a masked mixer's.
 
     Raises:
-        ValueError: unknown `model_type`, or a key the config does not have.
+        ValueError: for an unknown `model_type`, or a key that the config does not have.
     """
     if isinstance(value, PreTrainedConfig):
         return copy.deepcopy(value)
@@ -61,14 +61,14 @@ def _resolve(field: str, value: PreTrainedConfig | dict | None, mixer_defaults: 
     return config_class(**value)
 
 
-# Values of the decoder's config that read, and can be given, as the whole config's own.
+# Values of the decoder's config that can be read and given as the whole config's own.
 _DERIVED = {"vocab_size", "hidden_size", "num_hidden_layers", "max_position_embeddings", "use_cache"}
 _SPECIAL_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
 _DERIVED |= {"tie_word_embeddings", *_SPECIAL_TOKENS}
 
 
 def _from_decoder(name: str, on_both: bool = False) -> property:
-    """A property that is the decoder config's; setting it sets the encoder config's too where both must agree."""
+    """A property that reads the decoder's config; where both must agree, setting it also sets the encoder's."""
 
     def get(self: "EncoderDecoderConfig") -> Any:
         return getattr(self.decoder_config, name)
@@ -86,8 +86,8 @@ class EncoderDecoderConfig(PreTrainedConfig):
     """What entropy estimation models and autoencoders share: an encoder, its bottleneck and a decoder.
 
     Args:
-        encoder_config, decoder_config: configs of any causal backbone that `AutoModel` knows, or their dicts (with
-            `model_type`; without, a masked mixer's, right-aligned for the encoder).
+        encoder_config, decoder_config: configs of any causal backbone that `AutoModel` knows, or their dicts. A dict
+            without `model_type` is a masked mixer's, right-aligned for the encoder.
         bottleneck_size: numbers `n_p` in the code, or None for the encoder's output itself.
         noise_scale: q of the uniform noise U(-q, q) that is added in training, half the step of the target precision.
         noise_placement: `"bottleneck"` adds it to the code, `"encoder_output"` to the encoder's output before `down`.
@@ -178,7 +178,7 @@ class EncoderDecoderConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Any:
-        """As in transformers: keys a saved config has too many are kept, not refused as in `__init__`."""
+        """Keeps unknown keys of a saved config, as transformers does; `__init__` refuses them."""
         config_dict = dict(config_dict)
         for field in ("encoder_config", "decoder_config"):
             value = config_dict.get(field)
@@ -187,18 +187,18 @@ class EncoderDecoderConfig(PreTrainedConfig):
         return super().from_dict(config_dict, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, and the special token ids: generation looks for them in the saved file's first level."""
+        """The fields, and the special token ids, which generation looks for at the saved file's top level."""
         return super().to_dict() | {name: getattr(self.decoder_config, name, None) for name in _SPECIAL_TOKENS}
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """All of the two backbones' values: which of them are defaults depends on more than their class."""
+        """Keeps every value of both backbones: their defaults depend on more than their class."""
         serializable = super().to_diff_dict()
         whole = self.to_dict()
         self.dict_dtype_to_str(whole)
         return serializable | {field: whole[field] for field in ("encoder_config", "decoder_config")}
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
-        """The decoder's config for what generation asks of a decoder (its cache's layers, its special tokens)."""
+        """The decoder's config, where generation asks for a decoder's cache layers and special tokens."""
         return self.decoder_config if decoder and not encoder else self
 
 
@@ -210,10 +210,10 @@ class EEMConfig(EncoderDecoderConfig):
         memory_introduction: how the code enters the decoder. `"token"`: projected, as a position before the text, so
             the decoder's `max_position_embeddings` is the text's n + 1; `"embedding"`: concatenated to every token
             embedding, which is that much narrower; `"combination"`: projected and added to every token embedding.
-        random_prefix_probability: how often a training row is cut at a random length; a record for estimators of what
-            the model has met, applied by the data collator.
-        code_dropout: probability with which a training row's memory is occluded, so that the decoder also learns to
-            do without it.
+        random_prefix_probability: how often a training row is cut at a random length. The data collator cuts; the
+            config records it for estimators.
+        code_dropout: probability that a training row's memory is occluded. The decoder then also learns to work
+            without it.
 
     See `EncoderDecoderConfig` for the rest. Raises ValueError where fields contradict each other.
     """

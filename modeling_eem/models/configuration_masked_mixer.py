@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     Held = TypeVar("Held")
 
     class CompletedField(Generic[Given, Held]):
-        """For type checkers: a config's field that may be given as `Given`; once the config is made, it is `Held`."""
+        """For type checkers: a config field that may be given as `Given` and is `Held` in the finished config."""
 
         def __get__(self, config: object, config_class: Any = None) -> Held: ...
 

@@ -20,8 +20,8 @@ class ContextGenerationMixin(GenerationMixin):
         """`GenerationMixin.generate`.
 
         Raises:
-            ValueError: ids that are not `[batch, tokens]` of integers, a mask of another shape.
-            TypeError: ids or a mask that are no tensors.
+            ValueError: for ids that are not integers `[batch, tokens]`, or a mask of another shape.
+            TypeError: for ids or a mask that are not tensors.
         """
         input_ids = kwargs.get("input_ids") if inputs is None else inputs
         if input_ids is not None:
@@ -38,8 +38,8 @@ class ContextGenerationMixin(GenerationMixin):
         inputs_tensor: Tensor,
         **kwargs: Any,
     ) -> GenerationConfig:
-        """Tokens are asked for up to one past the context: the last one is not read again."""
-        # No model is what transformers annotates `self` as: its protocol wants `encoder`, `hf_quantizer` and others.
+        """Allows one token past the context: the model never reads the last one."""
+        # No model fits transformers' annotation of `self`: its protocol wants `encoder`, `hf_quantizer` and others.
         generation_config = super()._prepare_generated_length(  # pyright: ignore[reportAttributeAccessIssue]
             generation_config=generation_config,
             input_ids_length=input_ids_length,
@@ -48,7 +48,7 @@ class ContextGenerationMixin(GenerationMixin):
         )
         context = self.config.max_position_embeddings
         room = context + 1 - inputs_tensor.shape[1]
-        # A prompt without room is refused by the model itself, before the first token.
+        # The model itself refuses a prompt that leaves no room, before the first token.
         if 0 < room < generation_config.max_length - input_ids_length:
             logger.warning(
                 f"Generation ends after {room} tokens, where the context (max_position_embeddings={context}) is full; "

@@ -1,4 +1,4 @@
-"""What makes a checkpoint's folder work elsewhere: every Auto class finds its model in the code saved beside it."""
+"""Makes a checkpoint's folder work elsewhere: every Auto class finds its model in the code saved with it."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 
 
 class RemoteCodePreTrainedModel(PreTrainedModel):
-    """Names all of a family's classes in `config.auto_map`; transformers itself names only the one that is saved."""
+    """Names all classes of a family in `config.auto_map`; transformers itself names only the one that is saved."""
 
     auto_map: dict[str, str]
 

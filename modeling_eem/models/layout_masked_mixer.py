@@ -1,4 +1,4 @@
-"""On which rows of the mixing matrices the tokens of a batch stand.
+"""Which row of the mixing matrices each token of a batch stands on.
 
 Shapes: B batch, T tokens, Q new tokens, D features.
 """
@@ -12,7 +12,7 @@ from .configuration_masked_mixer import MaskedMixerConfig
 
 
 def check_tensor(name: str, x: Tensor) -> None:
-    """Raises TypeError for what is no tensor, and ValueError for complex numbers, which nothing here is made of."""
+    """Raise TypeError for anything but a tensor, and ValueError for complex numbers."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(x).__name__}.")
     if x.is_complex():
@@ -20,7 +20,7 @@ def check_tensor(name: str, x: Tensor) -> None:
 
 
 def check_shape(name: str, x: Tensor | None, *shape: int) -> None:
-    """Raises ValueError for another shape: it would be broadcast in silence; and what `check_tensor` raises."""
+    """Raise ValueError for another shape, which would broadcast silently, and what `check_tensor` raises."""
     if x is None:
         return
     check_tensor(name, x)
@@ -29,7 +29,7 @@ def check_shape(name: str, x: Tensor | None, *shape: int) -> None:
 
 
 def check_integers(name: str, x: Tensor) -> None:
-    """Raises ValueError for what is not `[batch, tokens]` of integers, or empty; and what `check_tensor` raises."""
+    """Raise ValueError unless `x` is integers `[batch, tokens]` and not empty, and what `check_tensor` raises."""
     check_tensor(name, x)
     if x.ndim != 2 or x.numel() == 0:
         raise ValueError(f"{name} must be [batch, tokens] with at least one token, got {list(x.shape)}.")
@@ -38,7 +38,7 @@ def check_integers(name: str, x: Tensor) -> None:
 
 
 def check_ids(input_ids: Tensor, vocab_size: int | None = None) -> None:
-    """What `check_integers` raises, and with `vocab_size` a ValueError for ids outside the vocabulary."""
+    """Raise what `check_integers` raises and, given `vocab_size`, ValueError for ids outside the vocabulary."""
     check_integers("input_ids", input_ids)
     if vocab_size is None or not is_readable(input_ids):
         return
@@ -51,7 +51,7 @@ def check_ids(input_ids: Tensor, vocab_size: int | None = None) -> None:
 
 
 def is_readable(x: Tensor) -> bool:
-    """Whether values can be looked at: not while a graph is compiled, and not of meta tensors, which have none."""
+    """Whether values can be read: not while a graph is compiled, and not from meta tensors, which have none."""
     return not (torch.compiler.is_compiling() or x.is_meta)
 
 
@@ -62,9 +62,9 @@ def token_ranks(attention_mask_BT: Tensor) -> Tensor:
 
 @dataclass
 class AlignedLayout:
-    """Tokens on consecutive rows of W: the whole row, or its real tokens moved to one side of the padding.
+    """Tokens on consecutive rows of W: a whole row, or its real tokens moved to one side of the padding.
 
-    Padding neither gives nor takes: its inputs and its mixed outputs are zero.
+    Padding has no effect: its inputs and its mixed outputs are zero.
 
     `order` and `inverse` index the `T * B` tokens of a `[T, B, D]` tensor and are None where there is no mask.
     """
@@ -106,14 +106,14 @@ class AlignedLayout:
 
 @dataclass
 class ContinuedLayout:
-    """`new_length` tokens behind those of a cache, all rows on consecutive rows of W and without padding."""
+    """`new_length` tokens after those of a cache, without padding, every text on the same consecutive rows of W."""
 
     new_length: int
 
 
 @dataclass
 class GatheredLayout:
-    """Tokens at any rows of W: `rows [1 or B, Q]` of the new tokens, `columns [1 or B, T]` of all, who sees whom."""
+    """Tokens on any rows of W: `rows [1 or B, Q]` of new tokens, `columns [1 or B, T]` of all, and who sees whom."""
 
     rows_BQ: Tensor
     columns_BT: Tensor
@@ -129,7 +129,7 @@ class GatheredLayout:
         is_causal: bool,
         device: torch.device,
     ) -> "GatheredLayout":
-        """Positions of cached tokens follow from the mask (rank among real tokens), of new ones from `position_ids`.
+        """Cached tokens get their positions from the mask (rank among real tokens), new ones from `position_ids`.
 
         A real token at position 0 begins a document; documents do not see each other.
         """
@@ -153,7 +153,7 @@ class GatheredLayout:
         if is_causal:
             index_T = torch.arange(length, device=device)
             visible_BQT = visible_BQT & (index_T[past_length:, None] >= index_T)
-            # Positions may be anything a caller gives; the rule of the diagonal holds for all of them.
+            # A caller may give any positions: none may use W above its diagonal.
             visible_BQT = visible_BQT & (columns_BT[:, past_length:, None] >= columns_BT[:, None, :])
         return cls(columns_BT[:, past_length:], columns_BT, visible_BQT)
 
@@ -171,8 +171,8 @@ def choose_layout(
     """Which row of the mixing matrices each token stands on.
 
     Raises:
-        ValueError: more tokens than `max_position_embeddings`, a mask or positions of another shape, positions that
-            are not there or that restart with right alignment.
+        ValueError: for more tokens than `max_position_embeddings`, a mask or positions of another shape, positions
+            outside the matrices, or positions that restart with right alignment.
     """
     batch_size, new_length, _ = inputs_embeds.shape
     if past_length + new_length > config.max_position_embeddings:
@@ -201,7 +201,7 @@ def _checked_positions(
     past_length: int,
     new_length: int,
 ) -> Tensor:
-    """Positions of the new tokens, 0 on padding. With a cache, those of its tokens may stand before them."""
+    """Positions of the new tokens, 0 on padding. `position_ids` may begin with those of cached tokens."""
     check_tensor("position_ids", position_ids)
     is_shaped = position_ids.ndim == 2 and len(position_ids) in (1, batch_size)
     if not is_shaped or not new_length <= position_ids.shape[1] <= past_length + new_length:
@@ -238,7 +238,7 @@ def has_ranks(position_ids: Tensor | None, attention_mask: Tensor | None, past_l
 def _is_consecutive(
     attention_mask: Tensor | None, position_ids: Tensor | None, past_length: int, new_length: int
 ) -> bool:
-    """Whether all rows hold the same positions, one after the other, without padding: as in most generation."""
+    """Whether all rows hold the same consecutive positions without padding, as in most generation."""
     if torch.compiler.is_compiling() or not all(
         is_readable(x) for x in (attention_mask, position_ids) if x is not None
     ):

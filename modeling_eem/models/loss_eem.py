@@ -1,7 +1,7 @@
 """Head and cross-entropy in chunks of tokens: the `[tokens, vocabulary]` logits never exist whole.
 
-The gradients of a chunk are formed while its logits are at hand and kept for backward, so nothing is recomputed and
-the peak beside the weights is one chunk of logits. Shapes: N tokens, D features, V vocabulary.
+A chunk's gradients are computed while its logits exist, and kept for backward. Nothing is recomputed, and the peak
+memory beside the weights is one chunk of logits. Shapes: N tokens, D features, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -16,19 +16,19 @@ from transformers.modeling_utils import slice_logits_to_keep
 from .layout_masked_mixer import check_integers, check_shape, is_readable
 from .mixing_masked_mixer import linear, product
 
-# The label of a token that is not scored, everywhere.
+# The label of a token that is not scored.
 IGNORE_INDEX = -100
-# Tokens whose logits exist at one time: enough for full matrix speed, few enough for their memory not to count.
+# Tokens whose logits exist at one time: enough for full matrix speed, few enough to cost little memory.
 CHUNK_SIZE = 512
 
 
-# What a token's cross-entropy is turned into: (cross-entropies [n], the predictions' entropies [n] or None, which of
-# the N tokens these are) -> losses [n].
+# Turns cross-entropies into losses: (cross-entropies [n], the predictions' entropies [n] or None, which of the N
+# tokens these are) -> losses [n].
 TokenLossFunction = Callable[[Tensor, Tensor | None, slice], Tensor]
 
 
 class _LinearTokenLoss(torch.autograd.Function):
-    """`sum_n f(CE_n)`, `CE_n` and `H_n` for logits `h_n W^T`, with `d/dh` and `d/dW` of the sum formed on the way."""
+    """`sum_n f(CE_n)`, `CE_n` and `H_n` for logits `h_n W^T`; forward also computes the sum's `d/dh` and `d/dW`."""
 
     @staticmethod
     def forward(
@@ -57,7 +57,7 @@ class _LinearTokenLoss(torch.autograd.Function):
                 labels = labels_N[chunk]
                 is_scored = labels != IGNORE_INDEX
                 targets = labels.masked_fill(~is_scored, 0)[:, None]
-                logits = exponentials = grad_logits = None  # the last chunk's make room for these
+                logits = exponentials = grad_logits = None  # frees the previous chunk's first
                 logits = product(hidden_low, weight_low_VD).float()
                 logits = logits.sub_(logits.amax(-1, keepdim=True))
                 target_logits = logits.gather(1, targets)
@@ -96,7 +96,7 @@ class _LinearTokenLoss(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         *grads, is_empty = ctx.saved_tensors
-        # A mean over no token has the slope 1 / 0, and zero times that is NaN.
+        # A mean over no tokens has the slope 1 / 0; zero times that is NaN.
         slope = grad_total.masked_fill(is_empty, 0.0)
         grad_hidden, grad_weight = (None if grad is None else grad * slope.to(grad.dtype) for grad in grads)
         return grad_hidden, grad_weight, None, None, None, None
@@ -124,7 +124,7 @@ def linear_token_loss(
 
     `total = sum_n f(CE_n)`, `CE_n = logsumexp(W h_n) - (W h_n)[label_n]`; a label of -100 scores 0. Matrix products
     run in the autocast dtype if there is one, the softmax in float32. Only the total carries a gradient, to `hidden`
-    and `weight`; what else `token_loss` reads is constant.
+    and `weight`; everything else that `token_loss` reads is constant.
 
     Returns:
         `total []`, the cross-entropies `[N]`, and with `with_entropy` the predictions' entropies `[N]`.
@@ -140,7 +140,7 @@ def linear_cross_entropy(
 
 
 def next_token_targets(labels_BT: Tensor, shift_labels_BT: Tensor | None = None) -> Tensor:
-    """What each output predicts: output `t` token `t + 1`, the last nothing; or `shift_labels`, shifted already."""
+    """What each output predicts: output t predicts token t + 1, the last nothing. `shift_labels` come shifted."""
     if shift_labels_BT is not None:
         return shift_labels_BT
     check_integers("labels", labels_BT)
@@ -148,7 +148,7 @@ def next_token_targets(labels_BT: Tensor, shift_labels_BT: Tensor | None = None)
 
 
 def mean_over(total: Tensor, num_items: Tensor | int) -> Tensor:
-    """`total / num_items`; over no item 0, with a zero gradient, as where nothing is scored in a step."""
+    """`total / num_items`; for no items (a step that scores nothing) 0 with a zero gradient."""
     return total / (num_items.clamp(min=1) if isinstance(num_items, Tensor) else max(num_items, 1))
 
 
@@ -161,11 +161,11 @@ def logits_and_loss(
     loss_weights_BT: Tensor | None = None,
     num_items_in_batch: Tensor | int | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The end of a language model's forward: logits if wanted, loss and nats of each target if there are targets.
+    """The end of a language model's forward: logits on request; loss and nats of each target if there are targets.
 
     Returns:
-        `logits [B, kept, V]`, and `loss []` and `losses [B, T]` as `causal_lm_loss` gives them; None for what there
-        is not.
+        `logits [B, kept, V]`, and `loss []` and `losses [B, T]` as `causal_lm_loss` gives them; None for each that
+        is missing.
     """
     logits = linear(lm_head, slice_logits_to_keep(hidden_BTD, logits_to_keep)) if output_logits else None
     if targets_BT is None:
@@ -178,7 +178,7 @@ def logits_and_loss(
 
 
 def _check_labels(labels_BT: Tensor, what: str, count: int | None) -> None:
-    """Integers below `count`, or -100. Values are looked at on a CPU alone: elsewhere that would wait."""
+    """Labels are integers below `count`, or -100. Values are read on a CPU only: elsewhere reading would wait."""
     check_integers("labels", labels_BT)
     if count is not None and labels_BT.is_cpu and is_readable(labels_BT):
         is_wrong_BT = (labels_BT != IGNORE_INDEX) & ((labels_BT < 0) | (labels_BT >= count))
@@ -206,20 +206,20 @@ def causal_lm_loss(
         lm_head: a plain `nn.Linear` is applied in chunks; anything else (an adapter, a quantized layer) is called.
         targets_BT: what each output predicts, -100 for nothing.
         loss_weights_BT: weight of each target.
-        logits_BTV: the logits, where the caller keeps them anyway; the head is then not run again.
+        logits_BTV: the logits, if the caller keeps them anyway; the head is then not run again.
 
     Returns:
         `loss []` and `losses [B, T]`, NaN where nothing was scored.
 
     Raises:
-        ValueError: targets or weights of another shape.
+        ValueError: for targets or weights of another shape.
     """
     check_shape("labels", targets_BT, *hidden_BTD.shape[:2])
     check_shape("loss_weights", loss_weights_BT, *hidden_BTD.shape[:2])
     _check_labels(targets_BT, "a token id", len(lm_head.weight) if type(lm_head) is nn.Linear else None)
     targets_N = targets_BT.flatten().long()
     weights_N = None if loss_weights_BT is None else loss_weights_BT.flatten()
-    # Of meta tensors autocast knows nothing, and their logits cost nothing.
+    # autocast does not know meta tensors, and their logits cost nothing.
     if logits_BTV is None and type(lm_head) is nn.Linear and lm_head.bias is None and not hidden_BTD.is_meta:
         total, losses_N = linear_cross_entropy(hidden_BTD.flatten(0, 1), lm_head.weight, targets_N, weights_N)
     else:
@@ -234,10 +234,10 @@ def causal_lm_loss(
 
 @torch.no_grad()
 def has_plain_head(model: PreTrainedModel) -> bool:
-    """Whether a causal model's logits are its head's Linear, without bias, on the base model's last hidden state.
+    """Whether a causal model's logits are a Linear without bias of the base model's last hidden state.
 
-    Seen on values, large ones in the head's place too: what scales or caps logits may leave small ones nearly as they
-    are. Only a plain head may run in chunks.
+    Tested on values, large ones in place of the head's output: scaling or capping may barely change small logits.
+    Only a plain head may run in chunks.
     """
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear or head.bias is not None:

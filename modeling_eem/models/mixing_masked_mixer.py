@@ -6,12 +6,12 @@ i.e. a 1-D convolution of `k` taps whose channels are the TOKENS and whose spati
 with (k - 1) // 2 zeros on the left and k // 2 on the right. Shapes: B batch, T tokens, Q new tokens, D features,
 H heads, K taps, E = D / H.
 
-It stands here as the equation (`reference_token_mixing`), as what the models run (`token_mixing`: one dense product a
-head, by any device and in any dtype), and for generation and packed rows. A sum over tokens and taps is always one
-call of the library, so that half precision rounds it once.
+This file holds the equation (`reference_token_mixing`), what the models run (`token_mixing`: one dense product a head,
+on any device and in any dtype), and the forms for generation and packed rows. Every sum over tokens and taps is one
+library call, so half precision rounds it once.
 
-`KERNELS` is the one place where something faster may step in. Nothing needs to: in code that came with a checkpoint
-it is empty.
+`KERNELS` is the one place where something faster may step in. It is optional: in code that came with a checkpoint it
+is empty.
 """
 
 from collections.abc import Callable
@@ -22,15 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Operation -> a function of its arguments that gives the same numbers faster, or None where it declines:
+# Operation -> a function of its arguments that returns the same numbers faster, or None if it declines:
 # "token_mixing" as `dense_token_mixing`, "linear" of (layer, x), "product" of (x [N, I], weight [O, I]).
 KERNELS: dict[str, Callable[..., Tensor | None]] = {}
-# Rows of W that one reading of a cache serves: a batch of texts is read less often the more there are.
+# Rows of W that one read of a cache serves: the more rows, the less often a batch of texts is read.
 LOOK_AHEAD = 16
 
 
 def by_kernel(operation: str, *arguments: Any) -> Tensor | None:
-    """What the operation's kernel makes of the arguments; None without one, and for `torch.compile`."""
+    """The result of the operation's kernel; None without a kernel, and under `torch.compile`."""
     if torch.compiler.is_compiling() or operation not in KERNELS:
         return None
     return KERNELS[operation](*arguments)
@@ -64,7 +64,7 @@ def reference_token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_BTD: Tensor, 
 
 
 def dense_token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor, is_causal: bool) -> Tensor:
-    """One masked product a head: of matrices, or with taps a convolution."""
+    """One masked product a head: a matrix product, or with taps a convolution."""
     if weight_HTTK.shape[-1] > 1:
         x_BTD = x_HTBE.movedim(0, 2).flatten(2).transpose(0, 1)
         y_BTD = reference_token_mixing(weight_HTTK, bias_HT, x_BTD, is_causal)
@@ -81,7 +81,7 @@ def without_future(weight_HTTK: Tensor) -> Tensor:
 
 
 def _pad_features(x: Tensor, kernel_size: int) -> Tensor:
-    """Zeros where taps reach past the features; without taps no copy, which `F.pad` would make even so."""
+    """Pad with zeros where taps reach past the features. Without taps nothing is copied; `F.pad` would copy."""
     return x if kernel_size == 1 else F.pad(x, ((kernel_size - 1) // 2, kernel_size // 2))
 
 
@@ -111,10 +111,10 @@ class LookAhead:
 def next_token_mixing(
     weight_HTTK: Tensor, bias_HT: Tensor, x_TBD: Tensor, ahead: LookAhead | None
 ) -> tuple[Tensor, LookAhead]:
-    """`continued_token_mixing` of the last token alone, as `[1, B, D]`, and what the next tokens may use of it.
+    """`continued_token_mixing` of the last token alone, as `[1, B, D]`, and the sums that the next tokens can use.
 
-    All earlier tokens are read once in `LOOK_AHEAD` new ones, when their part of the next rows is summed for all of
-    these; a token then adds what came since.
+    Once in `LOOK_AHEAD` new tokens, all earlier tokens are read and their part of the next rows is summed. Each token
+    then adds only what came since.
     """
     position = x_TBD.shape[0] - 1
     if ahead is None or not 0 <= position - ahead.start < ahead.sums_HQF.shape[1]:
@@ -150,8 +150,8 @@ def gathered_token_mixing(
 ) -> Tensor:
     """Mixing for tokens at any positions: `W[rows, columns]` where `visible`, else 0. Returns `[B, Q, H, E]`.
 
-    Costs a gathered matrix for each row of the batch; for packed rows, cached decoding and given `position_ids`. The
-    leading axis of `rows`, `columns` and `visible` may be 1 when all rows stand alike.
+    For packed rows, cached decoding and given `position_ids`. It gathers one matrix for each row of the batch. The
+    leading axis of `rows`, `columns` and `visible` may be 1 when all rows share their positions.
     """
     batch_size, _, num_heads, _ = x_BTHE.shape
     x_BHSE = _by_tap(x_BTHE.transpose(1, 2), weight_HTTK.shape[-1])

@@ -1,6 +1,6 @@
 """Entropy estimation model: an encoder squeezes a window into a code, a causal decoder predicts the window knowing it.
 
-Unusual, and meant so: by default the encoder reads the very tokens the decoder is scored on (the method's oracle; the
+Unusual on purpose: by default the encoder reads the very tokens the decoder is scored on (the method's oracle; the
 code's bits are charged beside the decoder's). `generate` encodes the prompt once, or takes a `code` and regenerates
 the window from it. Source: Badger & Neligeorge 2025, arXiv 2511.10618.
 
@@ -59,9 +59,9 @@ class EEMCausalLMOutputWithPast(CausalLMOutputWithPast):
 
 
 class EEMCache(DynamicCache):
-    """The decoder's cache, its length in text tokens, together with the code that all of them were decoded with.
+    """The decoder's cache, its length counted in text tokens, and the code that they were decoded with.
 
-    `decoder_cache` is what the decoder fills; it shares its layers, and counts the memory's position too.
+    The decoder fills `decoder_cache`, which shares the layers and also counts the memory's position.
     """
 
     def __init__(self, config: EEMConfig, decoder_cache: Cache | None = None):
@@ -132,7 +132,7 @@ class EEMModel(EEMPreTrainedModel):
         return self.encoder.bottleneck.quantize(self.encoder(input_ids, attention_mask))
 
     def memory(self, code: Tensor) -> Tensor:
-        """What enters the decoder: `W_proj W_up z [B, D]`, or z itself with the `embedding` introduction."""
+        """The decoder's memory vector: `W_proj W_up z [B, D]`, or z itself with the `embedding` introduction."""
         return code if self.memory_proj is None else self.memory_proj(self.encoder.bottleneck.expand(code))
 
     @can_return_tuple
@@ -149,7 +149,7 @@ class EEMModel(EEMPreTrainedModel):
         output_hidden_states: bool | None = None,
         **kwargs,
     ) -> EEMModelOutputWithPast:
-        """Decoder states `[B, T, D]` of the text; hidden states too leave out the memory's own position.
+        """Decoder states `[B, T, D]` of the text; `hidden_states` leave out the memory's position too.
 
         In training, rows are occluded with probability `config.code_dropout`.
 
@@ -158,12 +158,12 @@ class EEMModel(EEMPreTrainedModel):
             encoder_input_ids, encoder_attention_mask: what the encoder reads instead of `input_ids`.
             code: `[B, P]` from `encode`, instead of encoding; it gets no noise.
             occlude_memory: decode without the memory: the introduced vector is zero and, where there is attention,
-                masked. A boolean tensor `[B]` says so row by row.
+                masked. A boolean tensor `[B]` decides row by row.
 
         Raises:
-            ValueError: what `encode` refuses, of `input_ids` too; a mask or a code of another shape; `position_ids`
-                (packed rows) or `inputs_embeds`, which have no meaning for a model with one code a row and two
-                embedding tables; a filled cache of unknown code, or a static one.
+            ValueError: for whatever `encode` refuses, in `input_ids` too; a mask or a code of another shape;
+                `position_ids` (packed rows) or `inputs_embeds`, which have no meaning for a model with one code a row
+                and two embedding tables; a filled cache without its code, or a static cache.
         """
         refuse_arguments(kwargs)
         check_ids(input_ids)
@@ -172,7 +172,7 @@ class EEMModel(EEMPreTrainedModel):
                 raise ValueError("pass either code or encoder_input_ids, of which a code would be made.")
             check_shape("code", code, len(input_ids), self.config.code_size)
         config = self.config
-        # Here and not in EEMForCausalLM: a trainer with a loss of its own runs this model and the head by themselves.
+        # Here, not in EEMForCausalLM: a trainer with its own loss runs this model and the head separately.
         if self.training and config.code_dropout and occlude_memory is False:
             occlude_memory = torch.rand(len(input_ids), device=input_ids.device) < config.code_dropout
         use_cache = config.use_cache if use_cache is None else use_cache
@@ -223,7 +223,7 @@ class EEMModel(EEMPreTrainedModel):
         last_hidden_state, hidden_states = outputs.last_hidden_state, outputs.hidden_states
         if is_introduced:
             last_hidden_state = last_hidden_state[:, 1:]
-            # Of selected layers (output_hidden_states=[…]) the others are None.
+            # With output_hidden_states=[…] the layers that were not selected are None.
             hidden_states = hidden_states and tuple(None if s is None else s[:, 1:] for s in hidden_states)
         return EEMModelOutputWithPast(
             last_hidden_state=last_hidden_state,
@@ -234,9 +234,9 @@ class EEMModel(EEMPreTrainedModel):
         )
 
     def _introduce(self, embeds_BTD: Tensor, code: Tensor | None, occluded: bool | Tensor, past_length: int) -> Tensor:
-        """The decoder's inputs, with zeros for an occluded memory; after the first ones the cache holds it."""
+        """The decoder's inputs, with zeros for an occluded memory. After the first step the cache holds the memory."""
         if self.config.num_memory_positions and past_length:
-            return embeds_BTD  # the memory stands in the cache
+            return embeds_BTD  # the cache holds the memory
         if not isinstance(occluded, Tensor) and occluded:
             width = self.config.hidden_size if self.memory_proj is not None else self.config.code_size
             memory = embeds_BTD.new_zeros(len(embeds_BTD), width)
@@ -249,7 +249,7 @@ class EEMModel(EEMPreTrainedModel):
         return self.introduce(memory, embeds_BTD)
 
     def introduce(self, memory: Tensor, embeds_BTD: Tensor) -> Tensor:
-        """Token embeddings with a row's memory (`memory()`) before, beside or on them: the decoder's inputs."""
+        """The decoder's inputs: token embeddings with a row's `memory()` before them, beside them or added."""
         if self.config.memory_introduction == "token":
             return torch.cat([memory[:, None], embeds_BTD], dim=1)
         if self.config.memory_introduction == "embedding":
@@ -259,7 +259,7 @@ class EEMModel(EEMPreTrainedModel):
     def _positions(
         self, input_ids: Tensor, attention_mask: Tensor | None, occluded: bool | Tensor, past_length: int
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Mask and positions for the decoder: the memory at 0 and unpadded, text by its rank among real tokens."""
+        """Mask and positions for the decoder: the memory at 0, never padding; text at its rank among real tokens."""
         slots = self.config.num_memory_positions
         is_masked = slots and occluded is not False and not is_masked_mixer(self.config.decoder_config)
         if attention_mask is None and is_masked:
@@ -315,8 +315,8 @@ class EEMForCausalLM(EEMPreTrainedModel, ContextGenerationMixin):
     ) -> EEMCausalLMOutputWithPast:
         """Logits `[B, T, V]`, one position a text token; see `EEMModel.forward` for the memory, masks and errors.
 
-        Without `encoder_input_ids` and `code` the encoder reads `input_ids`, the tokens that are scored: right for
-        training and for entropies, and warned about once where neither labels, code nor a cache are given.
+        Without `encoder_input_ids` and `code` the encoder reads `input_ids`, the tokens that are scored. That is right
+        for training and for entropies. A call without labels, code and cache warns of it once.
 
         Args:
             labels: `[B, T]`, shifted here; -100 is not scored. The loss is in nats a labelled token, in float32, and
@@ -326,8 +326,8 @@ class EEMForCausalLM(EEMPreTrainedModel, ContextGenerationMixin):
                 loss run in chunks and the logits never exist whole.
             output_token_losses: whether to return `token_losses`; needs labels.
             num_items_in_batch: labelled tokens of the whole optimizer step, the loss's denominator.
-            shift_labels: `[B, T]` labels that stand at the outputs already (context parallelism); no parameter by
-                name, which the Trainer would take for a second column of labels.
+            shift_labels: `[B, T]` labels that are already shifted (context parallelism). It is not a named parameter,
+                because the Trainer would take that for a second column of labels.
         """
         shift_labels = kwargs.pop("shift_labels", None)
         if output_token_losses and labels is None:
@@ -387,12 +387,12 @@ class EEMForCausalLM(EEMPreTrainedModel, ContextGenerationMixin):
     ) -> GenerateOutput | torch.LongTensor:
         """`GenerationMixin.generate` with one code for the whole text.
 
-        The code is `code` (then the prompt may be left out: the text is regenerated from its code alone), else that
-        of `encoder_input_ids`, else that of the prompt; it is made once and carried.
+        The code is `code`, else that of `encoder_input_ids`, else that of the prompt; it is made once and kept. With
+        `code` you may leave out the prompt: the text is regenerated from its code alone.
         """
         input_ids = kwargs.get("input_ids") if inputs is None else inputs
         if input_ids is not None:
-            check_ids(input_ids)  # a code is made of them first
+            check_ids(input_ids)  # before a code is made from them
         if code is not None and encoder_input_ids is not None:
             raise ValueError("pass either code or encoder_input_ids, of which a code would be made.")
         cache = kwargs.get("past_key_values")
@@ -413,14 +413,14 @@ class EEMForCausalLM(EEMPreTrainedModel, ContextGenerationMixin):
         )
 
     def _infer_mask(self, input_ids: Tensor) -> Tensor | None:
-        """The mask `generate` infers for a prompt that comes without one: padding is where the pad token is."""
+        """The mask that `generate` infers for a prompt without one: padding is where the pad token is."""
         pad, eos = self.generation_config.pad_token_id, self.generation_config.eos_token_id
         if pad is None or pad in (eos if isinstance(eos, list) else [eos]):
             return None
         return (input_ids != pad).long()
 
     def _get_candidate_generator(self, *args, model_kwargs: dict, **kwargs) -> CandidateGenerator:
-        # An assistant knows nothing of this model's code; one that is an EEM too encodes the prompt itself.
+        # An assistant does not get this model's code; an assistant that is an EEM encodes the prompt itself.
         model_kwargs = {key: value for key, value in model_kwargs.items() if key not in ("code", "occlude_memory")}
         return super()._get_candidate_generator(  # pyright: ignore[reportAttributeAccessIssue] - as in `generate`
             *args, model_kwargs=model_kwargs, **kwargs

@@ -35,7 +35,7 @@ class EEMAutoencoderOutput(ModelOutput):
 
 
 class Repeat(nn.Module):
-    """The vector at every position, through a bridge where the decoder has another width."""
+    """The vector at every position, through a Linear bridge if the decoder has another width."""
 
     def __init__(self, encoder_width: int, decoder_width: int):
         super().__init__()
@@ -97,7 +97,7 @@ class EEMAutoencoder(EncoderDecoderPreTrainedModel):
 
     @torch.no_grad()
     def reconstruct(self, code: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """The most likely token at each position, `[B, T]`; all n of them where there is no mask to give lengths."""
+        """The most likely token at each position, `[B, T]`; without a mask to give lengths, at all n positions."""
         return self(code=code, attention_mask=attention_mask).logits.argmax(-1)
 
     @can_return_tuple
@@ -115,14 +115,14 @@ class EEMAutoencoder(EncoderDecoderPreTrainedModel):
         """Regenerates the text of `input_ids [B, T]`, or of a `code [B, P]` alone.
 
         Args:
-            attention_mask: `[B, T]`, 0 on padding; with a code alone it gives the lengths, all n where missing.
+            attention_mask: `[B, T]`, 0 on padding. With a code alone it gives the lengths; by default n.
             labels: `[B, T]`, NOT shifted: position t regenerates token t. -100 and padding are not scored.
             output_logits: whether to return logits; by default yes, except in training with labels.
             num_items_in_batch: labelled tokens of the whole optimizer step, the loss's denominator.
 
         Raises:
-            ValueError: neither or both of `input_ids` and `code`; what `encode` refuses; a mask, labels or a code of
-                another shape; `position_ids` or `inputs_embeds`.
+            ValueError: for neither or both of `input_ids` and `code`; whatever `encode` refuses; a mask, labels or a
+                code of another shape; `position_ids` or `inputs_embeds`.
         """
         refuse_arguments(kwargs)
         kwargs.pop("use_cache", None)  # all tokens are regenerated in one pass: there is nothing to keep

@@ -1,6 +1,6 @@
 """Masked mixer: a decoder stack whose token mixing is one learned lower-triangular matrix over positions.
 
-Unusual, and meant so: pre-norm blocks without a norm after the last; no positional encoding and no dropout; the head
+Unusual on purpose: pre-norm blocks without a norm after the last; no positional encoding and no dropout; the head
 sits on the raw residual stream; the batch runs internally as `[T, B, D]` in memory, because token mixing is then a
 plain matrix product. Outside, everything is `[B, T, D]` as elsewhere. Source: Badger 2024, arXiv 2409.01482.
 """
@@ -67,13 +67,13 @@ class MaskedMixerMixing(nn.Module):
         self.in_proj = nn.Linear(d, d) if h else None  # the heads' Linear(d, d / h), side by side
         self.out_proj = nn.Linear(d, d) if h else None
         if self.is_causal:
-            # What another program left above the diagonal of a checkpoint is not used, and not passed on either.
+            # A checkpoint's values above the diagonal (another program's) are neither used nor saved again.
             self.register_state_dict_post_hook(MaskedMixerMixing._drop_future)
 
     @staticmethod
     def _drop_future(module: "MaskedMixerMixing", state_dict: dict, prefix: str, _metadata: dict) -> None:
         weight = state_dict[prefix + "weight"]
-        if type(weight) in (Tensor, nn.Parameter):  # a sharded one must stay the shards it is
+        if type(weight) in (Tensor, nn.Parameter):  # a sharded weight must stay sharded
             state_dict[prefix + "weight"] = module.without_future(weight)
 
     def without_future(self, weight: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class MaskedMixerMixing(nn.Module):
     def forward(self, x_TBD: Tensor, layout: Layout, past_key_values: Cache | None = None) -> Tensor:
         if self.in_proj is not None:
             x_TBD = linear(self.in_proj, x_TBD)
-        held_TBD = x_TBD  # the new tokens, behind those of the cache
+        held_TBD = x_TBD  # the new tokens, after those of the cache
         if past_key_values is not None:
             keys = x_TBD.transpose(0, 1)[:, None]
             held_TBD = past_key_values.update(keys, keys[..., :0], self.layer_idx)[0][:, 0].transpose(0, 1)
@@ -93,7 +93,7 @@ class MaskedMixerMixing(nn.Module):
         if isinstance(layout, AlignedLayout):
             y_TBD = self._mix_aligned(weight_HTTK, bias_HT, x_TBD, layout)
         elif isinstance(layout, ContinuedLayout):
-            assert past_key_values is not None  # what it continues
+            assert past_key_values is not None  # a continuation has a cache
             cached = past_key_values.layers[self.layer_idx]
             if layout.new_length == 1 and isinstance(cached, MixingLayer) and cached.is_steady:
                 y_TBD, cached.ahead = next_token_mixing(weight_HTTK, bias_HT, held_TBD, cached.ahead)
@@ -177,7 +177,7 @@ class MaskedMixerPreTrainedModel(RemoteCodePreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """PyTorch's defaults, `embedding_std`, mixing like a 1-D convolution with zeros above the diagonal."""
+        """PyTorch's defaults; `embedding_std`; mixing as a 1-D convolution, with zeros above the diagonal."""
         if isinstance(module, nn.Linear):
             init_linear(module)
         elif isinstance(module, nn.Embedding):
@@ -194,9 +194,9 @@ class MaskedMixerPreTrainedModel(RemoteCodePreTrainedModel):
 
 
 def embedding_std(model: PreTrainedModel, embedding: nn.Embedding) -> float:
-    """Standard deviation that token embeddings begin with: 1, or `d**-0.5` where they are the head's weights too.
+    """Initial standard deviation of token embeddings: 1, or `d**-0.5` if they are the head's weights too.
 
-    From 1, a tied head's first logits would be `sqrt(d)` wide: with d = 256 the loss began at 243 nats a token.
+    With 1, a tied head's first logits would be `sqrt(d)` wide: at d = 256 the loss began at 243 nats a token.
     """
     is_head = model.config.tie_word_embeddings and embedding is model.get_input_embeddings()
     return embedding.embedding_dim**-0.5 if is_head else 1.0
@@ -241,17 +241,17 @@ class MaskedMixerModel(MaskedMixerPreTrainedModel):
                 of 0 begins a document that sees nothing before it (packed rows). A cache filled at other positions
                 than the ranks cannot be continued.
             past_key_values: cache whose `keys` hold the mixing inputs `[B, 1, T, D]`; its `values` are empty.
-            read_positions: `[B]`, the one output of each row that is wanted; `last_hidden_state` is then `[B, 1, D]`,
-                and the last block's feed-forward runs for these alone.
+            read_positions: `[B]`, the position of the one output wanted in each row; `last_hidden_state` is then
+                `[B, 1, D]`, and the last block's feed-forward runs for these positions only.
 
         Raises:
-            ValueError: more tokens than `max_position_embeddings`, or none; a cache or restarting positions with right
-                alignment; a cache without causality, of another kind than dynamic, or filled at positions of the
-                caller's own; ids, embeddings, mask or positions of another shape; positions that are not there.
+            ValueError: for more tokens than `max_position_embeddings`, or none; a cache or restarting positions with
+                right alignment; a cache if the model is not causal; a cache that is not dynamic or was filled at given
+                positions; ids, embeddings, mask or positions of another shape; positions outside the matrices.
         """
         if input_ids is not None and inputs_embeds is None:
             check_ids(input_ids)
-            if input_ids.is_cpu:  # elsewhere a look at the values would wait
+            if input_ids.is_cpu:  # elsewhere reading the values would wait
                 check_ids(input_ids, self.config.vocab_size)
             embeds_BTD: Tensor = self.embed_tokens(input_ids)
         elif inputs_embeds is None or input_ids is not None:
@@ -327,8 +327,8 @@ class MaskedMixerForCausalLM(MaskedMixerPreTrainedModel, ContextGenerationMixin)
             output_logits: whether to return logits; by default yes, except in training with labels, where head and
                 loss run in chunks and the `[B, T, V]` logits never exist.
             num_items_in_batch: labelled tokens of the whole optimizer step, the loss's denominator.
-            shift_labels: `[B, T]` labels that stand at the outputs already (context parallelism); no parameter by
-                name, which the Trainer would take for a second column of labels.
+            shift_labels: `[B, T]` labels that are already shifted (context parallelism). It is not a named parameter,
+                because the Trainer would take that for a second column of labels.
         """
         shift_labels = kwargs.pop("shift_labels", None)
         outputs = self.model(
@@ -353,7 +353,7 @@ class MaskedMixerForCausalLM(MaskedMixerPreTrainedModel, ContextGenerationMixin)
         )
 
     def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict) -> None:
-        """None: the model itself ranks a text's tokens by the mask, whatever the alignment and the padding."""
+        """None: the model itself ranks tokens by the mask, whatever the alignment and the padding."""
 
 
 class MaskedMixerForTokenClassification(MaskedMixerPreTrainedModel):
@@ -382,7 +382,7 @@ class MaskedMixerForTokenClassification(MaskedMixerPreTrainedModel):
 
         With one label, the labels are real numbers and the loss is the mean squared error over those that are neither
         NaN nor -100; with more, they are classes and the loss is the cross-entropy over those that are not -100.
-        `num_items_in_batch` is the mean's denominator, where labels of a whole optimizer step are counted.
+        `num_items_in_batch`, the labels of the whole optimizer step, is the mean's denominator if given.
         """
         outputs = self.model(
             input_ids=input_ids,

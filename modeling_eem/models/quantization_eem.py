@@ -1,7 +1,7 @@
 """Formats a code can be stored in: rounding, bits, packing.
 
-A format turns `n_p` numbers into integers of `bits` bits, for some formats with one scale for the vector, and back.
-Rounding is that way there and back, so what a model computes with is what the stored bits decode to, exactly.
+A format turns `n_p` numbers into integers of `bits` bits and back; some formats add one scale for the vector.
+Rounding does both steps, so a model computes with exactly what the stored bits decode to.
 Shapes: `[..., P]`, P numbers a code; a scale is `[..., 1]`.
 """
 
@@ -36,7 +36,7 @@ class CodeFormat(ABC):
 
 
 class NativeFloat(CodeFormat):
-    """A float dtype that torch has; values past its largest one become that one."""
+    """A float dtype that torch has; values beyond its largest number become that number."""
 
     def __init__(self, dtype: torch.dtype):
         self.dtype = dtype
@@ -85,8 +85,8 @@ class SmallFloat(CodeFormat):
 class ScaledInteger(CodeFormat):
     """Signed integers times one float32 scale a vector, the row-wise absmax of LLM.int8() (Dettmers et al. 2022).
 
-    `q = round(z * m / absmax(z))`, `z' = q * absmax(z) / m`, `m = 2**(bits - 1) - 1`. At `|q| = m`, z' is the scale
-    itself, so that encoding z' again finds the same scale: m s / m may differ from s in the last bit.
+    `q = round(z * m / absmax(z))`, `z' = q * absmax(z) / m`, `m = 2**(bits - 1) - 1`. At `|q| = m`, z' is the scale s
+    itself: m s / m may differ from s in the last bit, and encoding z' again must find the same scale.
     """
 
     scale_bits = 32
@@ -98,7 +98,7 @@ class ScaledInteger(CodeFormat):
     def encode(self, values: Tensor) -> tuple[Tensor, Tensor]:
         scale = values.abs().amax(-1, keepdim=True)
         factor = self.largest / scale
-        # Of the smallest float32 numbers the reciprocal overflows; zero has none.
+        # The reciprocal of the smallest float32 numbers overflows; zero has none.
         integers = torch.where(factor.isfinite(), values * factor, values / scale * self.largest)
         integers = torch.where(scale > 0, integers, 0.0).round()
         return integers.to(torch.int32) + self.largest, scale

@@ -1,4 +1,4 @@
-"""Plain values in; tables, plots, heat maps and model cards out. Nothing is computed, and nothing needs PyTorch."""
+"""Turns plain values into tables, plots, heat maps and model cards. It computes nothing and needs no PyTorch."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Plots when they are asked for: matplotlib takes a second to import, and most commands print a table only."""
+    """Imports plots on first use: matplotlib takes a second to import, and most commands only print a table."""
     if name not in ("LearningCurve", "learning_curves"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from modeling_eem.report import plots

@@ -25,20 +25,20 @@ def model_card(
     limits: Sequence[str],
     figures: Mapping[str, str] | None = None,
 ) -> ModelCard:
-    """Fill the card template; `write_atomically(folder / "README.md", str(card))` puts it beside the checkpoint.
+    """Fill the card template. `write_atomically(folder / "README.md", str(card))` puts the card beside a checkpoint.
 
     Args:
         card_data: the YAML front matter: licence, language, data sets, tags.
         title: the card's heading, usually the model's name.
         summary: a paragraph in Markdown: what the model is and what it was trained on.
-        usage: Python code that loads the checkpoint and does the obvious thing with it.
-        results: the numbers, the code's bits included, where the model loses too.
-        training: what was trained on what for how long.
+        usage: Python code that loads the checkpoint and uses it in the obvious way.
+        results: the numbers, including the code's bits, and where the model loses.
+        training: what was trained, on what, for how long.
         limits: one sentence each on what the model cannot do.
         figures: caption → path relative to the card.
 
     Raises:
-        ValueError: without any limit: every model has some.
+        ValueError: without limits: every model has some.
     """
     if not limits:
         raise ValueError("limits is empty: name at least one thing that the model should not be used for.")
@@ -58,22 +58,22 @@ def model_card(
 
 
 def check_card(folder: Path) -> None:
-    """Refuse a folder whose card `add_to_card` could not add to.
+    """Check that `add_to_card` can add to a folder's card.
 
     Raises:
-        ValueError: no `README.md`, or one without a section "Results".
+        ValueError: for a missing `README.md`, or one without a section "Results".
     """
     card = folder / "README.md"
     if not card.is_file():
-        raise ValueError(f"{folder} has no model card: put one into {card}, with a section '## Results'.")
+        raise ValueError(f"{folder} has no model card: write {card}, with a section '## Results'.")
     _results(card, card.read_text())
 
 
 def add_to_card(folder: Path, name: str, tables: Sequence[Table], origin: Mapping[str, str]) -> None:
-    """Put tables at the end of the "Results" of a folder's card, in place of those that it had by the same name.
+    """Put tables at the end of the section "Results" of a folder's card. They replace earlier tables of the same name.
 
     Args:
-        name: of the tables, in comments around them that a reader does not see.
+        name: the tables' name, in invisible comments around them.
         origin: `provenance`, shown below them.
 
     Raises:

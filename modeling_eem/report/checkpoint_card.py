@@ -1,8 +1,8 @@
-"""The card of a trained checkpoint, fit for the Hub: one way for every command that trains.
+"""The card of a trained checkpoint, fit for the Hub, for every command that trains.
 
-What the Hub reads stands in the front matter (licence, language, data sets, base model, and the measured numbers as
-`model-index`), what people read below it, in sentences that hold for this kind of model. Plain values in; the caller
-measures.
+The front matter is for the Hub: licence, language, data sets, base model, and the measured numbers as `model-index`.
+The text below is for people, in sentences that hold for this kind of model. The caller measures and passes plain
+values.
 """
 
 import re
@@ -60,26 +60,26 @@ _HUB_DATA = re.compile(r"hf://datasets/([^/@]+/[^/@]+)")
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFacts:
-    """What a checkpoint's card is made of.
+    """The facts on a checkpoint's card.
 
     Attributes:
-        name: of the model, as people would call it; the card's title and the Hub's `model_name`.
-        kind: what it is.
-        model_type: of its config.
-        num_parameters: how large.
+        name: the model's name for people; the card's title and the Hub's `model_name`.
+        kind: the kind of model.
+        model_type: its config's type.
+        num_parameters: its number of parameters.
         context: tokens of the longest rows that it was trained on.
-        code_size, code_bits: numbers and bits of a code; 0 without one, bits None where its format is not settled.
+        code_size, code_bits: numbers and bits of a code; 0 without a code; bits are None if the format is not settled.
         held_out: metric → value, measured on text held out of training.
-        held_out_name: what that text is called.
+        held_out_name: the name of that text.
         training: setting → value, as the card's table shows them.
-        train_data: files, folders or Hub names of the training text; paths are shown by their names.
+        train_data: files, folders or Hub names of the training text; only the names of paths are shown.
         location: what the snippet loads: "." for the card's own folder, or a repository of the Hub.
-        prompt: a text that the snippet shows to the model.
-        licence, language: of the Hub; None leaves them out, since nobody else can say them.
-        base_model: folder or Hub name of the model that training went on from.
+        prompt: a text that the snippet gives to the model.
+        licence, language: by the Hub's names; None leaves them out, because only the user knows them.
+        base_model: folder or Hub name of the model that training started from.
         entropies: how the data's `token_entropies` were measured (method, model, data), if training used any.
-        comparison: what else tells the same text, such as compressors → bits per byte.
-        notes: below the numbers.
+        comparison: other codes of the same text, such as compressors → bits per byte.
+        notes: lines below the numbers.
         limits: further sentences on what it cannot do, after those of its kind.
         figures: caption → file beside the card.
     """
@@ -109,7 +109,7 @@ class CheckpointFacts:
 
 
 def checkpoint_card(facts: CheckpointFacts) -> ModelCard:
-    """The card as Markdown with front matter; `str()` of it is what README.md holds."""
+    """The card as Markdown with front matter; `str(card)` is the content of README.md."""
     kind, _, _ = _KINDS[facts.kind]
     return model_card(
         _card_data(facts),
@@ -124,7 +124,7 @@ def checkpoint_card(facts: CheckpointFacts) -> ModelCard:
 
 
 def hub_datasets(names: Sequence[str]) -> list[str]:
-    """The data sets of the Hub among names of training text: `hf://datasets/ORG/NAME/…`."""
+    """The Hub's data sets among names of training text: `hf://datasets/ORG/NAME/…`."""
     return list(dict.fromkeys(found[1] for name in names if (found := _HUB_DATA.match(name))))
 
 

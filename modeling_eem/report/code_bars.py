@@ -1,4 +1,4 @@
-"""The numbers of a code as bars, and a text beside another, as parts of an HTML page."""
+"""Parts of an HTML page: the numbers of a code as bars, and a text compared with another."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ class _Bar:
 
 
 def code_bars_html(numbers: Sequence[float], marks: Sequence[float], limit: float, caption: str) -> str:
-    """A bar for each number of a code, from zero in the middle; its value shows where the reader points.
+    """A bar for each number of a code, from zero in the middle; pointing at a bar shows its value.
 
-    The page brings `code_bars_css()` and the properties that `heat_panels_html` names.
+    The page must include `code_bars_css()` and the properties that `heat_panels_html` names.
 
     Args:
-        marks: what each number was before it was changed, drawn as a line across its bar where that is another.
-        limit: the largest value that the axis shows, above 0; a bar beyond it ends there.
+        marks: each number before it was changed, drawn as a line across its bar if it differs.
+        limit: the largest value that the axis shows, above 0; a larger bar ends there.
         caption: a line below the bars.
     """
     bars = []
@@ -43,14 +43,14 @@ def code_bars_css() -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """A part of a text that is all the same as another's, or all different."""
+    """A part of a text that is all the same as in another text, or all different."""
 
     text: str
     is_same: bool
 
 
 def compared_text_html(title: str, runs: Sequence[Run], notes: Sequence[str]) -> str:
-    """A text whose parts that are another's are underlined; the page brings `compared_text_css()`."""
+    """A text with the parts underlined that another text shares; the page must include `compared_text_css()`."""
     return render("compared_text.html.jinja", title=title, runs=runs, notes=notes)
 
 

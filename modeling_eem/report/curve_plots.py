@@ -1,4 +1,4 @@
-"""Plots of curves: losses over tokens on both axes, and embedding bits against what they leave to predict."""
+"""Plots of curves: losses over tokens on two kinds of axis, and cross-entropy over the bits of embeddings."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -29,14 +29,14 @@ def loss_curves(
     differences: Mapping[str, Points],
     unit: str,
 ) -> Path:
-    """Runs on a linear and on a logarithmic axis of tokens, and their differences, a panel each, as a PNG.
+    """Runs on a linear and on a logarithmic axis of tokens, and their differences, one panel each, as a PNG.
 
     Args:
         path: where the PNG goes.
         curves: run → (tokens, loss).
         fits: "linear" and "log-linear" → run → (tokens, fitted loss), dashed, each on the axis where it is straight.
         differences: name → (tokens, difference); a third panel if there are any.
-        unit: of the losses.
+        unit: the unit of the losses.
 
     Raises:
         ValueError: without runs, or with more than seven.
@@ -71,7 +71,7 @@ def loss_curves(
 
 
 class _MinorTokens(LogFormatter):
-    """ "200k" between powers of ten, where `LogFormatter` finds room for a label."""
+    """Labels such as "200k" between powers of ten, where `LogFormatter` finds room."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         return EngFormatter(sep="")(x) if super().__call__(x, pos) else ""
@@ -86,15 +86,15 @@ def entropy_floor_plot(
     interval: tuple[float, float],
     ideal: tuple[str, float],
 ) -> Path:
-    """What is left to predict against the embedding's size, the fitted line, and where it meets zero, as a PNG.
+    """Cross-entropy against the embedding's size, the fitted line, and where it meets zero, as a PNG.
 
     Args:
         path: where the PNG goes.
         points: run → (bits per byte of embedding, cross-entropy in bits per byte).
         used: the runs that the line was fitted to; others are drawn hollow.
         line: intercept and slope.
-        crossing, interval: of the line with zero; an infinite interval is not drawn.
-        ideal: name and bits per byte of an entropy, whose ideal line of slope -1 is drawn.
+        crossing, interval: where the line meets zero, and its interval; an infinite interval is not drawn.
+        ideal: name and bits per byte of an entropy; its ideal line of slope -1 is drawn.
     """
     figure = new_figure(4.8)
     axes = figure.subplots()

@@ -20,17 +20,17 @@ _COLUMNS = {
 
 @dataclass(frozen=True, kw_only=True)
 class RowsFacts:
-    """What the card of a data set of rows is made of; plain values, which the caller has cleared of secrets.
+    """The facts on the card of a data set of rows: plain values, which the caller has cleared of secrets.
 
     Attributes:
         name: the card's title.
         location: what the snippet loads: a repository of the Hub, or "." for the card's own folder.
-        columns: of a row.
+        columns: the columns of a row.
         splits: split → name → count, as the table shows them.
-        method, unit: of `token_entropies`; None for rows without.
-        models: that measured them.
+        method, unit: those of `token_entropies`; None for rows without.
+        models: the models that measured them.
         origin: setting → value, of the rows and of the measurement.
-        licence, language: of the text, by the Hub's names; None leaves them out.
+        licence, language: those of the text, by the Hub's names; None leaves them out.
     """
 
     name: str

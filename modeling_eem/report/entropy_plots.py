@@ -23,7 +23,7 @@ _ALONG_A_ROW = "Entropy along a row: mean over rows, and its 95 %"
 
 @dataclass(frozen=True)
 class Band:
-    """A curve and its interval, a value at each x."""
+    """A curve and its interval: one value of each at every x."""
 
     x: Sequence[float]
     mean: Sequence[float]
@@ -40,17 +40,17 @@ def scatter_plot(
     line: tuple[float, float],
     title: str = "",
 ) -> Path:
-    """One value of a token against another, as a PNG: few as points, many as hexagons coloured by how many they hold.
+    """One value of a token against another, as a PNG: few as points, many as hexagons coloured by their count.
 
     Args:
         path: where the PNG goes.
         x, y: the tokens' values.
-        labels: of the axes, units included.
+        labels: the axes' labels, with units.
         line: m and b of y = m x + b, drawn through the points.
-        title: a line above.
+        title: a line above the plot.
 
     Raises:
-        ValueError: without points, or for an x or y without its partner.
+        ValueError: without points, or if x and y differ in length.
     """
     if not len(x) == len(y) > 0:
         raise ValueError(f"a scatter plot needs as many x as y, and at least one, not {len(x)} and {len(y)}.")
@@ -81,7 +81,7 @@ def scatter_plot(
 
 
 def index_plot(path: str | Path, curves: Mapping[str, Band]) -> Path:
-    """Mean normalised entropies over a token's index in its row, as a PNG, 95 % intervals shaded.
+    """Mean normalised entropies over a token's index in its row, with shaded 95 % intervals, as a PNG.
 
     Raises:
         ValueError: without curves, or with more than seven.
@@ -94,7 +94,7 @@ def index_plot(path: str | Path, curves: Mapping[str, Band]) -> Path:
         axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(band.x, band.mean, color=colour, linewidth=1.4, label=name)
     highest = max(value for band in curves.values() for value in (*band.mean, *band.high) if math.isfinite(value))
-    axes.set_ylim(0, 1.04 * min(highest, 1.0))  # no mean of numbers in [0, 1] lies outside of it
+    axes.set_ylim(0, 1.04 * min(highest, 1.0))  # a mean of numbers in [0, 1] is in [0, 1]
     label_axes(
         axes,
         "token's index in its row",

@@ -1,5 +1,5 @@
-"""The entropy heat map: a text whose tokens are coloured by a value each, alone or beside others, as HTML that needs
-nothing else."""
+"""The entropy heat map: a text with each token coloured by a value, alone or beside other maps, as self-contained
+HTML."""
 
 import codecs
 import math
@@ -14,7 +14,7 @@ _CONTROLS = re.compile(r"([\x00-\x1f\x7f-\x9f])")
 
 @dataclass(frozen=True)
 class _Piece:
-    """`text` as a reader copies it, after a `sign` for what a page would not show and a selection leaves out."""
+    """`text` as a reader copies it, after a `sign` that shows invisible characters and is not selected."""
 
     text: str
     sign: str = ""
@@ -22,7 +22,7 @@ class _Piece:
 
 @dataclass(frozen=True)
 class _Token:
-    """What the template draws. The tooltip hangs on `body`: a line may end after `lead` and does end in `tail`."""
+    """What the template draws. The tooltip belongs to `body`: a line may end after `lead`, and does end in `tail`."""
 
     lead: str
     body: list[_Piece]
@@ -43,12 +43,12 @@ class _Map:
 
 @dataclass(frozen=True)
 class HeatPanel:
-    """One of several heat maps that are read beside one another.
+    """One of several heat maps side by side.
 
     Attributes:
-        title: which model and method.
-        notes: lines below it.
-        tokens, values, unit, scale: as `entropy_heatmap_html` takes them.
+        title: the model and method.
+        notes: lines below the title.
+        tokens, values, unit, scale: as in `entropy_heatmap_html`.
     """
 
     title: str
@@ -70,18 +70,18 @@ def entropy_heatmap_html(
 ) -> str:
     """An HTML page that shows `tokens` as running text, each on a background coloured by its value.
 
-    The page follows the reader's light or dark setting, wraps at any width, shows a token's value when it is pointed
-    at or focused, and loads nothing. Blanks keep their width, line breaks are signed and kept. Where a character's
-    bytes are spread over tokens, the last of them shows the character and those before it their bytes in hexadecimal.
+    The page follows the reader's light or dark setting, wraps at any width, shows a token's value when you point at it
+    or focus it, and loads nothing. Blanks keep their width; line breaks are kept and get a sign. If a character's
+    bytes are in several tokens, the last token shows the character and the others show their bytes in hexadecimal.
 
     Args:
-        tokens: the text's tokens in order, `bytes` where one may end inside a UTF-8 character; joined as they are.
-        values: one a token; NaN for a token that was not scored (BOS, padding), which is shown hatched.
-        unit: of the values, such as "bits".
+        tokens: the text's tokens in order, `bytes` if one may end inside a UTF-8 character; joined as they are.
+        values: one a token; a token that was not scored (BOS, padding) is NaN and shown hatched.
+        unit: the unit of the values, such as "bits".
         title: the page's heading.
-        subtitle: a line below it: which model, which text.
-        scale: values of the faintest and the strongest colour; a value beyond takes the nearer one. By default from 0,
-            or the lowest value if that is negative, to the highest.
+        subtitle: a line below the title: which model, which text.
+        scale: values of the faintest and the strongest colour; a value outside takes the nearer one. By default from
+            0, or the lowest value if that is negative, to the highest.
 
     Raises:
         ValueError: if tokens and values differ in number, a value is infinite, or the scale does not rise.
@@ -95,22 +95,22 @@ def entropy_heatmap_html(
 
 
 def heat_panels_html(panels: Sequence[HeatPanel], of: str = "token") -> str:
-    """Heat maps side by side as a part of an HTML page, one below the other where the page is narrow.
+    """Heat maps side by side as a part of an HTML page; on a narrow page one below the other.
 
-    The page brings `heat_panels_css()` and the custom properties `--page`, `--ink`, `--quiet`, `--line`, `--middle`
-    and `--strong`, the colours of the ground, of letters, lines, and of a middle and a high value.
+    The page must include `heat_panels_css()` and the custom properties `--page`, `--ink`, `--quiet`, `--line`,
+    `--middle` and `--strong`: the colours of the background, of letters, lines, and of a middle and a high value.
 
     Args:
         of: what a value belongs to: "token", "word", "byte".
 
     Raises:
-        ValueError: as `entropy_heatmap_html`.
+        ValueError: as in `entropy_heatmap_html`.
     """
     return render("heatmap_panels.html.jinja", panels=_drawn(panels), of=of)
 
 
 def heat_panels_page(panels: Sequence[HeatPanel], *, title: str, subtitle: str = "", of: str = "token") -> str:
-    """The same as a page of its own, in the style of `entropy_heatmap_html`."""
+    """The same as a whole page, in the style of `entropy_heatmap_html`."""
     return render("heatmap_panels_page.html.jinja", title=title, subtitle=subtitle, panels=_drawn(panels), of=of)
 
 
@@ -151,7 +151,7 @@ def _map(panel: HeatPanel) -> _Map:
 
 
 def _layout(token: str | bytes, decoder: codecs.IncrementalDecoder) -> tuple[str, list[_Piece], list[_Piece]]:
-    """Split a token into lead, body and tail; `decoder` keeps a character's bytes until the token with the last."""
+    """Split a token into lead, body and tail; `decoder` keeps a character's bytes until the last one comes."""
     data = token if isinstance(token, bytes) else token.encode("utf-8", "backslashreplace")
     text = decoder.decode(data)
     unfinished = decoder.getstate()[0][-len(data) :] if data else b""
@@ -174,7 +174,7 @@ def _pieces(text: str) -> list[_Piece]:
 
 
 def _control(character: str) -> _Piece:
-    """HTML refuses or reinterprets control characters but these two: the others are shown in caret notation alone."""
+    """Show a control character in caret notation: HTML refuses or reinterprets all except two."""
     if character in "\n\t":
         return _Piece(character, "⏎" if character == "\n" else "⇥")
     return _Piece("", "^" + chr(ord(character) ^ 0x40) if character <= "\x7f" else f"U+{ord(character):04X}")

@@ -1,19 +1,19 @@
-"""Numbers as people read them."""
+"""Numbers in a form that people can read."""
 
 import math
 import re
 
 _DECIMALS = re.compile(r"\.(\d+)[f%]$")
-_LARGE = 1e6  # from here on, decimals say nothing
-_HUGE = 1e15  # from here on, digits say nothing
+_LARGE = 1e6  # from here on, decimals are meaningless
+_HUGE = 1e15  # from here on, digits are meaningless
 
 
 def readable(value: float | int, spec: str = "") -> str:
-    """A number by a format specification, but never as a row of digits that say nothing.
+    """A number in a format specification, but never with meaningless digits.
 
-    Without a specification integers have thousands separators and floats three decimals. A float so large that its
-    decimals mean nothing, or so small that it would be shown as zero, has two significant digits and a power of ten:
-    "3.0e+08", "4.1e-05".
+    Without a specification integers have thousands separators and floats three decimals. A float that is too large for
+    decimals, or so small that it would be shown as zero, has two significant digits and a power of ten: "3.0e+08",
+    "4.1e-05".
     """
     if not math.isfinite(value):
         return str(value)
@@ -29,7 +29,7 @@ def readable(value: float | int, spec: str = "") -> str:
 
 
 def quantity(value: float, unit: str) -> str:
-    """A number of at least 0 with three digits and the prefix of its thousands: "982 B", "12.3 MB", "4.56 TFLOP"."""
+    """A number of at least 0 with three digits and a unit prefix: "982 B", "12.3 MB", "4.56 TFLOP"."""
     for prefix in ("", "k", "M", "G", "T", "P", "E"):
         if value < 999.5 or prefix == "E":
             break
@@ -39,7 +39,7 @@ def quantity(value: float, unit: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in the unit that people would say it in: "0.5 s", "42 s", "3 min 20 s", "1 h 5 min", "2 d 3 h"."""
+    """A time in the units that people would use: "0.5 s", "42 s", "3 min 20 s", "1 h 5 min", "2 d 3 h"."""
     if not 0 <= seconds < math.inf:
         raise ValueError(f"seconds must be a finite number of at least 0, not {seconds}.")
     if seconds < 59.5:

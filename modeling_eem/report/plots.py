@@ -1,6 +1,6 @@
 """Plots in one style, drawn without a screen and without matplotlib's global state.
 
-A figure is as wide as a page, with letters of the page's size, on white, so that it reads on dark pages too.
+A figure is as wide as a page, with letters of the page's size. It is on white, to be readable on dark pages too.
 """
 
 import io
@@ -16,21 +16,21 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, ScalarFormatter
 
 from modeling_eem.files import write_atomically
 
-# Okabe & Ito: told apart with any colour vision; the markers and line ends help in grey.
+# Okabe & Ito: distinguishable with any colour vision; markers and line ends help in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = "osD^vPX"
 INK, GREY = "#222222", "#6b6b6b"
-WIDTH = 8  # inches: a page's
-_SPAN = 0.02  # of the largest value: an axis shows at least so much, or rounding would fill it
+WIDTH = 8  # inches: the width of a page
+_SPAN = 0.02  # an axis shows at least this share of the largest value, or rounding would fill it
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """One run: what it scored after how many training tokens.
+    """One run: its values after numbers of training tokens.
 
     Attributes:
-        name: as the legend shows it.
+        name: the name in the legend.
         held_out: (tokens seen, value) pairs on held-out text.
         train: (tokens seen, value) pairs on training text, in the same unit; drawn faintly.
     """
@@ -52,8 +52,8 @@ def learning_curves(
 
     Args:
         path: where the PNG goes.
-        curves: one a run, seven at most.
-        unit: what the values are, such as "held-out bits per byte"; labels the vertical axis.
+        curves: one a run, at most seven.
+        unit: the unit of the values, such as "held-out bits per byte"; the label of the vertical axis.
         title: a line above the plot.
         references: name → value of horizontal lines, such as xz's bits per byte.
 
@@ -106,9 +106,9 @@ def short(value: float) -> str:
 
 
 def scale_ticks(axes: Axes, which: Literal["x", "y"]) -> None:
-    """Short numbers at an axis's ticks: a power of ten that all share stands in the axis's label instead.
+    """Put short numbers at an axis's ticks, and a common power of ten into the axis's label.
 
-    Call it last: it reads the limits, and widens those of an axis that shows less than a fiftieth of its values.
+    Call it last: it reads the limits, and widens an axis that shows less than a fiftieth of its values.
     """
     axis = axes.yaxis if which == "y" else axes.xaxis
     low, high = axis.get_view_interval()
@@ -139,7 +139,7 @@ def label_axes(axes: Axes, x: str, y: str, title: str = "") -> None:
 
 
 def add_legend(axes: Axes) -> None:
-    """A legend of what carries a label."""
+    """Add a legend of everything that has a label."""
     axes.legend(labelcolor=INK, facecolor="white", edgecolor="none", framealpha=0.9, fontsize=10)
 
 
@@ -156,7 +156,7 @@ def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[f
 
 
 def _limit_values(axes: Axes, curves: Sequence[LearningCurve], references: Mapping[str, float]) -> None:
-    """Show all held-out values and references; the first training values, many times as high, may leave at the top."""
+    """Show all held-out values and references; the first training values are much higher and may be cut off."""
     shown = [*references.values(), *(value for curve in curves for value in _columns(curve.held_out)[1])]
     lowest = min([*shown, *(value for curve in curves for value in _columns(curve.train)[1])])
     margin = 0.06 * (max(shown) - lowest) or 0.5

@@ -1,6 +1,6 @@
 """Where a number comes from: the command, the commit, the versions, the machine and the day.
 
-Records and cards are published, so neither secrets nor the folders of the user's machine travel with them.
+Records and cards are published, so they must hold no secrets and no folders of the user's machine.
 """
 
 import os
@@ -22,8 +22,8 @@ _UNITS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16
 def provenance(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
     """What a record needs beside its numbers: `command`, `commit`, `versions`, `machine`, `date`.
 
-    The commit is that of the checkout this package runs from, marked where files differ from it, and "unknown" for an
-    installed package.
+    The commit is that of the checkout that this package runs from, with a mark if files differ from it; for an
+    installed package it is "unknown".
     """
     versions = [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)]
     return {
@@ -36,12 +36,12 @@ def provenance(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
 
 
 def provenance_line(origin: Mapping[str, str]) -> str:
-    """`provenance` as a line of Markdown, to stand below what it is the origin of."""
+    """`provenance` as a line of Markdown, to put below the numbers."""
     return f"`{origin['command']}`; {', '.join(origin[key] for key in ('date', 'commit', 'versions', 'machine'))}."
 
 
 def _processor() -> str:
-    """What numbers of speed depend on, as far as Linux tells: the processor's name and its units for small numbers."""
+    """What speed depends on, as far as Linux shows it: the processor's name and its units for small numbers."""
     try:
         info = Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""Plots of quantization: what each format costs, what each layer minds, how a code's numbers are spread."""
+"""Plots of quantization: the cost of each format, the sensitivity of each layer, the spread of a code's numbers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from modeling_eem.report.plots import COLOURS, GREY, INK, MARKERS, add_legend, label_axes, new_figure, save_png
 
-# Losses differ by powers of ten; below this many nats a token the axis is linear, so that gains can be shown.
+# Losses differ by powers of ten. Below this many nats a token the axis is linear, to show gains too.
 _LINEAR_BELOW = 1e-3
 _PANELS_A_LINE = 5
 
@@ -31,7 +31,7 @@ def format_costs(path: str | Path, costs: Mapping[str, Mapping[str, float]], tit
     axes.set_yscale("symlog", linthresh=_LINEAR_BELOW)
     axes.axhline(0, color=GREY, linewidth=0.8)
     for number, ((model, of_model), colour, marker) in enumerate(zip(costs.items(), COLOURS, MARKERS)):
-        beside = 0.5 * (number - (len(costs) - 1) / 2) / len(costs)  # so that equal costs do not hide each other
+        beside = 0.5 * (number - (len(costs) - 1) / 2) / len(costs)  # equal costs must not hide each other
         places = [formats.index(name) + beside for name in of_model]
         axes.plot(places, list(of_model.values()), marker, color=colour, markersize=7, alpha=0.85, label=model)
     axes.set_xticks(range(len(formats)), formats, rotation=35, ha="right")
@@ -43,11 +43,11 @@ def format_costs(path: str | Path, costs: Mapping[str, Mapping[str, float]], tit
 def layer_sweep(
     path: str | Path, effects: Mapping[str, Mapping[tuple[str, str], Mapping[str, float]]], title: str = ""
 ) -> Path:
-    """Nats a token that rounding one layer costs, a panel a (part, format), as a PNG.
+    """Nats a token that rounding one layer costs, one panel a (part, format), as a PNG.
 
     Args:
         path: where the PNG goes.
-        effects: model → (part, format) → layer → nats a token; NaN is not drawn. Models may have other layers.
+        effects: model → (part, format) → layer → nats a token; NaN is not drawn. Models may have different layers.
         title: a line above the plot.
 
     Raises:
@@ -83,12 +83,12 @@ def layer_sweep(
 def code_histograms(
     path: str | Path, edges: Sequence[float], windows: Sequence[Sequence[int]], title: str = ""
 ) -> Path:
-    """How a code's numbers are spread: all windows together, and each, as a PNG.
+    """The spread of a code's numbers: all windows together, and each window, as a PNG.
 
     Args:
         path: where the PNG goes.
-        edges: of the buckets, one more than there are.
-        windows: a count a bucket for each window.
+        edges: the edges of the buckets, one more than there are buckets.
+        windows: for each window, the count of every bucket.
         title: a line above the plot.
     """
     together = [sum(column) for column in zip(*windows)]
@@ -114,7 +114,7 @@ def code_histograms(
 
 
 def _rebinned(counts: Sequence[int], edges: Sequence[float]) -> tuple[list[int], list[float]]:
-    """Buckets joined until there are about twice the root of what they hold: few numbers make no comb."""
+    """Join buckets until about twice the square root of their total count are left: few numbers then make no comb."""
     wanted = max(8, round(2 * math.sqrt(sum(counts))))
     joined = max(1, -(-len(counts) // wanted))
     starts = range(0, len(counts), joined)

@@ -1,4 +1,4 @@
-"""Templates of pages and cards, filled."""
+"""Fills templates of pages and cards."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(template: str, **values: object) -> str:
-    """Fill a file of `templates/`. HTML is escaped; a name that the template wants and does not get is an error."""
+    """Fill a file of `templates/`. HTML is escaped; a missing value is an error."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=lambda name: name is not None and name.endswith(".html.jinja"),

@@ -1,4 +1,4 @@
-"""The two files that a command leaves: its tables and figures for people, the same numbers for programs."""
+"""The two files that a command writes: tables and figures for people, and the same numbers for programs."""
 
 import hashlib
 import json
@@ -26,13 +26,13 @@ def write_results(
     """Write `name.md` and `name.json` to a folder, each with the command, commit, versions, machine and date.
 
     Args:
-        folder: is made if it is missing.
-        name: of the files, without an ending.
-        tables: what the Markdown shows.
-        content: what the JSON holds beside the provenance; NaN and infinity become null. Under `data` stand names of
-            files, which are written as they may be published.
+        folder: made if it is missing.
+        name: the files' name, without an ending.
+        tables: the tables in the Markdown.
+        content: the values in the JSON, beside the provenance; NaN and infinity become null. Names of files under
+            `data` are written without this machine's folders and secrets.
         figures: caption → file in the folder, shown below the tables.
-        packages: whose versions the numbers depend on.
+        packages: packages whose versions the numbers depend on.
     """
     origin = provenance(packages)
     content = {key: without_secrets(value) if key == "data" else value for key, value in content.items()}
@@ -52,9 +52,9 @@ def write_results(
 
 
 def plain_name(name: str) -> str:
-    """A name from data as a part of a file's name: letters, digits, "-", "_" and ".", no path, at most 80 characters.
+    """A name from data, made fit for a file's name: letters, digits, "-", "_" and ".", no path, at most 80 characters.
 
-    A name that had to be changed ends in a hash of itself, so that two names never share a file.
+    A name that had to be changed ends in a hash of itself: two names never share a file.
     """
     plain = re.sub(r"[^\w.-]+", "-", name).strip(".-")[:_LONGEST_NAME]
     if plain and plain == name:
@@ -63,7 +63,7 @@ def plain_name(name: str) -> str:
 
 
 def compact_json(content: Mapping[str, Any]) -> str:
-    """JSON with a line for each key; NaN and infinity become null."""
+    """JSON with one line for each key; NaN and infinity become null."""
     lines = [
         f"{json.dumps(key)}: {json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)}"
         for key, value in content.items()

@@ -19,14 +19,14 @@ class Table:
     """Rows of values under named columns. `rich.print(table)` shows it in the terminal, whatever its width.
 
     Attributes:
-        columns: their names, all different.
-        rows: one value a column each; None and NaN stand for "not measured" and are shown as an en dash.
+        columns: the columns' names, all different.
+        rows: each one value a column; None and NaN mean "not measured" and are shown as an en dash.
         title: a line above the table.
-        notes: lines below it: units, conventions, what a value leaves out.
+        notes: lines below the table: units, conventions, what a value leaves out.
         formats: column name → format specification of its numbers, see `readable`. The JSON form keeps all digits.
 
     Raises:
-        ValueError: for repeated columns, a row of another length, or a format for a column that is not there.
+        ValueError: for repeated columns, a row of another length, or a format for a missing column.
     """
 
     columns: Sequence[str]
@@ -46,7 +46,7 @@ class Table:
                 raise ValueError(f"formats names {name!r}, which is none of the columns {list(self.columns)}.")
 
     def to_markdown(self) -> str:
-        """The table in GitHub's Markdown, numbers to the right, ending in a newline."""
+        """The table in GitHub's Markdown, with numbers to the right; it ends in a newline."""
         rows = [[_markdown_cell(cell) for cell in row] for row in [list(self.columns), *self._cells()]]
         widths = [max(3, *map(len, column)) for column in zip(*rows)]
         aligns = [">" if to_right else "<" for to_right in self._right_aligned()]

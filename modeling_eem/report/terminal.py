@@ -1,8 +1,8 @@
 """A table on a terminal of any width: no number and no name is ever cut.
 
-The first of these forms that fits: columns side by side, their names over several lines where that helps; rows side
-by side, a line a column (transposed); a block a row, a line a value. In the last a value that is longer than a line
-goes on in the next.
+It takes the first of these forms that fits: columns side by side, with names over several lines if that helps; rows
+side by side, one line a column (transposed); one block a row, one line a value. In the last form a value that is
+longer than a line continues on the next line.
 """
 
 import textwrap
@@ -20,13 +20,13 @@ Cells = Sequence[Sequence[str]]
 
 
 def lay_out(columns: Sequence[str], cells: Cells, to_right: Sequence[bool], width: int) -> Iterator[RenderableType]:
-    """What `rich` prints of a table in `width` characters.
+    """What `rich` prints for a table in `width` characters.
 
     Args:
-        columns: their names.
-        cells: a text a row and column.
-        to_right: whether a column's texts stand on the right.
-        width: of the terminal.
+        columns: the columns' names.
+        cells: the text of each row and column.
+        to_right: whether a column's texts are on the right.
+        width: the terminal's width.
     """
     if (widths := _fit(columns, cells, width)) is not None:
         yield _grid([_fold(name, size) for name, size in zip(columns, widths)], cells, widths, to_right)
@@ -46,7 +46,7 @@ def lay_out(columns: Sequence[str], cells: Cells, to_right: Sequence[bool], widt
 
 
 def _line(name: str, text: str, indent: int, width: int) -> Iterator[RenderableType]:
-    """A value behind its name, or below it where both take more than a line."""
+    """A value after its name, or below it if both take more than a line."""
     label = name.ljust(len(name) + max(indent - cell_len(name), 2))
     if cell_len(label) + _longest_line(text) <= width and "\n" not in text:
         yield Text.assemble((label, "bold"), text)
@@ -56,7 +56,7 @@ def _line(name: str, text: str, indent: int, width: int) -> Iterator[RenderableT
 
 
 def _fit(columns: Sequence[str], cells: Cells, width: int) -> list[int] | None:
-    """Widths of columns side by side: as wide as their texts and the words of their names; None where that is more."""
+    """Widths of columns side by side, as wide as their texts and the words of their names; None if they do not fit."""
     widths = [
         max([*map(cell_len, name.split()), *(_longest_line(row[i]) for row in cells)], default=0)
         for i, name in enumerate(columns)

@@ -1,4 +1,4 @@
-"""A table whose numbers stand on the heat map's colours, as a part of an HTML page."""
+"""A table with numbers on the heat map's colours, as a part of an HTML page."""
 
 import math
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ def value_table_html(
     scales: Sequence[tuple[float, float] | None],
     notes: Sequence[str] = (),
 ) -> str:
-    """Rows of a name and its numbers, each number on a colour by its place in its column's scale; NaN is left empty.
+    """Rows of a name and its numbers. A number's colour shows its place in its column's scale; NaN is left empty.
 
-    The page brings `value_table_css()` and the properties that `heat_panels_html` names.
+    The page must include `value_table_css()` and the properties that `heat_panels_html` names.
 
     Args:
-        columns: headings, of the names and of each column of numbers.
+        columns: headings of the names and of each column of numbers.
         values: `[rows, columns]`.
-        scales: of each column of numbers the faintest and the strongest colour's value; None: whole numbers, which are
-            not coloured.
+        scales: for each column of numbers, the values of the faintest and the strongest colour; None for whole
+            numbers, which are not coloured.
         notes: lines below the table.
     """
     rows = [

@@ -1,4 +1,4 @@
-"""Callbacks: what a loss is called, random streams of processes, evaluation at checkpoints."""
+"""Callbacks: the text of a logged loss, each process's random stream, evaluation at checkpoints."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from modeling_eem.training.token_loss_arguments import TokenLossArguments
 from modeling_eem.training.training_forward import without_adapters
 
-LEFT_OUT = "tokens_without_entropy"  # how the log names labelled tokens that the loss leaves out
+LEFT_OUT = "tokens_without_entropy"  # the log's name for labelled tokens that the loss leaves out
 
 
 def loss_text(logs: dict[str, Any], args: TrainingArguments, model: Any) -> str:
-    """A logged training loss with its unit, nats a token being cross-entropy's alone; and what it leaves out."""
+    """A logged training loss with its unit (only cross-entropy is in nats a token) and the tokens it leaves out."""
     loss = float(logs["loss"])
     name = args.token_loss if isinstance(args, TokenLossArguments) else "cross_entropy"
     if without_adapters(model).config.num_labels == 1:
@@ -23,9 +23,9 @@ def loss_text(logs: dict[str, Any], args: TrainingArguments, model: Any) -> str:
 
 
 class SeedDevicesCallback(TrainerCallback):
-    """Gives every process a random stream of its own; seeded alike, as transformers does, all would draw one noise.
+    """Gives every process its own random stream. transformers seeds all alike: they would draw the same noise.
 
-    Checkpoints keep each process's state, and a run resumed from one goes on with it.
+    Checkpoints keep each process's state, and a resumed run continues with it.
     """
 
     def on_train_begin(
@@ -36,8 +36,8 @@ class SeedDevicesCallback(TrainerCallback):
 
 
 class MeasureCheckpointsCallback(TrainerCallback):
-    """Evaluates and logs at every checkpoint, and at the end: its card holds its own numbers, and a run that goes on
-    from it begins a mean of losses where the uninterrupted run did."""
+    """Evaluates and logs at every checkpoint, and at the end. A checkpoint's card then holds its own numbers, and a
+    run resumed from it begins a mean of losses where the uninterrupted run did."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

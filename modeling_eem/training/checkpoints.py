@@ -1,8 +1,9 @@
 """Checkpoints that are known to be whole, and the run that each belongs to.
 
-transformers writes a checkpoint's files one after another into its folder, so a kill leaves it torn, and on resuming
-it passes over a missing file without a word. Ours end with `complete.json`, which lists every file with its size and
-SHA-256: a folder without it, whose files differ from it, or that lacks what a resume needs, is torn.
+transformers writes a checkpoint's files one after another into its folder. A kill leaves the folder torn, and a resume
+silently passes over a missing file. Our checkpoints end with `complete.json`, which lists every file with its size and
+SHA-256. A folder is torn if `complete.json` or a file that a resume needs is missing, or a file differs from the
+list.
 """
 
 import json
@@ -27,7 +28,7 @@ logger = logging.get_logger(__name__)
 COMPLETE_FILE = "complete.json"
 RUN_FILE = "run.yaml"
 
-# What a resume reads, as one device, DDP, FSDP or DeepSpeed write it; the numbers are of files in `complete.json`.
+# What a resume reads → a pattern of file names in `complete.json`, as one device, DDP, FSDP or DeepSpeed write them.
 _NEEDED = {
     "weights": r"(adapter_)?model.*\.safetensors|pytorch_model|global_step",
     "the optimizer's state": r"optimizer|global_step",
@@ -36,20 +37,20 @@ _NEEDED = {
     TRAINER_STATE_NAME: re.escape(TRAINER_STATE_NAME),
     RUN_FILE: re.escape(RUN_FILE),
 }
-_DELETED = "deleted-"  # begins the name of a checkpoint that is going
+_DELETED = "deleted-"  # begins the name of a checkpoint that is being deleted
 
-# Beginnings of the training arguments that may change between the starts of a run: they say how long it goes on,
-# what is measured, kept and shown, and where, but not what a step computes.
+# Beginnings of the training arguments that may change between the starts of a run. They decide how long it trains and
+# what is measured, kept and shown, and where; they do not change what a step computes.
 _MAY_CHANGE = ("max_steps", "num_train_epochs", "eval_", "per_device_eval_", "save_", "logging_", "log_", "report_to")
 _MAY_CHANGE += ("disable_tqdm", "output_dir", "run_name", "project", "trackio_", "push_to_hub", "hub_", "do_")
 _MAY_CHANGE += ("resume_from_checkpoint", "dataloader_num_workers", "dataloader_pin_memory", "local_rank")
 _MAY_CHANGE += ("load_best_model_at_end", "metric_for_best_model", "greater_is_better", "ddp_timeout")
-# What transformers notes in a saved config, which is no choice of the run's.
+# Notes of transformers in a saved config; the run did not choose them.
 _NOTES = ("transformers_version", "architectures", "auto_map", "_name_or_path", "dtype")
 
 
 def mark_complete(folder: Path, leave_out: Sequence[str] = ()) -> None:
-    """Write `complete.json`, the last file of a checkpoint; files that may be edited later are left out of it."""
+    """Write `complete.json`, the last file of a checkpoint. `leave_out` names files that may be edited later."""
     names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
     listed = {
         name: {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
@@ -64,7 +65,7 @@ def torn(folder: Path, with_contents: bool = False, needed: Sequence[str] = tupl
 
     Args:
         with_contents: whether files are read and their hashes compared, besides their sizes.
-        needed: what it must hold, of `_NEEDED`; by default what a resume reads.
+        needed: the keys of `_NEEDED` that it must hold; by default all that a resume reads.
     """
     try:
         listed = json.loads((folder / COMPLETE_FILE).read_text())
@@ -81,26 +82,26 @@ def torn(folder: Path, with_contents: bool = False, needed: Sequence[str] = tupl
             return f"holds other bytes of {name} than were written"
     for what in needed:
         if not any(re.match(_NEEDED[what], name) for name in expected):
-            return f"holds no {what}, which going on needs"
+            return f"holds no {what}, which a resume needs"
     return None
 
 
 def _size_and_hash(entry: Any) -> tuple[int, str | None]:
-    """Version 0.1 listed sizes alone."""
+    """Version 0.1 listed sizes only."""
     return (entry, None) if isinstance(entry, int) else (int(entry["size"]), str(entry["sha256"]))
 
 
 def checkpoint_to_resume(arguments: TokenWeightedTrainingArguments) -> Path | None:
-    """The checkpoint that a run goes on from; None to begin.
+    """The checkpoint that a run resumes from; None to begin.
 
-    | `resume_from_checkpoint` | goes on from |
+    | `resume_from_checkpoint` | resumes from |
     |---|---|
-    | not set, or `true` | the newest whole one in `output_dir`, torn ones skipped with a warning; else begins |
+    | not set, or `true` | the newest whole one in `output_dir`, else begins; a warning tells of torn ones |
     | a folder | that checkpoint |
-    | `false` | begins, in an `output_dir` without checkpoints |
+    | `false` | begins; `output_dir` must hold no checkpoints |
 
     Raises:
-        ValueError: a folder that is no whole checkpoint; `false` where there are checkpoints.
+        ValueError: for a folder that is not a whole checkpoint, or `false` if there are checkpoints.
     """
     wish = arguments.resume_from_checkpoint
     output = arguments.output_folder
@@ -124,13 +125,13 @@ def is_finished(arguments: TokenWeightedTrainingArguments, record: dict[str, Any
     """Whether `output_dir` holds this very run, trained to its end.
 
     Raises:
-        ValueError: it holds another run, a model of unknown origin, or this run damaged or with fewer steps and no
-            checkpoint to go on from: training would overwrite it.
+        ValueError: if training would overwrite it: another run, a model of unknown origin, or this run, damaged or
+            finished with fewer steps, without a checkpoint to resume from.
     """
     output = arguments.output_folder
     if not (output / RUN_FILE).exists():
         if (output / "config.json").exists():
-            raise ValueError(f"{output} holds a model that no run file made: choose another output_dir.")
+            raise ValueError(f"{output} holds a model that was not made by a run file: choose another output_dir.")
         return False
     check_same_run(output, record)
     if not (output / COMPLETE_FILE).exists():
@@ -139,7 +140,7 @@ def is_finished(arguments: TokenWeightedTrainingArguments, record: dict[str, Any
     if (problem := torn(output, with_contents=True, needed=("weights", TRAINER_STATE_NAME, RUN_FILE))) is not None:
         if has_checkpoint:
             return False
-        raise ValueError(f"{output} {problem}, and no checkpoint to make it from: remove it to train again.")
+        raise ValueError(f"{output} {problem}, and has no checkpoint to resume from: remove it to train again.")
     state = read_state(output)
     if arguments.max_steps > 0:
         is_done = arguments.max_steps <= state.global_step
@@ -147,17 +148,17 @@ def is_finished(arguments: TokenWeightedTrainingArguments, record: dict[str, Any
         is_done = state.global_step >= state.max_steps and arguments.num_train_epochs <= state.num_train_epochs
     if not is_done and not has_checkpoint:
         raise ValueError(
-            f"{output} holds this run, finished at step {state.global_step}, and no checkpoint to go on from: choose "
+            f"{output} holds this run, finished at step {state.global_step}, and no checkpoint to resume from: choose "
             "another output_dir."
         )
     return is_done
 
 
 def rotate(output: Path, limit: int | None, best: str | None) -> None:
-    """Delete all but the newest `limit` whole checkpoints and the best one; a torn one counts for none of them.
+    """Delete all checkpoints except the newest `limit` whole ones and the best one; torn ones do not count.
 
-    A checkpoint first loses its name, so that a kill leaves none that is half there. What earlier kills left goes too:
-    half-deleted ones, and torn ones older than the newest whole one, which no run goes on from.
+    A checkpoint is renamed first: a kill then leaves none that looks whole and is half deleted. What earlier kills
+    left is deleted too: half-deleted checkpoints, and torn ones older than the newest whole one.
     """
     for path in output.glob(f"{_DELETED}*"):
         shutil.rmtree(path, ignore_errors=True)
@@ -172,7 +173,7 @@ def rotate(output: Path, limit: int | None, best: str | None) -> None:
 
 
 def delete_checkpoint(folder: Path) -> None:
-    """Gone as a checkpoint at once, and from the disk when it is done."""
+    """Delete a checkpoint. It is renamed first, so it stops being a checkpoint at once."""
     if folder.exists():
         going = folder.with_name(f"{_DELETED}{folder.name}")
         shutil.rmtree(going, ignore_errors=True)
@@ -182,7 +183,7 @@ def delete_checkpoint(folder: Path) -> None:
 def run_record(
     config: PreTrainedConfig, data: DataArguments, identity: Identity, arguments: TokenWeightedTrainingArguments
 ) -> dict[str, Any]:
-    """All that a step follows from, as plain values: model, data and training; files by their names and contents."""
+    """Everything that a step depends on, as plain values: model, data and training; files by name and contents."""
     training = {name: value for name, value in arguments.to_dict().items() if not name.startswith(_MAY_CHANGE)} | {
         "world_size": arguments.world_size
     }
@@ -200,14 +201,14 @@ def run_record(
 
 
 def _name_alone(value: Any) -> Any:
-    """Where a file or folder lies is this machine's; a name on the Hub stays."""
+    """The name of a local file or folder, without its place on this machine; a name on the Hub stays."""
     if isinstance(value, list):
         return [_name_alone(item) for item in value]
     return Path(value).resolve().name if isinstance(value, str) and value and Path(value).exists() else value
 
 
 def check_same_run(folder: Path, record: dict[str, Any]) -> None:
-    """ValueError that names what differs between a folder's run and this one."""
+    """Raise a ValueError that names what differs between a folder's run and this one."""
     before = read_run_record(folder)
     changed = [
         f"{part}.{name} was {before[part][name]!r} and is {value!r}"
@@ -227,7 +228,7 @@ def write_run_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def read_run_record(folder: Path) -> dict[str, dict[str, Any]]:
-    """`run.yaml` of a folder; ValueError that names it where it is no such file."""
+    """`run.yaml` of a folder; ValueError if it is missing or not such a file."""
     try:
         record = yaml.safe_load((folder / RUN_FILE).read_text())
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
@@ -235,18 +236,18 @@ def read_run_record(folder: Path) -> dict[str, dict[str, Any]]:
     parts = ("model", "data", "training")
     if not isinstance(record, dict) or not all(isinstance(record.get(part), dict) for part in parts):
         raise ValueError(
-            f"{folder / RUN_FILE} is no record of a run: it must hold {', '.join(parts)}. Remove {folder}."
+            f"{folder / RUN_FILE} is not the record of a run: it must hold {', '.join(parts)}. Remove {folder}."
         )
     return record
 
 
 def read_state(folder: Path) -> TrainerState:
-    """`trainer_state.json` of a folder; ValueError that names it where it is no such file."""
+    """`trainer_state.json` of a folder; ValueError if it is missing or not such a file."""
     try:
         state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
         is_state = isinstance(state.global_step, int) and isinstance(state.log_history, list)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         is_state = False
     if not is_state:
-        raise ValueError(f"{folder / TRAINER_STATE_NAME} is no state of a training: remove {folder}.")
+        raise ValueError(f"{folder / TRAINER_STATE_NAME} is not the state of a training: remove {folder}.")
     return state

@@ -1,4 +1,4 @@
-"""Several processes of one launch: what they find together."""
+"""Sums and means over the processes of one launch."""
 
 from typing import Literal
 
@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def over_processes(accelerator: Accelerator, value: Tensor, reduction: Literal["sum", "mean"]) -> Tensor:
-    """The sum or mean of a tensor that each process has; in a single process the tensor itself."""
+    """The sum or mean over all processes of a tensor that each has; for a single process the tensor itself."""
     return accelerator.reduce(value, reduction)  # pyright: ignore[reportReturnType]  # a tensor for a tensor

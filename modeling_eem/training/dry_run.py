@@ -1,4 +1,4 @@
-"""What a training will cost, found out by a few of its own steps; nothing of them is kept."""
+"""What a training will cost, measured on a few of its own steps; nothing of them is kept."""
 
 import copy
 import math
@@ -27,7 +27,7 @@ from modeling_eem.training.resumable_trainer import RunTrainer, real_tokens
 from modeling_eem.training.run_arguments import RunArguments
 
 _COUNTED, _TIMED = 3, 10  # steps at most
-_SECONDS = 10.0  # of each kind, after which no further step begins
+_SECONDS = 10.0  # for each kind; no step begins later
 _SAMPLED_ROWS = 1000
 _MEASURED_BATCHES = 4
 
@@ -37,24 +37,24 @@ class DryRun:
     """What is left of a run, in numbers; sizes in bytes, times in seconds.
 
     Attributes:
-        name: of the run.
-        begins: what it will do first, for people.
-        parameters, trained: of the model, and those of them that get a gradient.
-        first_step, last_step: it trains the steps after the first, to the last.
-        rows_per_step: over devices and accumulation steps.
-        flops_per_row: of forward, backward and loss, counted in the first steps; see `counted_flops`.
-        tokens_per_row: real tokens, over a sample of rows.
-        rows: that the steps read.
-        step_seconds: of an optimizer step, its rows' loading included.
-        timed_steps: that this is a mean of.
-        evaluations: on the way and at the end.
-        evaluation_seconds: of one, from a few of its batches.
-        memory: the most that a process held of the accelerator's memory, or without one of the machine's.
-        model_bytes: of the trained model with its code and tokenizer.
-        checkpoint_bytes: of a checkpoint to go on from.
-        checkpoints: written in all.
-        kept: of them.
-        free_bytes: on the disk of `output_dir`.
+        name: the run's name.
+        begins: what it will do first, in words.
+        parameters, trained: the model's parameters, and how many of them get a gradient.
+        first_step, last_step: it trains the steps after the first, up to the last.
+        rows_per_step: rows of an optimizer step, over devices and accumulation steps.
+        flops_per_row: FLOPs of forward, backward and loss, counted in the first steps; see `counted_flops`.
+        tokens_per_row: mean real tokens in a sample of rows.
+        rows: rows that the steps read.
+        step_seconds: time of an optimizer step, including loading its rows.
+        timed_steps: number of steps in that mean.
+        evaluations: number of evaluations, on the way and at the end.
+        evaluation_seconds: time of one evaluation, from a few of its batches.
+        memory: the most accelerator memory that a process held, or the machine's memory without an accelerator.
+        model_bytes: size of the trained model with its code and tokenizer.
+        checkpoint_bytes: size of a checkpoint to resume from.
+        checkpoints: number of checkpoints written in all.
+        kept: number of checkpoints kept.
+        free_bytes: free space on the disk of `output_dir`.
     """
 
     name: str
@@ -84,7 +84,7 @@ class DryRun:
 
     @property
     def flops_per_step(self) -> float:
-        """Of a step with all its rows."""
+        """FLOPs of a step with all its rows."""
         return self.flops_per_row * self.rows_per_step
 
     @property
@@ -93,41 +93,41 @@ class DryRun:
 
     @property
     def tokens(self) -> float:
-        """Real tokens, each as often as it is read."""
+        """Real tokens, counted each time they are read."""
         return self.tokens_per_row * self.rows
 
     @property
     def seconds(self) -> float:
-        """Of training and measuring; neither of starting nor of writing checkpoints."""
+        """Time of training and measuring, without starting and without writing checkpoints."""
         return self.steps * self.step_seconds + self.evaluations * self.evaluation_seconds
 
     @property
     def disk(self) -> int:
-        """What the run leaves."""
+        """Bytes that the run leaves on disk."""
         return self.kept * self.checkpoint_bytes + self.model_bytes
 
     @property
     def most_disk(self) -> int:
-        """What it holds at its largest: no checkpoint goes before the next one is whole."""
+        """The most bytes on disk at one time: a checkpoint is deleted only when the next one is whole."""
         return max(min(self.checkpoints, self.kept + 1) * self.checkpoint_bytes, self.disk)
 
 
 def dry_run(
     path: str | Path, overrides: Sequence[str] = (), advance: Callable[[], None] = lambda: None
 ) -> DryRun | Run:
-    """Prepare a run as `prepare_run` does, take a few of its steps in memory, and tell what the whole will cost.
+    """Prepare a run as `prepare_run` does, take a few of its steps in memory, and estimate the cost of the whole.
 
-    Only a temporary folder is written: not `output_dir`, nor the Hub, nor what `report_to` names.
+    It writes to a temporary folder only, not to `output_dir`, the Hub or any tracker in `report_to`.
 
     Args:
         advance: called after each step.
 
     Returns:
-        The figures; of a finished run the run itself, since nothing is left to train.
+        The figures; for a finished run the run itself, because nothing is left to train.
 
     Raises:
-        ValueError: as `prepare_run` and `RunTrainer`; sharded training, which no process sees whole.
-        FloatingPointError: a loss that is NaN or infinite.
+        ValueError: as `prepare_run` and `RunTrainer`; and for sharded training, which no process sees whole.
+        FloatingPointError: for a loss that is NaN or infinite.
     """
     run = prepare_run(path, overrides)
     output = Path(str(run.arguments.output_dir))
@@ -142,7 +142,7 @@ def dry_run(
 
 
 def _free_bytes(output: Path) -> int:
-    """Room for `output_dir`; ValueError where it cannot be made."""
+    """Free bytes for `output_dir`; ValueError if it cannot be made."""
     place = next(place for place in (output, *output.absolute().parents) if place.exists())
     if not place.is_dir():
         raise ValueError(f"{place} is a file: choose another output_dir.")
@@ -167,7 +167,7 @@ def _in_memory(run: Run, folder: str) -> Run:
 
 
 class _Rehearsal(RunTrainer):
-    """Takes a few steps, and counts the rows of them."""
+    """Takes a few steps, and counts their rows."""
 
     def __init__(self, run: Run, advance: Callable[[], None]):
         self.clock = _Clock(advance)
@@ -182,14 +182,14 @@ class _Rehearsal(RunTrainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def rehearse(self, steps: int) -> None:
-        """So many steps, or fewer where they take long."""
+        """Take that many steps, or fewer if they take long."""
         self.clock.steps = steps
         self.rows = 0
         self.train()
 
 
 class _Clock(TrainerCallback):
-    """When each step ended; ends the training after `steps`, or after `_SECONDS` and two of them."""
+    """Notes when each step ended. Ends the training after `steps`, or after `_SECONDS` and at least two steps."""
 
     def __init__(self, advance: Callable[[], None]):
         self.advance = advance
@@ -264,7 +264,7 @@ def _measure(run: Run, trainer: _Rehearsal, folder: Path, free_bytes: int) -> Dr
 
 
 def _periods(arguments: RunArguments, last_step: int, steps_per_epoch: int) -> tuple[int, int]:
-    """Steps between checkpoints, and between measurements of held-out rows; 0: only at the end, if then."""
+    """Steps between checkpoints, and between measurements of held-out rows; 0: at most at the end."""
     state = TrainerState()
     state.compute_steps(arguments, last_step)
     by_name = {"no": 0, "epoch": steps_per_epoch}
@@ -274,7 +274,7 @@ def _periods(arguments: RunArguments, last_step: int, steps_per_epoch: int) -> t
 
 
 def _count(periods: Sequence[int], first: int, last: int) -> int:
-    """Steps after `first`, to `last`, that are multiples of one of at most two periods, or the last."""
+    """How many steps after `first`, up to `last`, are the last or a multiple of one of at most two periods."""
     every = [period for period in periods if period]
     met = sum(last // period - first // period for period in every)
     if len(every) == 2:
@@ -284,7 +284,7 @@ def _count(periods: Sequence[int], first: int, last: int) -> int:
 
 
 def _tokens_per_row(run: Run) -> float:
-    """Of rows all over the data set."""
+    """The mean over rows spread over the data set."""
     rows = run.train_rows
     every = math.ceil(len(rows) / _SAMPLED_ROWS)
     sample = [rows[number] for number in range(0, len(rows), every)]
@@ -292,7 +292,7 @@ def _tokens_per_row(run: Run) -> float:
 
 
 def _evaluation_seconds(run: Run, trainer: RunTrainer) -> float:
-    """Of all held-out rows, by a few batches; the first of them loads what measuring needs, and does not count."""
+    """Time for all held-out rows, from a few batches. A first batch loads what measuring needs and does not count."""
     batch = trainer.args.eval_batch_size * trainer.args.world_size
     rows = len(run.held_out_rows)
     few = min(rows, _MEASURED_BATCHES * batch)
@@ -303,8 +303,8 @@ def _evaluation_seconds(run: Run, trainer: RunTrainer) -> float:
 
 
 def _sizes(run: Run, trainer: RunTrainer, folder: Path) -> tuple[int, int]:
-    """Bytes of the model with its code and tokenizer, and of the optimizer's state, as files."""
-    weights = {tensor.data_ptr(): tensor.nbytes for tensor in run.model.state_dict().values()}  # tied ones once
+    """File sizes: of the model with its code and tokenizer, and of the optimizer's state."""
+    weights = {tensor.data_ptr(): tensor.nbytes for tensor in run.model.state_dict().values()}  # tied weights once
     run.tokenizer.save_pretrained(folder)
     run.model.save_pretrained(folder, state_dict={})  # its config and code
     files = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -313,7 +313,7 @@ def _sizes(run: Run, trainer: RunTrainer, folder: Path) -> tuple[int, int]:
 
 
 def _nbytes(value: Any) -> int:
-    """Of all tensors in a nest of dicts, lists and tuples."""
+    """Bytes of all tensors in nested dicts, lists and tuples."""
     if isinstance(value, Tensor):
         return value.nbytes
     items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
@@ -328,7 +328,7 @@ def _peak_memory(device: torch.device) -> int:
 
 
 def dry_run_table(dry: DryRun) -> Table:
-    """The figures for people, with what each is made of."""
+    """The figures in words, with notes on how each was found."""
     rows = [
         ("parameters", f"{dry.parameters:,}"),
         *([("trained of them", f"{dry.trained:,}")] if dry.trained != dry.parameters else []),
@@ -366,4 +366,4 @@ def dry_run_table(dry: DryRun) -> Table:
 def _warnings(dry: DryRun) -> list[str]:
     if dry.most_disk <= dry.free_bytes:
         return []
-    return ["The disk will not hold it: set save_total_limit, or choose another output_dir."]
+    return ["The disk has too little space: set save_total_limit, or choose another output_dir."]

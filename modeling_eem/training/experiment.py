@@ -28,9 +28,9 @@ class Run:
     """Everything that a run file settles, ready to train.
 
     Attributes:
-        name: the run file's, without its ending.
-        record: what the run's steps follow from, kept beside its checkpoints.
-        checkpoint: what training goes on from; None to begin.
+        name: the run file's name, without its ending.
+        record: everything that the run's steps depend on, kept beside its checkpoints.
+        checkpoint: what training resumes from; None to begin.
         is_finished: whether `output_dir` holds this very run, trained to its end.
     """
 
@@ -50,7 +50,7 @@ class Run:
 
     @property
     def begins(self) -> str:
-        """What training will do first, for people."""
+        """What training will do first, in words."""
         if self.is_finished:
             return f"{self.arguments.output_dir} holds this run, finished: nothing is left to train"
         return "begins" if self.checkpoint is None else f"going on from {self.checkpoint}"
@@ -66,7 +66,7 @@ class Run:
 
     @property
     def code_bits(self) -> float | None:
-        """Bits of a row's code; None where its format is not settled."""
+        """Bits of a row's code; None if its format is not settled."""
         return code_bits_a_row(self.config)
 
     @property
@@ -77,7 +77,7 @@ class Run:
 
     @cached_property
     def metrics(self) -> TokenMetrics | EntropyMetrics:
-        """What the model is measured by."""
+        """The metrics that measure the model."""
         if self.is_regression:
             return EntropyMetrics(is_shifted=self.arguments.regression_alignment == "prefix")
         return TokenMetrics(
@@ -86,15 +86,15 @@ class Run:
 
 
 def is_regression(config: PreTrainedConfig) -> bool:
-    """Whether a config's model is a token classifier of one number."""
+    """Whether a config's model is a token classifier with one number a token."""
     return config.num_labels == 1 and not isinstance(config, EEMAutoencoderConfig)
 
 
 def prepare_run(path: str | Path, overrides: Sequence[str] = ()) -> Run:
-    """Read a run file, find what it goes on from, build its model from `seed`, and load its rows.
+    """Read a run file, find what it resumes from, build its model from `seed`, and load its rows.
 
     Raises:
-        ValueError: anything wrong in the file, data that do not go with the model, a checkpoint of another run.
+        ValueError: for anything wrong in the file, data that do not fit the model, or a checkpoint of another run.
     """
     config, (data, arguments) = read_run_file(path, (DataArguments, RunArguments), overrides)
     try:
@@ -154,7 +154,7 @@ def _tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def _fit_vocabulary(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """A new model takes the tokenizer's special tokens; ValueError where it has other tokens than the tokenizer."""
+    """Give a new model the tokenizer's special tokens; ValueError if the numbers of tokens differ."""
     is_new = not config.name_or_path
     if len(tokenizer) > config.vocab_size or (is_new and len(tokenizer) < config.vocab_size):
         raise ValueError(
@@ -166,6 +166,6 @@ def _fit_vocabulary(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
 
 
 def _prefix_probability(config: PreTrainedConfig) -> float:
-    """Only entropy estimation models record what lengths they met."""
+    """0 for all but entropy estimation models: only they record which lengths they have met."""
     values: dict[str, Any] = config.to_dict()
     return float(values.get("random_prefix_probability", 0.0))

@@ -1,4 +1,4 @@
-"""What a training step costs: floating-point operations, counted as they are run."""
+"""Floating-point operations of a training step, counted as they run."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ def _addmm_flops(_out_shape: torch.Size, a_shape: torch.Size, b_shape: torch.Siz
 def _attention_flops(name: str) -> Callable[..., int]:
     """Counts an attention operator, or its backward, whose first three or four arguments are [gradient,] q, k, v.
 
-    Of a causal one only what is computed is counted: query i meets keys 0 … i, about half of the square.
+    Causal attention counts only what is computed: query i meets keys 0 … i, about half of the square.
     """
     operator = getattr(torch.ops.aten, name)
     place = [argument.name for argument in operator.default._schema.arguments].index("is_causal")
@@ -38,7 +38,7 @@ def _rows_flops(rows_shape: torch.Size, weight_shape: torch.Size, *_args: object
 
 
 _ATTENTION = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
-# What torch's counter does not know: products by oneDNN or into a slice, and that causal attention skips a triangle.
+# torch's counter lacks products by oneDNN or into a slice, and does not know that causal attention skips a triangle.
 _KNOWN_HERE: dict[Any, Callable[..., int]] = {
     getattr(torch.ops.aten, name): _attention_flops(name)
     for kind in _ATTENTION
@@ -52,8 +52,8 @@ if HAS_ONEDNN:
 def training_flops(model: PreTrainedModel, length: int) -> int:
     """FLOPs of forward and backward for one row of `length` tokens: two for each multiply-add of a matrix product.
 
-    Everything that runs is counted, and nothing else: skipped blocks of a triangle cost nothing, the head in chunks
-    costs what it costs. Parameters, their gradients and the random generator are left as they were.
+    It counts exactly what runs: skipped blocks of a triangle cost nothing, and the head costs what its chunks cost.
+    Parameters, their gradients and the random generator stay as they were.
     """
     device = next(model.parameters()).device
     input_ids = torch.zeros(1, length, dtype=torch.long, device=device)

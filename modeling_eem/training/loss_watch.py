@@ -1,4 +1,4 @@
-"""Stops a training whose loss is no longer a number, and says which batch it was."""
+"""Stops a training when its loss is NaN or infinite, and names the batch."""
 
 from dataclasses import dataclass, field
 
@@ -10,11 +10,11 @@ _SHOWN_IDS, _SHOWN_ROWS = 8, 8
 
 @dataclass
 class LossWatch:
-    """Keeps each micro-batch's loss and how its rows begin until it is known to be finite.
+    """Keeps each micro-batch's loss, and how its rows begin, until the loss is known to be finite.
 
-    Reading a loss makes the host wait for a GPU, so there they are read together, whenever `check` is called: where
-    the trainer waits anyway (it logs), and before anything is kept (it evaluates, saves or ends). Where reading costs
-    nothing, on a CPU, every loss is read at once, before its gradient reaches a weight.
+    On a GPU, reading a loss makes the host wait. There `check` reads several together: when the trainer waits anyway
+    (it logs), and before anything is kept (it evaluates, saves or ends). On a CPU reading costs nothing: every loss is
+    read at once, before its gradient reaches a weight.
 
     Attributes:
         is_eager: whether losses are read at once.
@@ -27,7 +27,7 @@ class LossWatch:
         """Note a micro-batch of an optimizer step, both counted from 1.
 
         Raises:
-            FloatingPointError: as `check`, if losses are read at once.
+            FloatingPointError: as in `check`, if losses are read at once.
         """
         self.waiting.append((step, micro_batch, input_ids_BT[:_SHOWN_ROWS, :_SHOWN_IDS].clone(), loss.detach()))
         if self.is_eager:
@@ -37,7 +37,7 @@ class LossWatch:
         """Read the losses that have not been read.
 
         Raises:
-            FloatingPointError: naming the first micro-batch whose loss is NaN or infinite.
+            FloatingPointError: if a loss is NaN or infinite; it names the first such micro-batch.
         """
         if not self.waiting:
             return
@@ -53,7 +53,7 @@ class LossWatch:
 
 
 def check_weights(model: nn.Module, step: int) -> None:
-    """FloatingPointError for a weight that is NaN or infinite: a finite loss can have a gradient that is not."""
+    """FloatingPointError for a weight that is NaN or infinite: a finite loss can have an infinite gradient."""
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise FloatingPointError(

@@ -37,28 +37,28 @@ from modeling_eem.training.run_arguments import RunArguments
 from modeling_eem.training.run_outputs import DESCRIPTIONS, describe
 from modeling_eem.training.trainer import TokenWeightedTrainer
 
-# Checkpoints, logs and sharded states are in folders; the rest is what training goes on from, DeepSpeed's included.
+# Checkpoints, logs and sharded states are in folders; the other files are what training resumes from, also DeepSpeed.
 NOT_PUBLISHED = ["*/*", "*.pt", "*.pth", "*.bin", "trainer_state.json", "complete.json", "latest", "zero_to_fp32.py"]
 NOT_PUBLISHED += [LOCK_FILE]
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C during a training; its text says which checkpoint there is and how to go on."""
+    """Ctrl-C during a training; its text names the newest checkpoint and says how to go on."""
 
 
 class RunTrainer(TokenWeightedTrainer):
     """Trains a `Run`, or what is left of it.
 
     A checkpoint holds the model with its code and tokenizer, the optimizer's, scheduler's and random states, and what
-    `describe` writes; it counts once `complete.json` lists all of that. Nothing that is not finite is saved. While it
-    trains and finishes, `output_dir` is locked.
+    `describe` writes; it counts once `complete.json` lists all of that. Weights that are not finite are never saved.
+    `output_dir` is locked while the run trains and finishes.
     """
 
     args: RunArguments
 
     def __init__(self, run: Run, callbacks: Sequence[TrainerCallback] = ()):
         self.run = run
-        arguments = copy.copy(run.arguments)  # the caller's stay as they are
+        arguments = copy.copy(run.arguments)  # the caller's arguments stay as they are
         arguments.label_names = list(run.metrics.label_names)
         super().__init__(
             model=run.model,
@@ -79,10 +79,10 @@ class RunTrainer(TokenWeightedTrainer):
         """Train, from the run's checkpoint if there is one; a finished run is loaded.
 
         Raises:
-            FloatingPointError: a loss or a weight that is NaN or infinite; see `LossWatch`.
-            TrainingInterrupted: Ctrl-C.
-            ValueError: another process has `output_dir`, or has changed it since the run was prepared.
-            OSError: a full disk, with the file and the space.
+            FloatingPointError: for a loss or a weight that is NaN or infinite; see `LossWatch`.
+            TrainingInterrupted: on Ctrl-C.
+            ValueError: if another process uses `output_dir`, or changed it since the run was prepared.
+            OSError: for a full disk, with the file and the free space.
         """
         output = self.args.output_folder
         if self.run.is_finished:
@@ -107,12 +107,12 @@ class RunTrainer(TokenWeightedTrainer):
         self.loss_watch.check()
 
     def finish(self) -> None:
-        """Leave the trained model in `output_dir`, described, and push it if the run says so.
+        """Leave the trained model and its description in `output_dir`, and push it if the run says so.
 
-        All is written beside what stands there, and takes its place when it is whole.
+        All files are written beside the old ones, and replace them when they are whole.
 
         Raises:
-            TrainingInterrupted: Ctrl-C before it is.
+            TrainingInterrupted: on Ctrl-C before they are.
         """
         output = self.args.output_folder
         if not self.run.is_finished:
@@ -136,7 +136,7 @@ class RunTrainer(TokenWeightedTrainer):
                 describe(new, self.run, self.state)
                 write_run_record(new, self.run.record)
                 mark_complete(new, leave_out=DESCRIPTIONS)
-                # The list last: with it the run counts as finished.
+                # The list comes last: with it the run counts as finished.
                 for path in sorted(new.iterdir(), key=lambda path: path.name == COMPLETE_FILE):
                     path.replace(output / path.name)
         finally:
@@ -157,7 +157,7 @@ class RunTrainer(TokenWeightedTrainer):
         return f"stopped at step {self.state.global_step}; the same command goes on from {checkpoint}."
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Measuring draws no random number from the training's stream: how often it is done changes no step."""
+        """Measuring draws no random number from the training's stream: how often you measure changes no step."""
         with torch.random.fork_rng(devices=[]):
             return super().evaluate(*args, **kwargs)
 
@@ -169,7 +169,7 @@ class RunTrainer(TokenWeightedTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """`eval_loss` is the metrics' own mean: rows that fill up the last batch of several processes do not count."""
+        """`eval_loss` is the metrics' own mean: rows repeated to fill up a last batch do not count."""
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         name = "mean_squared_error" if self.run.is_regression else "cross_entropy"
         assert output.metrics is not None
@@ -177,7 +177,7 @@ class RunTrainer(TokenWeightedTrainer):
         return output
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        """Held-out rows are never cut short nor left out, and padded where no causal model can see it."""
+        """Held-out rows are never cut or left out, and are padded on the right, where no causal model sees it."""
         training, self.data_collator = self.data_collator, self._eval_collator
         drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
@@ -202,7 +202,7 @@ class RunTrainer(TokenWeightedTrainer):
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """With the real tokens that were trained on, and a `train_loss` that does not depend on interruptions."""
+        """Adds the real tokens trained on, and a `train_loss` that does not depend on interruptions."""
         self.loss_watch.check()
         tokens = over_processes(self.accelerator, self._new_tokens.to(self.args.device), "sum")
         self.state.num_input_tokens_seen += int(tokens)
@@ -213,8 +213,8 @@ class RunTrainer(TokenWeightedTrainer):
         super().log(logs, start_time)
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> Any:
-        """What a checkpoint's state says about the steps between logs, measurements and savings gives way to the run:
-        transformers keeps the old ones, and warns of `0.1667 != 10`."""
+        """The run decides the steps between logs, measurements and checkpoints. transformers would keep those of the
+        checkpoint's state, and warn of `0.1667 != 10`."""
         names = ("logging_steps", "eval_steps", "save_steps")
         wanted = {name: getattr(self.args, name) for name in names}
         if kwargs.get("resume_from_checkpoint", args[2]):
@@ -226,7 +226,7 @@ class RunTrainer(TokenWeightedTrainer):
             self.state.compute_steps(self.args, max_steps)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """The last that a resume reads: what it has read must be all of the checkpoint, and still be there."""
+        """Random states are the last that a resume reads: the checkpoint must still be there, whole and the same."""
         super()._load_rng_state(checkpoint)
         if checkpoint is None:
             return
@@ -237,7 +237,7 @@ class RunTrainer(TokenWeightedTrainer):
             raise ValueError(f"{checkpoint} {problem}: it was changed while it was read. Start again.")
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Tied weights are saved once, so only their other name is missing; anything else is not this run's model."""
+        """Tied weights are saved once, so their other name may be missing; other names mean another model."""
         missing = set(load_result.missing_keys) - set(self.run.model.all_tied_weights_keys)
         if missing or load_result.unexpected_keys:
             names = ", ".join(sorted([*missing, *load_result.unexpected_keys])[:5])
@@ -248,7 +248,7 @@ class RunTrainer(TokenWeightedTrainer):
         return replace(self.run.collator, random_prefix_probability=0.0, padding_side="right")
 
     def _is_trained(self, checkpoint: Path) -> bool:
-        """Whether the checkpoint is the last one: transformers would train it one step more."""
+        """Whether the checkpoint is the last one: transformers would train it one more step."""
         *_, max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
         return read_state(checkpoint).global_step >= max_steps
 
@@ -260,7 +260,7 @@ class RunTrainer(TokenWeightedTrainer):
         if self.args.should_save:
             delete_checkpoint(folder)  # torn, or about to be written again
         self.accelerator.wait_for_everyone()
-        # No older checkpoint goes before this one is known to be whole.
+        # No older checkpoint is deleted before this one is known to be whole.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             with full_disk_named(folder):
@@ -283,12 +283,12 @@ class RunTrainer(TokenWeightedTrainer):
             self._push(folder, f"Step {self.state.global_step}")
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Without `training_args.bin`, which holds tokens and paths and which nothing here reads."""
+        """Leaves out `training_args.bin`: it holds tokens and paths, and nothing here reads it."""
         super()._save(output_dir, state_dict)
         (Path(output_dir or self.args.output_folder) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Nothing: `_save_checkpoint` pushes when the checkpoint is whole, its code and card included."""
+        """Does nothing: `_save_checkpoint` pushes when the checkpoint is whole, with its code and card."""
 
     def _push(self, folder: Path, message: str) -> None:
         if self.is_world_process_zero():
@@ -303,7 +303,7 @@ class RunTrainer(TokenWeightedTrainer):
 
 
 def real_tokens(batch: dict[str, Tensor]) -> Tensor:
-    """Tokens of a batch that are not padding; packed rows have no mask, and padding no label."""
+    """The number of tokens in a batch that are not padding; packed rows have no mask, but padding has no label."""
     if "attention_mask" in batch:
         return batch["attention_mask"].sum()
     is_real_BT = batch["labels"] != IGNORE_INDEX
@@ -312,7 +312,7 @@ def real_tokens(batch: dict[str, Tensor]) -> Tensor:
 
 
 def mean_training_loss(state: TrainerState) -> float:
-    """Mean of the logged losses over the steps that each is a mean of."""
+    """Mean of the logged losses, each weighted by the steps it is a mean of."""
     logged = [(0, 0.0), *((entry["step"], entry["loss"]) for entry in state.log_history if "loss" in entry)]
     total = sum((step - before) * loss for (before, _), (step, loss) in zip(logged, logged[1:]))
     return total / max(logged[-1][0], 1)

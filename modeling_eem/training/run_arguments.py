@@ -1,4 +1,4 @@
-"""The training arguments of run files: other defaults, and a refusal of all that would lose a run or its numbers."""
+"""The training arguments of run files: other defaults, and errors for all that would lose a run or its numbers."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ _MOST = 2**31 - 1  # rows, steps of accumulation, workers
 _AT_LEAST_ONE = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 _AT_LEAST_ONE += ("save_total_limit", "eval_accumulation_steps", "torch_empty_cache_steps")
 
-# Arguments that are refused where the test holds, and why.
+# Arguments that are refused if the test holds, and why.
 _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "logging_nan_inf_filter": (bool, "would hide losses that are not finite; leave it out"),
     "load_best_model_at_end": (bool, "is not for run files: take the best checkpoint-N by its results.json"),
@@ -23,25 +23,25 @@ _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value not in (HubStrategy.END, HubStrategy.EVERY_SAVE),
         "must be end or every_save: optimizer states are not pushed",
     ),
-    # What metrics get
+    # Input of the metrics
     "prediction_loss_only": (bool, "keeps from the metrics what they measure; leave it out"),
-    "batch_eval_metrics": (bool, "gives metrics a batch at a time, and they are of the whole; leave it out"),
-    "eval_do_concat_batches": (lambda value: not value, "false gives metrics batches, and they are of the whole"),
+    "batch_eval_metrics": (bool, "gives metrics one batch at a time, but they need all rows; leave it out"),
+    "eval_do_concat_batches": (lambda value: not value, "false gives metrics batches, but they need all rows"),
     "bf16_full_eval": (bool, "leaves the model in bfloat16 for good (transformers 5.23); use bf16"),
     "fp16_full_eval": (bool, "leaves the model in float16 for good (transformers 5.23); use fp16"),
-    "eval_use_gather_object": (bool, "gathers objects, and metrics are made of tensors; leave it out"),
+    "eval_use_gather_object": (bool, "gathers objects, but metrics read tensors; leave it out"),
     "include_for_metrics": (bool, "gathers what no metric reads; leave it out"),
     "label_names": (bool, "follows from what is measured; leave it out"),
     "remove_unused_columns": (lambda value: not value, "false hands the model columns that it does not take"),
     "include_num_input_tokens_seen": (lambda value: value not in ("no", False), "is counted anyway; leave it out"),
     "label_smoothing_factor": (bool, "takes the labels from the token loss; leave it out"),
     "average_tokens_across_devices": (lambda value: not value, "false contradicts the token loss's mean"),
-    # What a checkpoint is, and what a step is made of
-    "save_only_model": (bool, "leaves out what going on needs; the trained model stands in output_dir anyway"),
+    # Contents of a checkpoint, and of a step
+    "save_only_model": (bool, "leaves out what a resume needs; the trained model is in output_dir anyway"),
     "enable_jit_checkpoint": (bool, "writes checkpoints that are not known to be whole; use save_steps"),
-    "ignore_data_skip": (bool, "would show a run that goes on the same rows again; leave it out"),
+    "ignore_data_skip": (bool, "would show a resumed run the same rows again; leave it out"),
     "restore_callback_states_from_checkpoint": (bool, "does nothing here: no callback keeps a state; leave it out"),
-    "auto_find_batch_size": (bool, "changes the rows of a step on the way; set per_device_train_batch_size"),
+    "auto_find_batch_size": (bool, "changes the rows of a step during the run; set per_device_train_batch_size"),
     "save_on_each_node": (bool, "is not for run files: give all nodes one output_dir"),
 }
 
@@ -50,11 +50,11 @@ _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
 class RunArguments(TokenWeightedTrainingArguments):
     """`TokenWeightedTrainingArguments` with other defaults.
 
-    Held-out rows are measured six times on the way and with every checkpoint, TensorBoard has the logs where
-    it is installed, a progress bar of our own shows the steps, and the Hub gets the trained model only.
+    Held-out rows are measured six times on the way and with every checkpoint; TensorBoard gets the logs if it is
+    installed; our own progress bar shows the steps; the Hub gets the trained model only.
 
     Raises:
-        ValueError: what runs do not do, see `_REFUSED`; reports to what is not installed; numbers out of their range.
+        ValueError: for what runs do not do, see `_REFUSED`; a tracker that is not installed; a number out of range.
     """
 
     eval_strategy: str = "steps"
@@ -72,20 +72,20 @@ class RunArguments(TokenWeightedTrainingArguments):
         super().__post_init__()
         for name in self.report_to:
             if name not in (known := get_available_reporting_integrations()):
-                raise ValueError(f"report_to: {name} is not installed here, only {', '.join(known)}.")
+                raise ValueError(f"report_to: {name} is not installed; choose from {', '.join(known)}.")
         if (
             self.save_strategy == SaveStrategy.BEST
             and str(self.metric_for_best_model).removeprefix("eval_") not in _METRICS
         ):
             raise ValueError(f"save_strategy: best needs metric_for_best_model, one of {', '.join(_METRICS)}.")
         batches = self.accelerator_config
-        assert isinstance(batches, AcceleratorConfig)  # what `super` makes of it
+        assert isinstance(batches, AcceleratorConfig)  # `super` made it one
         if batches.split_batches or batches.dispatch_batches or not batches.even_batches:
-            raise ValueError("accelerator_config: batches are neither split nor dispatched nor uneven; leave it out.")
+            raise ValueError("accelerator_config must not set split_batches, dispatch_batches or even_batches: false.")
         if self.fsdp and self.device.type == "cpu":
-            raise ValueError("fsdp: accelerate passes it over on a CPU; leave it out, or train on GPUs.")
+            raise ValueError("fsdp: accelerate ignores it on a CPU; leave it out, or train on GPUs.")
         if self.device.type == "cpu":
-            self.dataloader_pin_memory = False  # there is nothing to pin it for, and torch warns
+            self.dataloader_pin_memory = False  # no device needs pinned memory, and torch would warn
 
 
 _METRICS = ("loss", "bits_per_byte", "cross_entropy", "token_accuracy", "mean_squared_error")
@@ -98,7 +98,7 @@ def _check_refused(arguments: RunArguments) -> None:
 
 
 def _check_numbers(arguments: RunArguments) -> None:
-    """Finite, and where a count is meant a count; transformers checks few of them."""
+    """Check that numbers are finite, and counts are counts; transformers checks only a few."""
     for field in fields(arguments):
         value = getattr(arguments, field.name)
         if isinstance(value, float) and not math.isfinite(value):

@@ -1,19 +1,20 @@
 """Run files: one flat YAML that names a model, its data and its training, checked key by key.
 
-    base: quickstart.yaml            # another run file, whose values this one overrides
+    base: quickstart.yaml            # another run file; this one overrides its values
     model_type: eem                  # any type that AutoConfig knows; its config's fields stand beside it
     num_labels: 1                    # one number a token instead of a language model: regression on entropies
     encoder_config: {hidden_size: 128}
     learning_rate: 2e-4              # the fields of the given dataclasses (transformers' TrainingArguments, …)
 
-Instead of `model_type`, `model_name_or_path` names a checkpoint to go on from. Its sizes are settled; beside it stand
-only the keys that leave its weights as they are, `FINE_TUNING_KEYS`.
+Instead of `model_type`, `model_name_or_path` names a checkpoint to start from. Its sizes are fixed; only keys that
+leave its weights as they are may stand beside it, `FINE_TUNING_KEYS`.
 
 A key on the command line, `--learning_rate 1e-3` or `--encoder_config.hidden_size 256`, overrides the file's.
 
-Paths in a run file are relative to that file, those on the command line to the working directory. `asset:NAME` is what
-ships with this package, in both: `tokenizer: asset:tokenizer`. A `tokenizer` or `model_name_or_path` is a folder where
-it begins with `./`, `../` or `/` or where there is one of that name beside the file; else a name on the Hub.
+Paths in a run file are relative to that file, those on the command line to the working directory. In both,
+`asset:NAME` names what ships with this package: `tokenizer: asset:tokenizer`. A `tokenizer` or `model_name_or_path` is
+a folder if it begins with `./`, `../` or `/`, or if a folder of that name is beside the file; otherwise it is a name
+on the Hub.
 """
 
 import argparse
@@ -43,7 +44,7 @@ from modeling_eem import EEMAutoencoderConfig
 from modeling_eem.files import asset, without_secrets
 from modeling_eem.loading import ModelKind, check_causal, load_model, model_class
 
-# Keys whose values are files or folders, and those where a name of something else may stand too.
+# Keys whose values are files or folders, and keys whose values may also be other names.
 _PATHS = ("train_files", "validation_files", "train_rows", "output_dir")
 _PATHS_OR_NAMES = ("tokenizer", "model_name_or_path", "resume_from_checkpoint")
 _PATHS_OR_NAMES += ("deepspeed", "fsdp_config", "accelerator_config")
@@ -51,7 +52,7 @@ FINE_TUNING_KEYS = ("code_dtype", "noise_placement", "noise_scale", "num_labels"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers and booleans: YAML 1.1, which PyYAML reads, takes `1e4` for text and `no` for false."""
+    """Reads numbers and booleans of YAML 1.2. PyYAML reads YAML 1.1, where `1e4` is text and `no` is false."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -72,9 +73,9 @@ def read_run_file(
     """The model's config, and one instance of each dataclass, from a run file and `--key value` overrides.
 
     Raises:
-        ValueError: a file that is missing or no mapping, a key that nothing reads (with the nearest that something
-            does), a value of the wrong type, an override without a value; it begins with the file, or with "command
-            line" where the file by itself is right.
+        ValueError: for a file that is missing or not a mapping, a key that nothing reads (with the nearest known key),
+            a value of the wrong type, or an override without a value. It begins with the file, or with "command line"
+            if the file by itself is right.
     """
     try:
         return _read_or_refuse(Path(path), dataclass_types, overrides)
@@ -85,7 +86,7 @@ def read_run_file(
 
 
 def _is_readable(path: Path, dataclass_types: Sequence[type]) -> bool:
-    """Whether a run file is right by itself, so that what is wrong is an override."""
+    """Whether a run file is right by itself: an override is then wrong."""
     try:
         _read_or_refuse(path, dataclass_types, ())
     except ValueError:
@@ -96,7 +97,7 @@ def _is_readable(path: Path, dataclass_types: Sequence[type]) -> bool:
 def _read_or_refuse(
     path: Path, dataclass_types: Sequence[type], overrides: Sequence[str]
 ) -> tuple[PreTrainedConfig, tuple[Any, ...]]:
-    """As `_read_run_file`; whatever the classes raise for a value is a ValueError of one line."""
+    """`_read_run_file`, with any error of the classes turned into a ValueError of one line."""
     try:
         return _read_run_file(path, dataclass_types, overrides)
     except (argparse.ArgumentError, StrictDataclassError, TypeError, OverflowError, yaml.YAMLError) as error:
@@ -126,7 +127,7 @@ def _read_run_file(
         return build_config(model_type, given), _parse(dataclass_types, values)
     for key in given:
         if key not in FINE_TUNING_KEYS:
-            raise ValueError(f"{path}: {key} is settled by the model in {checkpoint}; leave it out.")
+            raise ValueError(f"{path}: {key} is fixed by the model in {checkpoint}; leave it out.")
     return _checkpoint_config(checkpoint, saved, given), _parse(dataclass_types, values)
 
 
@@ -140,7 +141,7 @@ def _saved_config(path: Path, checkpoint: Any) -> dict[str, Any]:
 def _checkpoint_config(checkpoint: str, saved: dict[str, Any], given: dict[str, Any]) -> PreTrainedConfig:
     config_class = CONFIG_MAPPING[saved["model_type"]]
     hints = _field_types(config_class)
-    if "num_labels" in given:  # names of the labels that it had contradict it
+    if "num_labels" in given:  # the names of its old labels would contradict it
         saved = {key: value for key, value in saved.items() if key not in ("id2label", "label2id")}
     config = config_class.from_dict(saved | {key: _cast(key, value, hints.get(key)) for key, value in given.items()})
     config.name_or_path = checkpoint
@@ -148,10 +149,10 @@ def _checkpoint_config(checkpoint: str, saved: dict[str, Any], given: dict[str, 
 
 
 def build_config(model_type: str, values: dict[str, Any]) -> PreTrainedConfig:
-    """A config from values as YAML gives them: cast by the field's type, unknown keys refused.
+    """A config from YAML's values: each is cast to its field's type; unknown keys are errors.
 
     Raises:
-        ValueError: a key that the config does not have, a value of the wrong type, fields that contradict each other.
+        ValueError: for a key that the config does not have, a value of the wrong type, or contradicting fields.
     """
     _refuse_unknown(values, _config_keys(model_type), model_type)
     config_class = CONFIG_MAPPING[model_type]
@@ -171,12 +172,12 @@ def build_config(model_type: str, values: dict[str, Any]) -> PreTrainedConfig:
 
 
 def build_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """The model that is trained for a config, in float32: new, or from the checkpoint that it names.
+    """The model to train for a config, in float32: new, or from the checkpoint that the config names.
 
-    The autoencoder of an autoencoder's config, a token classifier where `num_labels` is 1, else the causal LM.
+    It is the autoencoder of an autoencoder's config, a token classifier if `num_labels` is 1, else the causal LM.
 
     Raises:
-        ValueError: a model type that has no such model, a causal model or classifier that sees later tokens, a
+        ValueError: for a model type without such a model, a causal model or classifier that sees later tokens, or a
             checkpoint without all its weights, see `loading.load_model`.
     """
     if isinstance(config, EEMAutoencoderConfig):
@@ -184,7 +185,7 @@ def build_model(config: PreTrainedConfig) -> PreTrainedModel:
     else:
         kind = "token_classifier" if config.num_labels == 1 else "causal"
         if kind == "token_classifier" and type(config) not in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING:
-            raise ValueError(f"num_labels: 1 needs a token classifier, which {config.model_type!r} has none of.")
+            raise ValueError(f"num_labels: 1 needs a token classifier, and {config.model_type!r} has none.")
     if config.name_or_path:
         return load_model(config.name_or_path, kind, config=config, new_head=kind == "token_classifier")
     model = model_class(config, kind, config.model_type).from_config(config, dtype="float32")
@@ -215,7 +216,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _placed(value: Any, folder: Path, is_path: bool) -> Any:
-    """A path in a run file of `folder`, as the working directory has it; what is no path as it is."""
+    """A path of a run file in `folder`, seen from the working directory; values that are no paths stay as they are."""
     if isinstance(value, list):
         return [_placed(item, folder, is_path) for item in value]
     if not isinstance(value, str) or value.startswith("asset:") or "://" in value:
@@ -224,7 +225,7 @@ def _placed(value: Any, folder: Path, is_path: bool) -> Any:
     if not is_path and not value.startswith(("./", "../", "/")) and not os.path.exists(placed):
         return value
     relative = os.path.relpath(placed)
-    # The same text however the run file was named, so that a run goes on; and short in what is printed.
+    # The same text however the run file was named, because a resume compares it; and short to print.
     return placed if relative.startswith("..") or os.path.isabs(value) else relative
 
 
@@ -263,7 +264,7 @@ def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:
     for key in keys[:-1]:
         values = values.setdefault(key, {})
         if not isinstance(values, dict):
-            raise ValueError(f"--{'.'.join(keys)}: {key} is one value, {values!r}, and has no keys of its own.")
+            raise ValueError(f"--{'.'.join(keys)}: {key} is one value, {values!r}, and has no keys: set it whole.")
     values[keys[-1]] = value
 
 
@@ -287,7 +288,7 @@ def _refuse_unknown(values: dict[str, Any], known: set[str], where: str) -> None
 
 
 def _cast(key: str, value: Any, hint: Any) -> Any:
-    """YAML reads `2e-4` as text and `0` as an integer; a field that holds floats gets floats."""
+    """Cast to the field's type: YAML reads `2e-4` as text and `0` as an integer."""
     if hint is None:
         return value
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
@@ -307,7 +308,7 @@ def _cast(key: str, value: Any, hint: Any) -> Any:
 
 
 def _as_boolean(key: str, value: str) -> bool:
-    """As YAML 1.1 and argument parsers read it."""
+    """The boolean that YAML 1.1 and argument parsers read."""
     words = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
     if value.lower() not in words:
         raise ValueError(f"{key} must be true or false, got {value!r}.")
@@ -315,14 +316,14 @@ def _as_boolean(key: str, value: str) -> bool:
 
 
 def _parse(dataclass_types: Sequence[type], values: dict[str, Any]) -> tuple[Any, ...]:
-    """Through the dataclasses' own argument parser, which casts by the fields' types; null is None, not left out."""
+    """Instances made by the dataclasses' argument parser, which casts to the fields' types; null becomes None."""
     arguments = []
     for key, value in values.items():
         if isinstance(value, list):
             arguments += [f"--{key}", *map(str, value)]
         elif value is not None:
             arguments.append(f"--{key}={json.dumps(value) if isinstance(value, dict) else value}")
-    # transformers' own name for a dataclass is a NewType, which no class is.
+    # transformers types dataclasses with a NewType, which no class fits.
     kinds: Any = dataclass_types
     parser = HfArgumentParser(kinds, exit_on_error=False, allow_abbrev=False)
     parser.error = _raise
@@ -330,14 +331,14 @@ def _parse(dataclass_types: Sequence[type], values: dict[str, Any]) -> tuple[Any
     instances = []
     for kind in dataclass_types:
         fields = [field for field in dataclasses.fields(kind) if field.init]
-        hints = typing.get_type_hints(kind)  # the parser takes None out of the fields' own
+        hints = typing.get_type_hints(kind)  # the parser removes None from the fields' own
         nulls = {field.name: _null(field.name, hints) for field in fields if values.get(field.name, 0) is None}
         instances.append(kind(**{field.name: parsed[field.name] for field in fields} | nulls))
     return tuple(instances)
 
 
 def _null(name: str, hints: dict[str, Any]) -> Any:
-    """What null is for a field: None where it may be, no items of a list; ValueError for any other."""
+    """The value of null for a field: None if it is optional, [] for a list; ValueError for any other field."""
     if type(None) in typing.get_args(hints[name]):
         return None
     if typing.get_origin(hints[name]) is list:

@@ -1,4 +1,4 @@
-"""What stands beside a run's weights: its learning curve, its numbers and its model card."""
+"""The files beside a run's weights: its learning curve, its numbers and its model card."""
 
 import json
 from pathlib import Path
@@ -17,13 +17,13 @@ from modeling_eem.training.experiment import Run
 
 DESCRIPTIONS = ("README.md", "results.json", "learning_curve.png")
 _PACKAGES = ("modeling-eem", "torch", "transformers", "datasets", "accelerate")
-_SAMPLE = 1000  # rows that tell how many tokens a byte has
+_SAMPLE = 1000  # rows to count tokens per byte in
 
 
 def learning_curve(run: Run, state: TrainerState, name: str | None = None) -> LearningCurve:
-    """Held-out values over the real tokens that were trained on; and training losses, where they are in the same unit.
+    """Held-out values over the real tokens trained on, and training losses if they can be given in the same unit.
 
-    Training losses are nats a token. In bits per byte, the code that they were shown included, they compare.
+    Training losses are nats a token. They are turned into bits per byte, with the code's bits added.
     """
     key = run.metrics.key
     points = [(entry["num_input_tokens_seen"], entry[key]) for entry in state.log_history if key in entry]
@@ -51,7 +51,7 @@ def describe(folder: Path, run: Run, state: TrainerState) -> None:
 
 
 def held_out_metrics(run: Run, state: TrainerState) -> dict[str, float]:
-    """What the last evaluation found, by the names of `TokenMetrics` or `EntropyMetrics`."""
+    """The results of the last evaluation, by the names of `TokenMetrics` or `EntropyMetrics`."""
     last = next(entry for entry in reversed(state.log_history) if run.metrics.key in entry)
     names = ("bits_per_byte", "cross_entropy", "token_accuracy", "mean_squared_error")
     return {name: last[f"eval_{name}"] for name in names if f"eval_{name}" in last}
@@ -126,7 +126,7 @@ def _kind(run: Run) -> ModelKind:
 
 
 def entropies_origin(rows: Path) -> str | None:
-    """How the `token_entropies` of a folder of rows were measured, as a card says it; None where nothing tells."""
+    """How the `token_entropies` of a folder of rows were measured, in words for a card; None if unknown."""
     if not (rows / ENTROPIES_FILE).is_file():
         return None
     made = read_record(rows / ENTROPIES_FILE, {"method": str})

@@ -1,4 +1,4 @@
-"""What a training with a token loss is told: fields that stand beside any Trainer's own arguments."""
+"""The arguments of a token loss, as fields beside any Trainer's own arguments."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from modeling_eem.training.token_losses import TOKEN_LOSSES, TokenLossOptions
 
 @dataclass
 class TokenLossArguments:
-    """The token loss and its parameters, to stand before the arguments of any Trainer:
+    """The token loss and its parameters. Put this class before the arguments of any Trainer:
 
         @dataclass
         class MySFTConfig(TokenLossArguments, SFTConfig): ...
@@ -20,11 +20,11 @@ class TokenLossArguments:
         token_loss: a name of `TOKEN_LOSSES`.
         entropy_normalization: ê of `complement`: "minmax" within each document segment, or "none", clipped to [0, 1].
         entropy_threshold, focal_gamma, mile_gamma, selected_fraction: see `TokenLossOptions`.
-        regression_alignment: where a token's entropy is read off a token-classification model: "prefix", at the
-            output before the token, which has not seen it; "token", at the token itself.
+        regression_alignment: which output of a token-classification model is a token's entropy: "prefix", the output
+            before the token, which has not seen it; "token", the output at the token.
 
     Raises:
-        ValueError: an unknown name, or a number out of its range.
+        ValueError: for an unknown name, or a number out of range.
     """
 
     token_loss: str = "cross_entropy"
@@ -61,7 +61,7 @@ class TokenWeightedTrainingArguments(TokenLossArguments, TrainingArguments):
 
     @property
     def output_folder(self) -> Path:
-        """`output_dir`, for which transformers has a name where none is given."""
+        """`output_dir` as a path; without one, transformers chooses a name."""
         assert self.output_dir is not None
         return Path(self.output_dir)
 

@@ -30,21 +30,21 @@ logger = logging.get_logger(__name__)
 
 
 class TokenLossHead:
-    """`sum_j f(ℓ_j) / n` over scored tokens, for ours and for foreign causal language models.
+    """`sum_j f(ℓ_j) / n` over scored tokens, for this project's and any other causal language models.
 
-    Scored is a token with a label that is not -100 and, where the loss needs entropies, an entropy that is not NaN.
-    n is `num_items_in_batch`, the scored tokens of the whole optimizer step; a token of weight zero stays in it. The
-    loss that a mixture of experts adds for its router is added here too, by the batch's share of n. Outside training
-    the model's own forward runs: evaluation is plain cross-entropy.
+    A token is scored if its label is not -100 and, if the loss needs entropies, its entropy is not NaN. n is
+    `num_items_in_batch`, the scored tokens of the whole optimizer step; a token of weight zero counts in it. A mixture
+    of experts' router loss is added too, times the batch's share of n. Outside training the model's own forward runs:
+    evaluation is plain cross-entropy.
 
     Args:
         model: a causal language model. A head that is a plain Linear without bias on the base model's last hidden
-            state (checked once, on values) runs in chunks; any other is called whole, with a warning.
+            state (checked once, on values) runs in chunks; any other head is called whole, with a warning.
         loss, options: the token loss.
-        normalize: ê by min-max within each document segment, or the entropies clipped to [0, 1].
+        normalize: whether ê is min-max within each document segment; otherwise the entropies are clipped to [0, 1].
 
     Raises:
-        ValueError: a model that adds to its cross-entropy what is not known here.
+        ValueError: for a model that adds an unknown term to its cross-entropy.
     """
 
     columns = ("token_entropies", "document_ids", "mean_token_weight")
@@ -122,14 +122,14 @@ class TokenLossHead:
         return CausalLMOutput(loss=self._slopes(tokens).sum())
 
     def scored(self, batch: dict[str, Any], is_training: bool) -> Tensor:
-        """`[B, T]`, at the outputs that predict them; in evaluation every labelled token is."""
+        """Which tokens are scored, `[B, T]`, at the outputs that predict them; in evaluation all labelled tokens."""
         entropies_BT = batch.get("token_entropies") if is_training else None
         return self._targets(batch["labels"], batch.get("shift_labels"), entropies_BT)[1]
 
     def _targets(
         self, labels_BT: Tensor, shift_labels_BT: Tensor | None, token_entropies_BT: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """What each output predicts, and whether that is scored."""
+        """The token that each output predicts, and whether it is scored."""
         targets_BT = next_token_targets(labels_BT, shift_labels_BT)
         is_scored_BT = targets_BT != IGNORE_INDEX
         if self.loss.needs_entropies and token_entropies_BT is not None:
@@ -139,7 +139,7 @@ class TokenLossHead:
     def _measure(
         self, own_forward: OwnForward, *args: Any, num_items_in_batch: Tensor | int | None, **kwargs: Any
     ) -> ModelOutput:
-        """The model's own forward; one that takes no number of items divides by its batch's, which is made good."""
+        """The model's own forward. If it cannot take `num_items_in_batch`, its mean over the batch is rescaled."""
         if num_items_in_batch is None:
             return own_forward(*args, **kwargs)
         if self.takes_num_items:
@@ -153,7 +153,7 @@ class TokenLossHead:
     def _context(
         self, kwargs: dict, is_scored_BT: Tensor, token_entropies: Tensor | None, document_ids: Tensor | None
     ) -> Callable[..., Tokens]:
-        """All that a loss may know beside the losses, as a function `tokens(losses, predictive_entropies, index)`."""
+        """A function `tokens(losses, predictive_entropies, index)` that adds all else that a loss may read."""
         if not self.loss.needs_entropies:
             return lambda losses, predictive, index: Tokens(losses, predictive_entropies=predictive)
         if token_entropies is None:
@@ -207,17 +207,17 @@ def _identity(losses: Tensor, _entropies: Tensor | None, _chunk: slice) -> Tenso
 
 
 def _mean(weights_N: Tensor) -> Tensor:
-    """1 where there is nothing to average."""
+    """The mean; 1 if there is nothing to average."""
     return weights_N.mean() if len(weights_N) else weights_N.new_ones(())
 
 
 def _before_their_token(values_BT: Tensor) -> Tensor:
-    """From the tokens to the outputs that predict them, one to the left."""
+    """Move values from tokens to the outputs that predict them, one to the left."""
     return F.pad(values_BT[:, 1:], (0, 1), value=float("nan"))
 
 
 def _router_weight(model: PreTrainedModel) -> float:
-    """What a mixture of experts multiplies its router loss by; 0 for a model that adds none."""
+    """The factor of a mixture of experts' router loss; 0 for a model without one."""
     values = model.config.to_dict()
     return float(values.get("router_aux_loss_coef") or 0.0) if values.get("output_router_logits") else 0.0
 
@@ -232,13 +232,13 @@ def _check_own_loss(model: PreTrainedModel, router_weight: float) -> None:
         expected = expected + router_weight * outputs.aux_loss
     if not torch.allclose(outputs.loss.float(), expected, rtol=1e-2, atol=1e-3, equal_nan=True):
         raise ValueError(
-            f"{type(model).__name__}: its loss is {float(outputs.loss):.4g} where its logits' cross-entropy is "
+            f"{type(model).__name__}: its loss is {float(outputs.loss):.4g} and its logits' cross-entropy "
             f"{float(expected):.4g}; a token loss would drop the rest, so switch it off in the model's config."
         )
 
 
 def _segments(is_scored_BT: Tensor, position_ids: Tensor | None, document_ids: Tensor | None) -> Tensor:
-    """A number for each token's segment: its row's documents, or its packed parts, or its whole row. `[B, T]` for the
+    """A number for each token's segment: a document of its row, a packed part, or the whole row. `[B, T]` for the
     targets, one to the left of the tokens."""
     batch_size, length = is_scored_BT.shape
     rows_B1 = torch.arange(batch_size, device=is_scored_BT.device)[:, None] * length

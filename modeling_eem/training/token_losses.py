@@ -1,8 +1,8 @@
-"""Token losses: what a token's cross-entropy is turned into, given an estimate of its entropy.
+"""Token losses: functions of a token's cross-entropy and an estimate of its entropy.
 
-Each is a pure function of N tokens, nats in and nats out, and differentiable in the cross-entropy alone; everything
-else is a constant. Theorem 1 (Badger & Neligeorge 2025): generalization falls once a model's loss goes below the
-entropy of its training data, so a loss should approach each token's entropy and not pass it.
+Each is a pure function of N tokens, nats in and nats out, differentiable in the cross-entropy alone; everything else
+is a constant. Theorem 1 (Badger & Neligeorge 2025): generalization falls once a model's loss goes below the entropy of
+its training data. So a loss should approach each token's entropy and not go below it.
 
     ℓ cross-entropy   p = exp(-ℓ) the target's probability   e its entropy   ê = e normalised to [0, 1]
     H entropy of the model's own prediction
@@ -22,7 +22,7 @@ from modeling_eem.models.loss_eem import IGNORE_INDEX
 
 @dataclass(frozen=True)
 class TokenLossOptions:
-    """Parameters of the losses that have one.
+    """Parameters of the losses that have any.
 
     Args:
         entropy_threshold: τ of `threshold`, in nats.
@@ -39,7 +39,7 @@ class TokenLossOptions:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a loss may know of N scored tokens; what it does not ask for is None."""
+    """What a loss may read of N scored tokens; what it does not ask for is None."""
 
     losses: Tensor
     entropies: Tensor | None = None
@@ -49,7 +49,7 @@ class Tokens:
 
 
 def _given(values: Tensor | None) -> Tensor:
-    """What a loss has asked for, and so is there."""
+    """Values that a loss has asked for, so they are not None."""
     assert values is not None
     return values
 
@@ -65,7 +65,7 @@ def complement(tokens: Tokens, options: TokenLossOptions) -> Tensor:
 
 
 def distance(tokens: Tokens, options: TokenLossOptions) -> Tensor:
-    """|ℓ - e|: the gradient turns round below e, per-token flooding."""
+    """|ℓ - e|: the gradient changes its sign below e, per-token flooding."""
     return (tokens.losses - _given(tokens.entropies)).abs()
 
 
@@ -80,7 +80,7 @@ def threshold(tokens: Tokens, options: TokenLossOptions) -> Tensor:
 
 
 def focal(tokens: Tokens, options: TokenLossOptions) -> Tensor:
-    """(1 - p)^γ ℓ (Lin et al. 2017, arXiv 1708.02002), the factor differentiated too."""
+    """(1 - p)^γ ℓ (Lin et al. 2017, arXiv 1708.02002); the factor is differentiated too."""
     return (-torch.expm1(-tokens.losses)) ** options.focal_gamma * tokens.losses
 
 
@@ -92,18 +92,18 @@ def mile(tokens: Tokens, options: TokenLossOptions) -> Tensor:
 def selective(tokens: Tokens, options: TokenLossOptions) -> Tensor:
     """ℓ on the share of tokens with the largest ℓ - e in each segment, else 0 (Rho-1, arXiv 2404.07965).
 
-    e is a reference model's loss. Of a segment of m tokens ceil(m · share) are kept, exactly.
+    e is a reference model's loss. In a segment of m tokens exactly ceil(m · share) are kept.
     """
     segments = _given(tokens.segments)
     excess = (tokens.losses - _given(tokens.entropies)).detach()
-    # Within segments, by falling excess: a token's rank is its place minus the segment's first place.
+    # Sorted by falling excess within segments: a token's rank is its place minus the segment's first place.
     by_excess = excess.argsort(descending=True, stable=True)
     order = by_excess[segments[by_excess].argsort(stable=True)]
     _, inverse, sizes = segments.unique(return_inverse=True, return_counts=True)
     first = sizes.cumsum(0) - sizes
     ranks = torch.empty_like(order)
     ranks[order] = torch.arange(len(order), device=order.device) - first[inverse[order]]
-    # In whole numbers: the ceiling of a rounded product is one too many where the product is whole.
+    # In integers: if the product is whole, the ceiling of its rounded float may be one too many.
     share = Fraction(str(options.selected_fraction)).limit_denominator(10**9)
     kept = torch.div(-sizes * share.numerator, share.denominator, rounding_mode="floor").neg()
     return tokens.losses * (ranks < kept[inverse])
@@ -111,12 +111,12 @@ def selective(tokens: Tokens, options: TokenLossOptions) -> Tensor:
 
 @dataclass(frozen=True)
 class TokenLoss:
-    """A loss and what it must be given.
+    """A loss and the inputs that it needs.
 
     Attributes:
         needs_entropies: reads `entropies` or `normalized_entropies`.
         needs_predictive_entropies: reads the entropy of the model's prediction.
-        needs_all_tokens: a token's loss depends on other tokens' losses, so all are computed before any gradient.
+        needs_all_tokens: a token's loss depends on other tokens' losses: all are computed before any gradient.
         is_averaged: its weights are divided by their mean over the optimizer step.
     """
 
@@ -140,27 +140,25 @@ TOKEN_LOSSES: dict[str, TokenLoss] = {
 
 
 def token_loss_function(name: str, **options: float) -> Callable[..., Tensor]:
-    """A token loss that needs no entropies, for the `compute_loss_func` of any Trainer of causal language models:
+    """A token loss without entropies, as the `compute_loss_func` of any Trainer of causal language models:
 
         Trainer(model, args, compute_loss_func=token_loss_function("focal", focal_gamma=2.0), …)
 
-    The function takes `(outputs, labels, num_items_in_batch)` with `outputs.logits [B, T, V]` and `labels [B, T]`, not
-    shifted, and returns `sum_j f(ℓ_j) / n` in nats. Logits are whole here; `TokenLossMixin` does without. Where no
-    gradient is asked for, in evaluation, it is plain cross-entropy.
+    The function takes `(outputs, labels, num_items_in_batch)` with `outputs.logits [B, T, V]` and unshifted
+    `labels [B, T]`, and returns `sum_j f(ℓ_j) / n` in nats. It needs whole logits; `TokenLossMixin` does not. Without
+    gradients, in evaluation, it is plain cross-entropy.
 
     Args:
-        name: of `TOKEN_LOSSES`: cross_entropy or focal.
+        name: a name of `TOKEN_LOSSES`: cross_entropy or focal.
         options: fields of `TokenLossOptions`.
 
     Raises:
-        ValueError: a loss that needs entropies, or the mean of its weights over the optimizer step.
+        ValueError: for a loss that needs entropies, or the mean of its weights over the optimizer step.
     """
     loss = TOKEN_LOSSES.get(name)
     able = [other for other, known in TOKEN_LOSSES.items() if not (known.needs_entropies or known.is_averaged)]
     if name not in able or loss is None:
-        raise ValueError(
-            f"{name!r} is not for compute_loss_func, which can be {' or '.join(able)}: use TokenLossMixin."
-        )
+        raise ValueError(f"{name!r} cannot be a compute_loss_func, only {' or '.join(able)} can: use TokenLossMixin.")
     values = TokenLossOptions(**options)
 
     def compute_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:

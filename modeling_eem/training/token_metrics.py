@@ -1,4 +1,4 @@
-"""What `Trainer.evaluate` reports on held-out rows, from numbers a token: whole logits are never gathered.
+"""The metrics of `Trainer.evaluate` on held-out rows, from a few numbers a token: whole logits are never gathered.
 
 Shapes: R rows, B of them in a batch, T tokens, V vocabulary.
 """
@@ -28,7 +28,7 @@ _MODULES = Path(__file__).parent / "metrics"
 
 @functools.cache
 def load_metric(name: str) -> "EvaluationModule":
-    """A module of the folder `metrics`, by path: nothing is downloaded, and no file is shared between processes."""
+    """A module of the folder `metrics`, loaded by path: no download, and no file shared between processes."""
     from evaluate.loading import load  # takes seconds, and only evaluation needs it
 
     return load(str(_MODULES / name), keep_in_memory=True)
@@ -36,12 +36,12 @@ def load_metric(name: str) -> "EvaluationModule":
 
 def _computed(metric: str, **columns: Any) -> dict[str, float]:
     values = load_metric(metric).compute(**columns)
-    assert values is not None  # as in the other processes of a metric that gathers by itself
+    assert values is not None  # it is None only in other processes of a metric that gathers by itself
     return values
 
 
 def code_bits_a_row(config: PreTrainedConfig) -> float | None:
-    """Bits of a row's code: 0 for a model without one, None where no `code_dtype` says what its numbers take."""
+    """Bits of a row's code: 0 for a model without a code, None if no `code_dtype` says how it is stored."""
     if not isinstance(config, EncoderDecoderConfig):
         return 0.0
     return None if config.code_dtype is None else CODE_FORMATS[config.code_dtype].code_bits(config.code_size)
@@ -54,15 +54,15 @@ class TokenMetrics:
     | metric | is |
     |---|---|
     | `bits_per_byte` | Σ CE / ln 2 + codes + lengths of short rows, over UTF-8 bytes; left out without `code_bits` |
-    | `cross_entropy` | nats a scored token, the code's bits left out |
+    | `cross_entropy` | nats a scored token, without the code's bits |
     | `token_accuracy` | share of tokens ranked first |
 
-    `bits_per_byte` is `evaluation.held_out_code_length`'s where the rows are `windows`.
+    On rows of `windows`, `bits_per_byte` is that of `evaluation.held_out_code_length`.
 
     Attributes:
         byte_lengths: UTF-8 bytes of each token, `[V]`.
-        max_length: n, of a full row.
-        code_bits: of a row's code; None where that is not settled.
+        max_length: n, the tokens of a full row.
+        code_bits: bits of a row's code; None if that is not settled.
         is_shifted: False for autoencoders, whose output t regenerates token t.
     """
 
@@ -90,7 +90,7 @@ class TokenMetrics:
         if isinstance(logits_BTV, tuple):  # some models return more than logits
             logits_BTV = logits_BTV[0]
         targets_BT = next_token_targets(labels_BT) if self.is_shifted else labels_BT
-        # Row by row, so that a second whole [B, T, V] never exists.
+        # Row by row: a second whole [B, T, V] never exists.
         losses_BT = torch.stack(
             [
                 F.cross_entropy(logits_TV.float(), targets_T, ignore_index=IGNORE_INDEX, reduction="none")
@@ -129,7 +129,7 @@ class EntropyMetrics:
     """The same for models fitted to `token_entropies`: `mean_squared_error` in nats², over scored tokens.
 
     Attributes:
-        is_shifted: whether a token's entropy is read off the output before it.
+        is_shifted: whether a token's entropy is the output before it.
     """
 
     is_shifted: bool

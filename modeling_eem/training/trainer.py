@@ -26,7 +26,7 @@ from modeling_eem.training.training_forward import (
 )
 from modeling_eem.training.training_text import context_length
 
-_NO_LIMIT = 1 << 40  # tokens of a row for models that say no limit
+_NO_LIMIT = 1 << 40  # tokens of a row, for models without a limit
 
 
 class TokenLossMixin(Trainer):
@@ -34,19 +34,20 @@ class TokenLossMixin(Trainer):
 
         class MySFT(TokenLossMixin, SFTTrainer): ...
 
-    Its arguments are a `TokenLossArguments` too. Works for any causal language model. A model for token classification
-    with one label is fitted to `token_entropies` by mean squared error instead (second-order entropy estimation).
+    Its arguments must be a `TokenLossArguments` too. It works for any causal language model. A model for token
+    classification with one label is fitted to `token_entropies` by mean squared error instead (second-order entropy
+    estimation).
 
     The loss is divided by the scored tokens of the whole optimizer step, over accumulation steps and devices, so it
-    does not depend on how the step is cut up; a step without any has gradient 0. A labelled token whose entropy is NaN
-    is left out where the loss needs entropies, and counted in the log as `tokens_without_entropy`. `eval_loss` is a
-    mean over tokens, whatever the batches were.
+    does not depend on how the step is cut up; a step without scored tokens has gradient 0. If the loss needs
+    entropies, a labelled token whose entropy is NaN is left out, and the log counts it as `tokens_without_entropy`.
+    `eval_loss` is a mean over tokens, whatever the batches were.
 
-    The model's `forward` is replaced while this trainer calls it, and is its own before and after.
+    The model's `forward` is replaced only while this trainer calls it.
 
     Raises:
-        ValueError: arguments without a token loss, a training set without `token_entropies` where the loss needs them,
-            or what another part of the Trainer would do to the loss.
+        ValueError: for arguments without a token loss, a training set that lacks the `token_entropies` that the loss
+            needs, or an argument that would change the loss elsewhere in the Trainer.
     """
 
     model: nn.Module  # never made by `model_init`
@@ -73,7 +74,7 @@ class TokenLossMixin(Trainer):
                 raise ValueError(f"an autoencoder takes token_loss='cross_entropy', not {args.token_loss!r}.")
             return None
         if self.is_regression:
-            self._base.config.regression_alignment = args.regression_alignment  # a property of what is trained
+            self._base.config.regression_alignment = args.regression_alignment  # a property of the trained model
             return RegressionForward(is_shifted=args.regression_alignment == "prefix")
         normalize = args.entropy_normalization == "minmax"
         return TokenLossHead(self._base, TOKEN_LOSSES[args.token_loss], args.token_loss_options, normalize)
@@ -83,7 +84,7 @@ class TokenLossMixin(Trainer):
         return nullcontext() if forward is None else forward_replaced(self._base, forward)
 
     def _set_signature_columns_if_needed(self) -> None:
-        """The columns that the replaced forward takes are kept too."""
+        """Keeps the columns that the replaced forward takes, too."""
         super()._set_signature_columns_if_needed()
         if self.training_forward is not None:
             known = self._signature_columns or []
@@ -102,12 +103,12 @@ class TokenLossMixin(Trainer):
         with self._replaced(), self.accelerator.autocast():
             outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         loss = outputs.loss
-        if num_items_in_batch is not None:  # of all devices, whose gradients are averaged
+        if num_items_in_batch is not None:  # counted over all devices, whose gradients are averaged
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
         return (loss, outputs) if return_outputs else loss
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
-        """Where weights are averaged over the step, their mean is found before the first of its batches is trained."""
+        """For a loss that averages weights over the step, computes their mean before the step's first batch."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         head = self.training_forward
         if not batches or not isinstance(head, TokenLossHead) or not isinstance(num_items, Tensor):
@@ -123,7 +124,7 @@ class TokenLossMixin(Trainer):
 
     @torch.no_grad()
     def _weight_sum(self, head: TokenLossHead, batches: list[dict[str, Any]]) -> Tensor:
-        """Over all devices. Through the wrapped model, which gathers its weights."""
+        """The sum over all devices, through the wrapped model, which gathers its weights."""
         model = self.model_wrapped
         assert model is not None
         model.train()
@@ -161,7 +162,7 @@ class TokenLossMixin(Trainer):
             loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
         if loss is not None and self.training_forward is not None:
             items, total = self._num_items, loss.double()
-            if items is None:  # a Trainer such as TRL's, whose loss is the mean of this process's batch
+            if items is None:  # a Trainer such as TRL's: its loss is the mean over this process's batch
                 own = self.training_forward.scored(inputs, is_training=False).sum().to(total.device)
                 items = self._count(self.training_forward, [inputs], total.device, is_training=False)
                 total = total * own * self.args.world_size / items.clamp(min=1)
@@ -177,7 +178,7 @@ class TokenLossMixin(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """The Trainer's, whose loss is a mean over rows of their batches' means, with a mean over tokens instead."""
+        """The Trainer's loop with a loss that is a mean over tokens; its own weighs batches by their rows."""
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.args.device)
         self._loss_items = torch.zeros_like(self._loss_sum)
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
@@ -202,7 +203,7 @@ class TokenWeightedTrainer(TokenLossMixin, Trainer):
 
 
 def default_collator(config: PreTrainedConfig) -> CausalCollator:
-    """Pads with the config's padding token, or one that its vocabulary has: padding is masked and has no label."""
+    """Pads with the config's padding token, or any token of its vocabulary: padding is masked and has no label."""
     values = config.to_dict()
     candidates = (values.get(name) for name in ("pad_token_id", "bos_token_id"))
     pad_token_id = next((token for token in candidates if isinstance(token, int) and token >= 0), 0)
@@ -211,7 +212,7 @@ def default_collator(config: PreTrainedConfig) -> CausalCollator:
 
 
 def _checked_arguments(trainer: Trainer) -> TokenLossArguments:
-    """The trainer's; ValueError for what would change the loss behind its back, or never reach it."""
+    """The trainer's arguments; ValueError for any that would silently change the loss, or never reach it."""
     args = trainer.args
     if not isinstance(args, TokenLossArguments):
         raise ValueError(
@@ -221,13 +222,13 @@ def _checked_arguments(trainer: Trainer) -> TokenLossArguments:
         )
     refused = {
         "label_smoothing_factor takes the labels from the token loss: set it to 0.": args.label_smoothing_factor,
-        "compute_loss_func stands in the place of token_loss: leave one out.": trainer.compute_loss_func,
+        "compute_loss_func replaces token_loss: leave one of them out.": trainer.compute_loss_func,
         "model_init makes models that this trainer does not know: pass the model.": trainer.model_init,
-        "average_tokens_across_devices: false contradicts the token loss, whose mean is over all devices.": (
+        "average_tokens_across_devices: false contradicts the token loss, which is a mean over all devices.": (
             not args.average_tokens_across_devices
         ),
         "DataParallel has no token loss: start one process a GPU with torchrun.": args.n_gpu > 1,
-        "context and sequence parallelism cut rows, whose token losses belong together: switch them off.": (
+        "context and sequence parallelism cut rows, and a token loss needs whole rows: switch them off.": (
             trainer.get_cp_size() > 1 or trainer.get_sp_size() > 1
         ),
     }

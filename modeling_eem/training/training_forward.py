@@ -1,7 +1,7 @@
-"""What runs in place of a model's own forward while a trainer calls it, and for no longer than that.
+"""Replaces a model's own forward for the time of a trainer's call.
 
-The call goes through whatever wraps the model (DDP, FSDP2, ZeRO-3, PEFT, `torch.compile`), because that is where
-sharded weights are gathered; so the model's `forward` itself is replaced, on the instance, for one call.
+The call must go through whatever wraps the model (DDP, FSDP2, ZeRO-3, PEFT, `torch.compile`), because the wrapper
+gathers sharded weights. Therefore the model's `forward` itself is replaced, on the instance, for one call.
 """
 
 import inspect
@@ -25,20 +25,20 @@ class TrainingForward(Protocol):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Of the data set, which it takes beside the model's own."""
+        """Columns of the data set that it takes beside the model's own."""
         ...
 
     def __call__(self, own_forward: OwnForward, *args: Any, **kwargs: Any) -> ModelOutput: ...
 
     def scored(self, batch: dict[str, Any], is_training: bool) -> Tensor:
-        """Which tokens of a batch the loss is a sum over, as booleans."""
+        """Which tokens of a batch the loss sums over, as booleans."""
         ...
 
 
 @contextmanager
 def forward_replaced(model: PreTrainedModel, forward: Callable[..., ModelOutput]) -> Iterator[None]:
-    """While this is open, calling `model` runs `forward(own_forward, …)`; afterwards its own again, come what may."""
-    before = vars(model).get("forward")  # what accelerate put there, say
+    """While this is open, calling `model` runs `forward(own_forward, …)`. Its own forward is always put back."""
+    before = vars(model).get("forward")  # accelerate may have put one there
     own_forward = model.forward
 
     def training_forward(*args: Any, **kwargs: Any) -> ModelOutput:
@@ -55,13 +55,13 @@ def forward_replaced(model: PreTrainedModel, forward: Callable[..., ModelOutput]
 
 
 def without_adapters(model: Any) -> PreTrainedModel:
-    """The model that PEFT's wrapper adapts, or the model itself; PEFT is not imported for that."""
+    """The model inside PEFT's wrapper, or the model itself; PEFT is not imported."""
     peft = sys.modules.get("peft")
     return model.get_base_model() if peft is not None and isinstance(model, peft.PeftModel) else model
 
 
 def takes(forward: Callable[..., Any], name: str) -> bool:
-    """Whether a forward has a parameter of this name, or any."""
+    """Whether a forward has a parameter of this name, or takes any name."""
     parameters = inspect.signature(forward).parameters
     return name in parameters or any(p.kind == inspect.Parameter.VAR_KEYWORD for p in parameters.values())
 
@@ -70,7 +70,7 @@ class RegressionForward:
     """`sum_j (score_j - e_j)^2 / n` over labelled tokens with an entropy; e in nats.
 
     Args:
-        is_shifted: whether a token's score stands at the output before it.
+        is_shifted: whether a token's score is the output before it.
     """
 
     columns = ("token_entropies", "document_ids")
@@ -94,7 +94,7 @@ class RegressionForward:
         is_scored_BT = is_scored(token_entropies, labels)
         scores_BT = outputs.logits.squeeze(-1).float()
         if self.is_shifted:
-            scores_BT = scores_BT.roll(1, dims=1)  # what lands on the first token is not scored
+            scores_BT = scores_BT.roll(1, dims=1)  # the first token's value is never scored
         # Filled before the square, because NaN times zero is NaN in the gradient too.
         errors_BT = (scores_BT - token_entropies.float()).masked_fill(~is_scored_BT, 0.0)
         loss = errors_BT.square().sum() / at_least_one(is_scored_BT.sum(), num_items_in_batch)
@@ -112,7 +112,7 @@ def is_scored(token_entropies_BT: Tensor, labels_BT: Tensor) -> Tensor:
 
 
 def at_least_one(count: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor | int:
-    """What a sum is divided by: the step's items, or else the batch's; 1 where there are none, so that a batch with
-    nothing to score has gradient 0 and not 0 · 1/0."""
+    """The divisor of a sum: the step's items if given, else the batch's, but at least 1: a batch with nothing to score
+    then has gradient 0, not 0 · 1/0."""
     items = count if num_items_in_batch is None else num_items_in_batch
     return items.clamp(min=1) if isinstance(items, Tensor) else max(items, 1)

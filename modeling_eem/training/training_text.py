@@ -1,4 +1,4 @@
-"""What a run trains on: text cut into rows here, or rows that `eem data prepare` made."""
+"""The rows that a run trains on: cut from text here, or made by `eem data prepare`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,24 +19,23 @@ from modeling_eem.loading import context_length
 from modeling_eem.models.configuration_eem import EncoderDecoderConfig
 
 Identity: TypeAlias = dict[str, Any]
-CARD_FIELDS = ("licence", "language")  # of `DataArguments`: no step follows from them
+CARD_FIELDS = ("licence", "language")  # fields of `DataArguments` that no step depends on
 
 
 @dataclass
 class DataArguments:
-    """What a run trains on, and what it is measured on.
+    """The text that a run trains on, and the text that it is measured on.
 
     Args:
         tokenizer: a folder or Hub name; None: that of `model_name_or_path`, or else the one that ships.
         train_files, validation_files: .txt, .jsonl or .parquet, also .gz; text in the column `text`.
-        train_rows: a folder of `eem data prepare`, in place of `train_files`. Its split `held_out` is what the model
-            is measured on where there are no `validation_files`. A column `token_entropies` (nats, one a token)
-            reaches the token losses.
+        train_rows: a folder of `eem data prepare`, in place of `train_files`. Without `validation_files`, the model is
+            measured on its split `held_out`. The token losses get its column `token_entropies` (nats, one a token).
         rows: how `train_files` become rows: windows, pad, stream or pack; `validation_files` are always windows.
         max_length: n, tokens of a row of text, BOS included; None: all that the model takes.
         padding_side: where a batch's short rows are padded.
-        max_held_out_rows: measure on no more than the first so many held-out rows; None: on all.
-        licence, language: of the trained model, by the Hub's names ("apache-2.0", "en"), for its card.
+        max_held_out_rows: measure on at most this many of the first held-out rows; None: on all.
+        licence, language: those of the trained model, by the Hub's names ("apache-2.0", "en"), for its card.
 
     Raises:
         ValueError: for values that are missing, out of range or contradict each other.
@@ -79,9 +78,9 @@ class TextRows:
     has_entropies = False
 
     def check(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-        """ValueError for packed rows of a model with a code, or rows longer than the model takes."""
+        """ValueError for packed rows and a model with a code, or rows longer than the model takes."""
         if self.data.rows == "pack" and isinstance(config, EncoderDecoderConfig):
-            raise ValueError("rows: pack is for causal models; a code is for one text, so choose windows or stream.")
+            raise ValueError("rows: pack is for causal models; a code describes one text: choose windows or stream.")
         context = context_length(config)
         if context is None and self.data.max_length is None:
             raise ValueError(f"a {config.model_type} model takes rows of any length: set max_length.")
@@ -93,7 +92,7 @@ class TextRows:
         return self.data.max_length or context_length(config) or 0
 
     def identity(self) -> Identity:
-        """What these rows follow from, to tell a run that is resumed with other text."""
+        """Everything that determines these rows: it shows whether a run is resumed with other text."""
         files = self.data.train_files
         return {"files": [[Path(name).name, None if "://" in name else sha256(asset(name))] for name in files]}
 
@@ -107,7 +106,7 @@ class PreparedRows:
     """Rows that `eem data prepare` made, read from disk as they are needed.
 
     Raises:
-        ValueError: a folder that it did not make, or did not finish, or that does not go with the rest of the run.
+        ValueError: for a folder that it did not make or finish, or that does not fit the rest of the run.
     """
 
     def __init__(self, data: DataArguments):
@@ -121,7 +120,7 @@ class PreparedRows:
             raise ValueError(f"the rows in {self.folder} are {self.made['rows']}, not {data.rows}: leave rows out.")
         if not data.validation_files and (HELD_OUT not in self.splits or self.made["rows"] == "pack"):
             raise ValueError(
-                f"{self.folder} has no held-out rows of one text each to measure on: name validation_files."
+                f"{self.folder} has no held-out rows of one text each, to measure on: name validation_files."
             )
 
     @property
@@ -129,7 +128,7 @@ class PreparedRows:
         return "token_entropies" in self.splits[TRAIN].column_names
 
     def check(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-        """ValueError for rows of another tokenizer, or that the model does not take."""
+        """ValueError for rows of another tokenizer, or rows that the model does not take."""
         check_fingerprint(self.folder, tokenizer)
         check_fingerprint(self.folder, config)
         context = context_length(config)
@@ -144,7 +143,7 @@ class PreparedRows:
         return self.made["max_length"]
 
     def identity(self) -> Identity:
-        """What these rows follow from, to tell a run that is resumed with others."""
+        """Everything that determines these rows: it shows whether a run is resumed with other rows."""
         train = self.splits[TRAIN]
         return {**self.made, "columns": train.column_names, "train_rows": len(train)}
 
@@ -156,7 +155,7 @@ class PreparedRows:
 
 
 def run_rows(data: DataArguments) -> TextRows | PreparedRows:
-    """The rows that the arguments name; nothing but their kind is read yet."""
+    """The rows that the arguments name; only their kind is read yet."""
     return TextRows(data) if data.train_rows is None else PreparedRows(data)
 
 

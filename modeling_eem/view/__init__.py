@@ -1,1 +1,1 @@
-"""The local page `eem view`: what it computes, apart from what it is drawn with; `page` alone imports Gradio."""
+"""The local page of `eem view`. What it computes is apart from how it is drawn; only `page` imports Gradio."""

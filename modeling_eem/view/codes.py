@@ -1,4 +1,4 @@
-"""An entropy estimation model's code of a text: its numbers, what they save, and the text that comes back from them.
+"""An entropy estimation model's code of a text: its numbers, the bits they save, and the text decoded from them.
 
 Names of tensors end in their shape: B batch (1), T tokens, P numbers of the code.
 """
@@ -29,7 +29,7 @@ class Encoded:
 
     Attributes:
         rows: one row, BOS first.
-        tokens_left: tokens of the text behind it.
+        tokens_left: number of tokens of the text after it.
         code: P numbers, rounded as they are stored.
     """
 
@@ -44,11 +44,10 @@ class CodeReading:
 
     Attributes:
         code: the numbers as the decoder got them, rounded.
-        estimates: cross-entropy with the code, without it, and what the code saves, a token each.
-        runs: what the decoder writes from the code alone, in parts that are the text's own tokens at their places, or
-            not.
-        num_same: how many of its tokens are.
-        notes: the bits that the code saves and takes.
+        estimates: for each token, cross-entropy with the code, without it, and what the code saves.
+        runs: the text that the decoder writes from the code alone, in parts that match the text's tokens or do not.
+        num_same: how many of its tokens match.
+        notes: the bits that the code saves, and the bits that it takes.
     """
 
     code: tuple[float, ...]
@@ -63,7 +62,7 @@ def encode_text(viewed: ViewedModel, text: str) -> Encoded:
     """The code of a text, or of as much of its beginning as the model's context holds.
 
     Raises:
-        ValueError: an empty text.
+        ValueError: for an empty text.
     """
     whole = rows_of_texts([text], viewed.tokenizer)
     ids_T, offsets_TX = whole.ids[0], whole.offsets[0]
@@ -76,7 +75,7 @@ def encode_text(viewed: ViewedModel, text: str) -> Encoded:
 
 
 def read_code(viewed: ViewedModel, encoded: Encoded, numbers: Sequence[float]) -> CodeReading:
-    """What the decoder makes of the text with a code, its own or another.
+    """What a code, the text's own or another, tells the decoder of the text.
 
     Raises:
         ValueError: for a code of another size.
@@ -108,7 +107,7 @@ def read_code(viewed: ViewedModel, encoded: Encoded, numbers: Sequence[float]) -
 
 
 def reach(numbers: Sequence[float]) -> float:
-    """A round number that all of a code lie within, with room beside them: where sliders and axes end."""
+    """A round number, with some room, above the size of all numbers of a code: where sliders and axes end."""
     largest = 1.5 * max((abs(number) for number in numbers), default=0.0)
     for limit in (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1000):
         if largest <= limit:
@@ -125,7 +124,7 @@ def _estimate(name: str, rows: TextRows, values_T: Tensor, method: str) -> Estim
 
 
 def _runs(viewed: ViewedModel, ids: list[int], same: list[bool]) -> tuple[Run, ...]:
-    """Neighbouring tokens of one kind as one part; a character that is cut by parts' ends becomes its bytes."""
+    """Join neighbouring tokens of one kind to parts; a character that the end of a part cuts becomes its bytes."""
     groups = [(is_same, [i for _, i in pairs]) for is_same, pairs in groupby(zip(same, ids), key=itemgetter(0))]
     if not is_byte_level(viewed.tokenizer):
         return tuple(Run(str(viewed.tokenizer.decode(group)), is_same) for is_same, group in groups)

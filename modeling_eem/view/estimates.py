@@ -1,4 +1,4 @@
-"""What models say of a text: one estimate a model and method, cut into tokens, words or bytes, beside one another.
+"""Models' estimates of a text side by side: one for each model and method, cut into tokens, words or bytes.
 
 Names of tensors end in their shape: T tokens.
 """
@@ -34,13 +34,13 @@ _SUMS = ("causal", "exact", STORED)  # methods whose values add up to a code len
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one model says of a text by one method.
+    """One model's estimate of a text by one method.
 
     Attributes:
-        name: of model and method, as the page shows it.
+        name: model and method, as the page shows them.
         entropies: one row, the whole text.
-        extra_bits: what a file of the text would hold beside the values; None where they add up to no code length.
-        extra_name: what those bits are of.
+        extra_bits: bits of a file of the text beside the values; None if the values do not add up to a code length.
+        extra_name: the name of those bits.
         notes: what a reader must know of it.
     """
 
@@ -57,7 +57,7 @@ class Estimate:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """Of the text, with all that a file would hold; None where the values add up to no code length."""
+        """Bits per byte of the text and all else in a file; None if the values do not add up to a code length."""
         if self.extra_bits is None or self.entropies.texts is None:
             return None
         return bits_per_byte(max(nats_to_bits(self.total) + self.extra_bits, 0.0), len(self.entropies.texts[0]))
@@ -84,20 +84,20 @@ def read_text(name: str, data: bytes, max_bytes: int) -> str:
     try:
         return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is no text in UTF-8 (byte {error.start}): save it as UTF-8.") from error
+        raise ValueError(f"{name} is not UTF-8 at byte {error.start}: save it as UTF-8.") from error
 
 
 def estimate_text(viewed: ViewedModel, method: str, text: str, metric: str = "loss") -> Estimate:
-    """What a model says of a text of any length by one of its methods.
+    """A model's estimate of a text of any length by one of its methods.
 
-    `causal` and `sliding` slide over a text that is longer than the model's context, by half of it; the other methods
-    read windows one by one, each without the text before it.
+    On a text longer than the model's context, `causal` and `sliding` slide by half the context; the other methods read
+    windows one by one, each without the text before it.
 
     Args:
-        metric: of `occlusion`.
+        metric: the metric of `occlusion`.
 
     Raises:
-        ValueError: as the method's estimator.
+        ValueError: as in the method's estimator.
     """
     extra_bits: float | None
     if method == STORED:
@@ -121,7 +121,7 @@ def pieces_of(entropies: TokenEntropies, pieces: Pieces, bits: bool) -> pd.DataF
     Special tokens that were not scored are left out.
 
     Args:
-        bits: values in nats become bits; those in another unit stay.
+        bits: turn nats into bits; other units stay.
     """
     in_bits = bits and entropies.unit == NATS
     column = "entropy_bits" if in_bits else entropies.value_column
@@ -136,7 +136,7 @@ def pieces_of(entropies: TokenEntropies, pieces: Pieces, bits: bool) -> pd.DataF
 
 
 def unit_of(estimate: Estimate, bits: bool) -> str:
-    """What its values are in: bits or nats, or what the method measures instead."""
+    """The unit of its values: bits, nats, or whatever the method measures."""
     unit = estimate.entropies.unit
     return "bits" if bits and unit == NATS else unit
 
@@ -144,7 +144,7 @@ def unit_of(estimate: Estimate, bits: bool) -> str:
 def scales_of(estimates: Sequence[Estimate], pieces: Pieces, bits: bool) -> list[tuple[float, float]]:
     """The colour scale of each estimate, from 0, or the lowest value, to the highest.
 
-    It is the same for all of one unit, but for occlusion's differences, which are far smaller than what they are of.
+    Estimates of one unit share a scale, except occlusion's differences, which are far smaller than the values.
     """
     kinds = [(unit_of(estimate, bits), estimate.entropies.method == "occlusion") for estimate in estimates]
     reaches: dict[tuple[str, bool], list[float]] = {}
@@ -155,7 +155,7 @@ def scales_of(estimates: Sequence[Estimate], pieces: Pieces, bits: bool) -> list
 
 
 def heat_panels(estimates: Sequence[Estimate], pieces: Pieces, bits: bool) -> list[HeatPanel]:
-    """The estimates as heat maps of one text, those of one unit in one scale."""
+    """The estimates as heat maps of one text; those of one unit share a scale."""
     panels = []
     for estimate, scale in zip(estimates, scales_of(estimates, pieces, bits)):
         frame = pieces_of(estimate.entropies, pieces, bits)
@@ -167,8 +167,8 @@ def heat_panels(estimates: Sequence[Estimate], pieces: Pieces, bits: bool) -> li
 
 
 def comparison(estimates: Sequence[Estimate], pieces: Pieces, bits: bool) -> pd.DataFrame:
-    """One line a piece of the text, in its order: `token` (or `word`, `byte`), `start_byte`, `end_byte`, then a column
-    an estimate, named after it and its unit. NaN where a model's tokens are cut elsewhere.
+    """One line a piece of the text, in order: `token` (or `word`, `byte`), `start_byte`, `end_byte`, then a column for
+    each estimate, named after it and its unit. NaN where a model's tokens are cut elsewhere.
     """
     keys = ["start_byte", "end_byte", "number"]
     table: pd.DataFrame | None = None
@@ -187,7 +187,7 @@ def comparison(estimates: Sequence[Estimate], pieces: Pieces, bits: bool) -> pd.
 
 
 def to_tsv(table: pd.DataFrame) -> str:
-    """A table separated by tabs, NaN as `NaN`."""
+    """A tab-separated table, NaN as `NaN`."""
     return table.to_csv(sep="\t", index=False, na_rep="NaN")
 
 
@@ -204,7 +204,7 @@ def _estimator(viewed: ViewedModel, method: str, metric: str) -> EntropyEstimato
 
 
 def _measured(estimator: EntropyEstimator, viewed: ViewedModel, text: str) -> tuple[TokenEntropies, int]:
-    """The text as one row, and how many windows it was read in."""
+    """The text as one row, and the number of windows that it was read in."""
     rows = estimator.rows_of_texts([text], viewed.tokenizer)
     ids_T, limit = rows.ids[0], estimator.max_length
     if limit is None or len(ids_T) <= limit:
@@ -239,7 +239,7 @@ def _notes(estimator: EntropyEstimator, entropies: TokenEntropies, windows: int)
 
 
 def _summary(estimate: Estimate, bits: bool) -> str:
-    """A line of totals: sum, mean, and bits a byte where they mean something."""
+    """A line of totals: sum, mean, and bits a byte if they are meaningful."""
     values_T: Tensor = estimate.entropies.values[0]
     scored = int((~values_T.isnan()).sum())
     unit = unit_of(estimate, bits)
@@ -252,7 +252,7 @@ def _summary(estimate: Estimate, bits: bool) -> str:
 
 
 def _shown_pieces(text: bytes, ends: Sequence[int]) -> list[bytes]:
-    """The text cut behind each piece: also what belongs to none is shown."""
+    """The text cut after each piece; text that belongs to no piece is shown too."""
     shown, parts = 0, []
     for end in ends:
         parts.append(text[shown:end])
@@ -262,7 +262,7 @@ def _shown_pieces(text: bytes, ends: Sequence[int]) -> list[bytes]:
 
 def _text(estimate: Estimate) -> bytes:
     if estimate.entropies.texts is None:
-        raise ValueError(f"{estimate.name} knows no text.")
+        raise ValueError(f"{estimate.name} has no text.")
     return estimate.entropies.texts[0]
 
 

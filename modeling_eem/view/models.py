@@ -1,4 +1,4 @@
-"""Models from their folders, and what each can say of a text."""
+"""Models from their folders, and the methods of each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from modeling_eem.models.modeling_eem import EEMForCausalLM
 Kind = Literal["causal", "eem", "token_classifier", "codec"]
 
 STORED = "stored"
-# What each kind of model can be asked, what it is asked by default first.
+# The methods of each kind of model; the default comes first.
 METHODS: dict[Kind, tuple[str, ...]] = {
     "causal": ("causal",),
     "eem": ("exact", "sliding", "occlusion", "gradient_input"),
@@ -31,8 +31,8 @@ class ViewedModel:
     """A model under the name that the page shows.
 
     Attributes:
-        name: the end of its folder's name that tells it from the others.
-        model: a `Codec` for a codec model's folder.
+        name: the end of its folder's name that distinguishes it from the others.
+        model: the model; for a codec model's folder a `Codec`.
     """
 
     name: str
@@ -43,24 +43,24 @@ class ViewedModel:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """What it can be asked."""
+        """The methods that it has."""
         return METHODS[self.kind]
 
     @property
     def eem(self) -> EEMForCausalLM:
-        """The entropy estimation model that it is."""
+        """The model, typed as an entropy estimation model."""
         return cast(EEMForCausalLM, self.model)
 
 
 def load_viewed(folders: Sequence[str]) -> list[ViewedModel]:
-    """Load checkpoints and codec models, on the accelerator where there is one.
+    """Load checkpoints and codec models, on the accelerator if there is one.
 
     Args:
-        folders: of causal models, entropy estimation models, token classifiers and codec models, each with its
-            tokenizer; or names on the Hub.
+        folders: folders, or names on the Hub, of causal models, entropy estimation models, token classifiers and codec
+            models, each with its tokenizer.
 
     Raises:
-        ValueError: as `loading.load_model`, for a folder given twice, an autoencoder, or a folder without tokenizer.
+        ValueError: as in `loading.load_model`, and for a folder given twice, an autoencoder, or no tokenizer.
     """
     if len(set(folders)) < len(folders):
         raise ValueError("a folder is named twice: name each model once.")
@@ -69,21 +69,21 @@ def load_viewed(folders: Sequence[str]) -> list[ViewedModel]:
 
 
 def default_methods(models: Sequence[ViewedModel]) -> list[str]:
-    """The first method of each kind of model at hand."""
+    """The first method of each kind of model among `models`."""
     return list(dict.fromkeys(viewed.methods[0] for viewed in models))
 
 
 def check_methods(models: Sequence[ViewedModel], methods: Sequence[str]) -> None:
-    """Raise a ValueError for a method that no model at hand has."""
+    """Raise a ValueError for a method that none of the models has."""
     known = list(dict.fromkeys(method for viewed in models for method in viewed.methods))
     for method in methods:
         if method not in known:
             hint = " It takes two models: use eem entropy." if method in ("two_models", "teacher") else ""
-            raise ValueError(f"these models cannot be asked for {method!r}, only for {', '.join(known)}.{hint}")
+            raise ValueError(f"these models have no method {method!r}, only {', '.join(known)}.{hint}")
 
 
 def short_names(folders: Sequence[str]) -> list[str]:
-    """Of each path as many of its last parts as tell it from the others."""
+    """The last parts of each path, as many as distinguish it from the others."""
     parts = [Path(folder).resolve().parts if Path(folder).exists() else Path(folder).parts for folder in folders]
     names = []
     for number, own in enumerate(parts):

@@ -1,7 +1,7 @@
-"""The page itself: Gradio's components and what happens at each; nothing is computed here.
+"""The page itself: Gradio's components and their events; nothing is computed here.
 
-What is unusual: the page may load nothing from elsewhere (a content security policy, and no analytics, no fonts, no
-history of runs), and listens on loopback alone.
+What is unusual: the page may load nothing from other servers (a content security policy, no analytics, no fonts, no
+history of runs), and it listens on loopback only.
 """
 
 import threading
@@ -41,11 +41,11 @@ _ABOUT = (
     '<div class="view-title"><h1>eem view</h1><p>How surprising each piece of a text is to models, and what an '
     "entropy estimation model's code holds of it.</p></div>"
 )
-_MAX_UPLOAD = 100_000_000  # bytes; below it the page itself says what is too large
+_MAX_UPLOAD = 100_000_000  # bytes; below this limit the page itself refuses a file that is too large
 
 
 class _OnlyFromHere:
-    """Adds a policy to every answer, under which a browser asks no other server for anything."""
+    """Adds a policy to every answer that keeps the browser from asking any other server."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
@@ -63,9 +63,9 @@ def build_page(models: Sequence[ViewedModel], methods: Sequence[str], max_bytes:
     """The page of some models.
 
     Args:
-        methods: which are chosen when the page opens.
-        max_bytes: of a text, at most.
-        downloads: a folder for what readers download, a folder a session in it.
+        methods: the methods chosen when the page opens.
+        max_bytes: the most bytes of a text.
+        downloads: a folder for files that readers download; each session has its own folder in it.
     """
     with gr.Blocks(title="eem view", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.HTML(_ABOUT, apply_default_css=False)
@@ -102,13 +102,13 @@ def serve(
     """Load models and serve their page until Ctrl-C.
 
     Args:
-        host: None: what GRADIO_SERVER_NAME says, as on a Space, or loopback.
-        port: None: the first free one from 7860 on.
-        share: also by a public address of Gradio's.
-        tell: is told the addresses.
+        host: None: the address in GRADIO_SERVER_NAME, as on a Space, or loopback.
+        port: None: the first free port from 7860 on.
+        share: serve on a public address of Gradio's too.
+        tell: called with the addresses.
 
     Raises:
-        ValueError: as `load_viewed` and `check_methods`; OSError for a port that is taken.
+        ValueError: as in `load_viewed` and `check_methods`; OSError for a port that is in use.
     """
     models = load_viewed(folders)
     check_methods(models, methods or [])
@@ -125,7 +125,7 @@ def serve(
 
 
 def launch(page: gr.Blocks, host: str | None, port: int | None, share: bool = False) -> tuple[Any, str, str | None]:
-    """Start serving in another thread, without anything that would ask another server."""
+    """Start serving in another thread, with everything off that would ask another server."""
     return page.launch(
         server_name=host,
         server_port=port,

@@ -1,4 +1,4 @@
-"""Estimates and codes as the HTML that the page shows and gives away."""
+"""Estimates and codes as HTML, for the page and for downloads."""
 
 import html
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from modeling_eem.view.codes import CodeReading, reach
 from modeling_eem.view.estimates import PIECES, Estimate, Pieces, comparison, heat_panels, scales_of
 
 TABLE_ROWS = 300
-_SEEN = 0.01  # of the axis: a smaller change of a number is not marked
-_LONGEST = 40  # characters of a piece that the table shows
+_SEEN = 0.01  # share of the axis; a smaller change of a number is not marked
+_LONGEST = 40  # the most characters of a piece in the table
 IN_ORDER = "place in the text"
 
 
@@ -21,7 +21,7 @@ def panels_html(estimates: Sequence[Estimate], pieces: Pieces, bits: bool) -> st
 
 
 def download_html(estimates: Sequence[Estimate], pieces: Pieces, bits: bool) -> str:
-    """The same as a page of its own, that needs nothing else."""
+    """The same as a self-contained page."""
     title = f"Surprise of {pieces}"
     return heat_panels_page(heat_panels(estimates, pieces, bits), title=title, of=PIECES[pieces])
 
@@ -53,21 +53,21 @@ def table_html(estimates: Sequence[Estimate], pieces: Pieces, bits: bool, sort_b
 
 
 def message_html(*lines: str) -> str:
-    """What the reader should know or change; nothing without lines."""
+    """A message on what the reader should know or change; empty without lines."""
     if not lines:
         return ""
     return f'<div class="view-message" role="alert">{"".join(f"<p>{html.escape(line)}</p>" for line in lines)}</div>'
 
 
 def working_html(line: str) -> str:
-    """What is being done."""
+    """A line on the work in progress."""
     return f'<div class="view-working" role="status"><p>{html.escape(line)}</p></div>'
 
 
 def bars_html(reading: CodeReading, own: Sequence[float]) -> str:
-    """A code as bars, marked where its numbers are not the text's own."""
+    """A code as bars, with marks where its numbers differ from the text's own."""
     limit = max(reach(own), reach(reading.code) / 1.5)
-    # A number that changes may change the scale that all of them are stored with, and so their rounding.
+    # A changed number may change the common scale, and with it how all numbers are rounded.
     marks = [after if abs(after - before) < _SEEN * limit else before for after, before in zip(reading.code, own)]
     changed = sum(mark != after for mark, after in zip(marks, reading.code))
     caption = f"{len(own)} numbers of the code, as they are stored."
@@ -82,7 +82,7 @@ def reading_panels_html(reading: CodeReading, bits: bool = True) -> str:
 
 
 def written_html(reading: CodeReading, tokens_left: int) -> str:
-    """What the decoder writes from the code alone."""
+    """The text that the decoder writes from the code alone."""
     share = f"{reading.num_same} of {reading.num_tokens} tokens are the text's at their place (underlined)."
     notes = [share, *reading.notes]
     if tokens_left:
@@ -91,6 +91,6 @@ def written_html(reading: CodeReading, tokens_left: int) -> str:
 
 
 def _visible(piece: str) -> str:
-    """A piece whose blanks and line breaks can be seen; only the beginning of a long one."""
+    """A piece with visible blanks and line breaks; only the beginning of a long piece."""
     piece = piece if len(piece) <= _LONGEST else f"{piece[:_LONGEST]}…"
     return piece.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥") or "∅"

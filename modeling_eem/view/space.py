@@ -1,4 +1,4 @@
-"""A folder that runs as a Gradio Space: the page, its models, this package and what it needs."""
+"""Writes a folder that runs as a Gradio Space: the page, its models, this package and its requirements."""
 
 import re
 import shutil
@@ -10,7 +10,7 @@ from modeling_eem.files import folder_at_once
 from modeling_eem.view.models import ViewedModel
 
 _PACKAGE = Path(__file__).parents[1]
-# What training leaves beside a model, and what the page does not read.
+# Files that training leaves beside a model and that the page does not read.
 _LEFT_OUT = shutil.ignore_patterns("checkpoint-*", "*.pt", "*.pth", "*.bin.index.json.part", ".*", "__pycache__")
 _APP = '''"""Looks at text through models; made by `eem view --space`."""
 
@@ -39,13 +39,13 @@ Looks at text through {names}: tokens coloured by how surprising they are, sever
 def write_space(folder: Path, models: Sequence[ViewedModel], methods: Sequence[str], max_bytes: int) -> None:
     """Write `app.py`, `requirements.txt`, a card, local models and this package into `folder`.
 
-    Models that have a Hub name are fetched by the Space; folders are copied into `models/`.
+    The Space fetches models that have a Hub name; folders are copied into `models/`.
 
     Raises:
-        ValueError: where `folder` exists and is not empty.
+        ValueError: if `folder` exists and is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is there already: name a folder that is new or empty.")
+        raise ValueError(f"{folder} is not empty: name a new or an empty folder.")
     with folder_at_once(folder) as draft:
         shutil.copytree(_PACKAGE, draft / "modeling_eem", ignore=shutil.ignore_patterns("__pycache__"))
         names = []
@@ -63,6 +63,6 @@ def write_space(folder: Path, models: Sequence[ViewedModel], methods: Sequence[s
 
 
 def requirements() -> str:
-    """The package's own requirements, one a line; PyTorch's CPU builds, which a free Space can hold."""
+    """The package's own requirements, one a line, with PyTorch's CPU builds, which fit a free Space."""
     wanted = [text for text in requires("modeling-eem") or [] if "extra ==" not in text]
     return "\n".join(["--extra-index-url https://download.pytorch.org/whl/cpu", *sorted(wanted)]) + "\n"

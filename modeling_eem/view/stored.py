@@ -1,4 +1,4 @@
-"""What a codec model's file of a text holds for each token, in bits, as it is stored."""
+"""The bits that a codec model's file of a text stores for each token."""
 
 from io import BytesIO
 from typing import cast
@@ -16,12 +16,12 @@ from modeling_eem.view.models import ViewedModel
 
 
 def stored_entropies(viewed: ViewedModel, text: str) -> tuple[TokenEntropies, float, list[str]]:
-    """Of each token `-log(count / total)` of the integers that the file is made with, in nats.
+    """Each token's `-log(count / total)` in nats, from the integers that the file is made with.
 
-    A window that the codec stores as bytes is one piece, whose bits are those of its payload.
+    A window that the codec stores as bytes is one piece; its bits are those of its payload.
 
     Returns:
-        The values; bits of the file beside them (codes, framing, rounding to bytes); what a reader must know.
+        The values; the other bits of the file (codes, framing, rounding to bytes); notes for the reader.
     """
     codec = cast(Codec, viewed.model)
     model, data = cast(IntegerModel, codec.model), text.encode()

@@ -1,4 +1,4 @@
-"""The page's style sheet: the report's, in the colours of Gradio's theme, light or dark as it is."""
+"""The page's style sheet: the report's, in the colours of Gradio's light or dark theme."""
 
 from modeling_eem.report import heat_panels_css
 from modeling_eem.report.code_bars import code_bars_css, compared_text_css

@@ -140,5 +140,5 @@ def test_a_changed_file_is_no_model_of_that_id(integer_model: MakeModel, tmp_pat
     tokenizer.write_text(tokenizer.read_text().replace('"sea"', '"ses"') + " ")
     with pytest.raises(ValueError, match="are not those of model"):
         IntegerModel.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="no codec model"):
+    with pytest.raises(ValueError, match="not a codec model"):
         IntegerModel.from_pretrained(tmp_path / "nowhere")

@@ -54,7 +54,7 @@ def test_what_is_no_data_set_of_rows(tmp_path: Path) -> None:
     Dataset.from_dict({"input_ids": []}).save_to_disk(tmp_path / "empty")
     assert is_row_folder(tmp_path / "empty")
     for folder in (tmp_path, tmp_path / "none", tmp_path / "empty"):
-        with pytest.raises(ValueError, match="no finished data set with rows"):
+        with pytest.raises(ValueError, match="is not a finished data set of rows"):
             RowFolder.open(folder)
     different = {"a": Dataset.from_dict({"input_ids": [[1]]}), "b": Dataset.from_dict({"input_ids": [[1]], "x": [1]})}
     DatasetDict(different).save_to_disk(tmp_path / "different")

@@ -144,7 +144,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     limited = f"ulimit -f 600; exec {sys.executable} -m eem data " + " ".join(arguments)
     result = subprocess.run(["bash", "-c", limited], capture_output=True, text=True)
     assert result.returncode == 2, result.stderr
-    assert result.stderr.strip().splitlines()[-1].startswith("error: no room for")
+    assert result.stderr.strip().splitlines()[-1].startswith("error: no disk space for")
     assert not list((tmp_path / "rows").rglob("*.part"))
     assert CliRunner().invoke(app, arguments).exit_code == 0
 
@@ -176,7 +176,7 @@ def test_slurm(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     output = tmp_path / "slurm"
     result = CliRunner().invoke(app, _arguments(corpus, output, *where))
     assert result.exit_code == 0, result.output
-    assert "2 shards are Slurm's now" in result.stderr
+    assert "2 shards were handed to Slurm" in result.stderr
     calls = (tmp_path / "calls").read_text()
     assert "--partition=cpu" in calls and "--time=01:00:00" in calls and "--array=0-1%1" in calls
     assert "--dependency=afterok:7" in calls

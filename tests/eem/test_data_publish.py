@@ -86,7 +86,7 @@ def test_what_is_no_rows_and_what_is_in_the_way(rows: Path, tmp_path: Path) -> N
     (tmp_path / "full" / "file").touch()
     for arguments, message in (
         (("--rows", tmp_path, "--output", tmp_path / "hub"), "is not complete"),
-        (("--rows", rows / "out", "--output", tmp_path / "full"), "holds something already"),
+        (("--rows", rows / "out", "--output", tmp_path / "full"), "is not empty"),
     ):
         result = _run(*arguments)
         assert result.exit_code == 2 and message in result.stderr

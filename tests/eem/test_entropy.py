@@ -161,7 +161,7 @@ def test_what_would_take_too_long_is_not_begun(
     arguments = ["--model", harness_model("eem"), "--method", "exact", "--data", data]
     result = _run(*arguments, "--output", tmp_path / "out", "--max-hours", 1e-9)
     assert result.exit_code == 2 and "tokens are left" in result.stderr
-    assert "more than --max-hours 1e-09: raise that, give fewer rows" in " ".join(result.stderr.split())
+    assert "more than --max-hours 1e-09: raise that, or use fewer rows" in " ".join(result.stderr.split())
     assert list(tmp_path.iterdir()) == []
 
 

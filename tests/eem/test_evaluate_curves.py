@@ -48,7 +48,7 @@ def test_one_run_is_enough(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "names, message", [(["none"], "no output folder of train.py"), (["a", "b/a"], "the same name")]
+    "names, message", [(["none"], "not an output folder of eem train"), (["a", "b/a"], "the same name")]
 )
 def test_bad_input_is_one_line(tmp_path: Path, names: list[str], message: str) -> None:
     (tmp_path / "b").mkdir()

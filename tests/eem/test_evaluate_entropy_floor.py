@@ -71,7 +71,7 @@ def test_points_floor_and_plot(runs: Path, tmp_path: Path) -> None:
         (["code-1", "code-2", "causal"], "causal is a causal model and has no code"),
         (["code-1", "code-2", "nowhere"], "nowhere holds no model"),
         (["code-1", "code-2", "code-2"], "code-2 is named twice"),
-        (["code-1", "code-2", "also-2"], "the codes have 2 size(s), and a line needs 3"),
+        (["code-1", "code-2", "also-2"], "the codes have 2 size(s), but a line needs 3"),
     ],
 )
 def test_bad_input_is_one_line(runs: Path, tmp_path: Path, names: list[str], message: str) -> None:

@@ -130,7 +130,7 @@ def test_each_mistake_is_said_by_whoever_finds_it_first(connected: dict[str, int
 
 def test_a_process_that_was_killed_is_spoken_of(connected: dict[str, int]) -> None:
     closed = RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer")
-    assert "without a word" in (launch.lost_process(closed) or "")
+    assert "without an error message" in (launch.lost_process(closed) or "")
     launch.is_first_to_say("a")
     assert launch.lost_process(closed) == ""
     assert launch.lost_process(RuntimeError("shapes do not match")) is None

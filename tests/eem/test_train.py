@@ -167,7 +167,7 @@ def test_every_save_pushes_whole_checkpoints(
         (["--train_files", "nowhere.txt"], "nowhere.txt"),
         (["--tokenizer", "nowhere"], "no tokenizer in 'nowhere'"),
         (["--token_loss", "hinge"], "token_loss: hinge needs train_rows"),
-        (["--report_to", "comet_ml"], "report_to: comet_ml is not installed here, only tensorboard"),
+        (["--report_to", "comet_ml"], "report_to: comet_ml is not installed; choose from tensorboard"),
         (["--resume_from_checkpoint", "nowhere"], "nowhere has no readable complete.json"),
     ],
 )

@@ -35,8 +35,8 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_the_page_cannot_show_is_refused_in_one_line(harness_model: Callable[..., Path]) -> None:
     for arguments, message in (
         (["nowhere"], "nowhere"),
-        ([harness_model("llama"), "--estimator", "exact"], "cannot be asked for 'exact', only for causal"),
-        ([harness_model("llama"), "--estimator", "exact", "--space", "space"], "cannot be asked for 'exact'"),
+        ([harness_model("llama"), "--estimator", "exact"], "have no method 'exact', only causal"),
+        ([harness_model("llama"), "--estimator", "exact", "--space", "space"], "have no method 'exact'"),
     ):
         result = _run(*arguments)
         assert result.exit_code == 2 and result.stderr.startswith("error: ") and message in result.stderr

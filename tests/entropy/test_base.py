@@ -140,7 +140,7 @@ def test_what_is_no_number_is_an_error(
         for model in models:
             for parameter in model.parameters():
                 parameter.fill_(torch.nan)
-    with pytest.raises(ValueError, match="row 0, token 1: the model gives nan, which is no entropy: its weights"):
+    with pytest.raises(ValueError, match="row 0, token 1: the model gives nan, not an entropy: its weights"):
         estimator(input_ids=rows)
 
 

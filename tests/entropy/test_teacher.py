@@ -258,7 +258,7 @@ def test_what_is_refused(
         (lambda: estimator(["a", ""]), "text 1 is empty"),
         (lambda: estimator(input_ids=torch.tensor([[0, 5], [0, 0]])), "row 1 holds no text"),
         (lambda: estimator(input_ids=torch.tensor([[0, 272]])), "input_ids hold 272, and the tokenizer has 272"),
-        (lambda: estimator(input_ids=not_utf8), "row 0 is no UTF-8 text at byte 0"),
+        (lambda: estimator(input_ids=not_utf8), "row 0 is not UTF-8 text at byte 0"),
         (lambda: estimator(), "one of the two"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -51,7 +51,7 @@ def test_differences_are_taken_where_both_were_measured() -> None:
         (2000.0, pytest.approx(2.0 - 3.5)),
         (3000.0, pytest.approx(2 - 1 / 7 - 3.0)),
     ]
-    with pytest.raises(ValueError, match="measured over other tokens"):
+    with pytest.raises(ValueError, match="measured at different tokens"):
         first.less(_curve([1.0, 1.0], tokens=[5000.0, 6000.0]))
 
 
@@ -110,7 +110,7 @@ def test_damaged_files_of_a_run_are_named(tmp_path: Path, name: str, content: st
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     for folder, message in [
-        (tmp_path, "no output folder of train.py"),
+        (tmp_path, "not an output folder of eem train"),
         (_write(tmp_path / "short", {1: 3.0, 2: 2.5}), "was measured 2 times"),
         (_write(tmp_path / "unsettled", {1: 3.0}, code_bits_per_row=None), "set code_dtype"),
     ]:

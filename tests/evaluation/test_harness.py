@@ -147,7 +147,7 @@ def _without_a_tensor(folder: Path) -> None:
         (_cut_short("*.safetensors", 5000), "model.safetensors: the weights cannot be read"),
         (
             _a_shard_is_missing,
-            "holds not all weights: model-00002-of-00002.safetensors of model.safetensors.index.json",
+            "lacks some weights: model-00002-of-00002.safetensors of model.safetensors.index.json",
         ),
         (_without_a_tensor, "lacks the weights model.layers.0"),
         (_cut_short("tokenizer.json", 0), "the tokenizer cannot be read"),

@@ -86,7 +86,7 @@ def _model(model_type: str, adapter: str) -> ModelScores:
 
 
 def test_an_eem_scored_by_another_model_gets_no_row() -> None:
-    with pytest.raises(ValueError, match="code is an entropy estimation model and was scored through HFLM"):
+    with pytest.raises(ValueError, match="code is an entropy estimation model and was scored by HFLM"):
         _model("eem", "HFLM")
 
 

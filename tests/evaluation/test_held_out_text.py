@@ -108,7 +108,7 @@ def test_what_does_not_fit_is_refused(
         (([text, tmp_path / "empty.jsonl"], tokenizer, config, "windows", N), "empty.jsonl holds no text"),
         (([short], tokenizer, config, "full", N), "no document fills a row of 16"),
         (([tmp_path / "folder"], tokenizer, config, "windows", N), "holds no .txt, .jsonl"),
-        (([prepared, text], tokenizer, config, "windows", N), "stands alone"),
+        (([prepared, text], tokenizer, config, "windows", N), "not both"),
         (([prepared], tokenizer, config, "windows", N - 1), "up to 16 tokens"),
         (([prepared], tokenizer, config, "stream", N), "needs 'stream'"),
         (([prepared], lossy, config, "windows", N), "made with another tokenizer"),

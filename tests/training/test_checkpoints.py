@@ -212,7 +212,7 @@ def test_what_a_resume_needs_makes_a_checkpoint_whole(again: Callable[..., Path]
     for name, what in (("optimizer.pt", "the optimizer's state"), ("scheduler.pt", "the schedule")):
         (folder / name).rename(tmp_path / name)
         mark_complete(folder)
-        assert torn(folder) == f"holds no {what}, which going on needs"
+        assert torn(folder) == f"holds no {what}, which a resume needs"
         (tmp_path / name).rename(folder / name)
     mark_complete(folder)
     assert torn(folder, with_contents=True) is None

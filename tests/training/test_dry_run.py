@@ -231,4 +231,4 @@ def test_the_table_is_whole(width: int) -> None:
         "3 of 377",
     ):
         assert figure in text, figure
-    assert "will not hold it" in " ".join(text.split())
+    assert "has too little space" in " ".join(text.split())

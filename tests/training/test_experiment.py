@@ -216,7 +216,7 @@ def test_beside_a_checkpoint_stand_only_keys_that_keep_its_weights(
     path = write_run(None, **model, random_prefix_probability=0.75, noise_scale=0, code_dtype="float16")
     config = prepare_run(path).config
     assert (config.random_prefix_probability, config.noise_scale, config.code_dtype) == (0.75, 0.0, "float16")
-    with pytest.raises(ValueError, match="bottleneck_size is settled by the model in"):
+    with pytest.raises(ValueError, match="bottleneck_size is fixed by the model in"):
         prepare_run(write_run(None, **model, bottleneck_size=8))
     with pytest.raises(ValueError, match="name one"):
         prepare_run(write_run("eem", **model))

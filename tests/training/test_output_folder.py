@@ -38,7 +38,7 @@ def test_a_finished_run_says_so_and_is_left_alone(trained: tuple[Path, dict[str,
     assert not longer.is_finished and longer.checkpoint == tmp_path / "out" / "checkpoint-10"
     for step in (5, 10):
         shutil.rmtree(tmp_path / "out" / f"checkpoint-{step}")
-    with pytest.raises(ValueError, match="finished at step 10, and no checkpoint to go on from: choose another"):
+    with pytest.raises(ValueError, match="finished at step 10, and no checkpoint to resume from: choose another"):
         prepare_run(path, ["--max_steps", "12"])
 
 
@@ -51,7 +51,7 @@ def test_a_folder_with_another_run_is_refused(trained: tuple[Path, dict[str, Any
     with pytest.raises(ValueError, match="out belongs to another run: training.seed was 42 and is 1"):
         prepare_run(path)
     (tmp_path / "out" / "run.yaml").unlink()
-    with pytest.raises(ValueError, match="out holds a model that no run file made: choose another output_dir"):
+    with pytest.raises(ValueError, match="out holds a model that was not made by a run file: choose another output"):
         prepare_run(path)
 
 
@@ -62,7 +62,7 @@ def test_a_record_of_another_kind_is_named(trained: tuple[Path, dict[str, Any]],
     (tmp_path / "out" / "run.yaml").write_text(content, errors="surrogateescape")
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump({**values, "output_dir": str(tmp_path / "out")}))
-    with pytest.raises(ValueError, match="out/run.yaml (cannot be read|is no record of a run)") as failed:
+    with pytest.raises(ValueError, match="out/run.yaml (cannot be read|is not the record of a run)") as failed:
         prepare_run(path)
     assert "\n" not in str(failed.value)
 
@@ -70,7 +70,7 @@ def test_a_record_of_another_kind_is_named(trained: tuple[Path, dict[str, Any]],
 @pytest.mark.parametrize("content", ["[]", "3", '{"global_step": "x"}', "{", "[" * 100_000])
 def test_a_state_of_another_kind_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "trainer_state.json").write_text(content)
-    with pytest.raises(ValueError, match="trainer_state.json is no state of a training: remove"):
+    with pytest.raises(ValueError, match="trainer_state.json is not the state of a training: remove"):
         read_state(tmp_path)
 
 
@@ -91,7 +91,7 @@ def test_a_finished_run_that_is_damaged_is_made_again_or_refused(
     assert not run.is_finished and run.checkpoint == tmp_path / "out" / "checkpoint-10"
     for step in (5, 10):
         shutil.rmtree(tmp_path / "out" / f"checkpoint-{step}")
-    with pytest.raises(ValueError, match=f"out holds other bytes of {name} than were written, and no checkpoint"):
+    with pytest.raises(ValueError, match=f"out holds other bytes of {name} than were written, and has no checkpoint"):
         prepare_run(path)
 
 

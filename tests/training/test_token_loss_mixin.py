@@ -218,7 +218,7 @@ def test_what_would_change_the_loss_is_refused(
 def test_another_loss_beside_the_token_loss_is_refused(
     rows: Dataset, arguments: Callable[..., TokenWeightedTrainingArguments]
 ) -> None:
-    with pytest.raises(ValueError, match="compute_loss_func stands in the place of token_loss"):
+    with pytest.raises(ValueError, match="compute_loss_func replaces token_loss"):
         TokenWeightedTrainer(
             mixer(), arguments(token_loss="hinge"), train_dataset=rows, compute_loss_func=lambda *_, **__: 0
         )

@@ -45,7 +45,5 @@ def test_a_token_loss_for_compute_loss_func() -> None:
 
 @pytest.mark.parametrize("name", ["hinge", "selective", "mile", "focus"])
 def test_losses_that_a_function_cannot_be_are_refused(name: str) -> None:
-    with pytest.raises(
-        ValueError, match=f"'{name}' is not for compute_loss_func, which can be cross_entropy or focal"
-    ):
+    with pytest.raises(ValueError, match=f"'{name}' cannot be a compute_loss_func, only cross_entropy or focal can"):
         token_loss_function(name)(CausalLMOutput(), torch.zeros(1, 2))

@@ -49,7 +49,7 @@ def test_requirements_are_the_packages_own_without_extras() -> None:
 
 def test_a_folder_with_something_in_it_is_kept(viewed: dict[str, ViewedModel], tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="is there already: name a folder that is new or empty"):
+    with pytest.raises(ValueError, match="is not empty: name a new or an empty folder"):
         write_space(tmp_path, [viewed["causal"]], ["causal"], 100)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 

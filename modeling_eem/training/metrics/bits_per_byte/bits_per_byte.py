@@ -8,14 +8,14 @@ import numpy as np
 from evaluate.info import MetricInfo
 
 _DESCRIPTION = """
-The code length of texts per UTF-8 byte that they hold: (Σ nats / ln 2 + code_bits + side_bits) / Σ bytes.
+The code length of texts per UTF-8 byte: (Σ nats / ln 2 + code_bits + side_bits) / Σ bytes.
 """
 _KWARGS_DESCRIPTION = """
 Args:
     predictions: cross-entropy of each text in nats, summed over its scored tokens.
     references: UTF-8 bytes of each text.
     code_bits: bits of the codes of all texts; 0 for a causal model.
-    side_bits: what else a decoder of the texts must be told, in bits.
+    side_bits: bits of everything else that a decoder of the texts must be told.
 
 Returns:
     bits_per_byte: a float.

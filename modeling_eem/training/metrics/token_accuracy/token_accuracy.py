@@ -13,7 +13,7 @@ The share of scored tokens whose most likely prediction is the token itself.
 _KWARGS_DESCRIPTION = """
 Args:
     predictions: the most likely token at each place.
-    references: the token that stands there, or -100 where nothing is scored.
+    references: the token at that place, or -100 where nothing is scored.
 
 Returns:
     token_accuracy: a float between 0 and 1.
