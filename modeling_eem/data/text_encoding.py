@@ -80,7 +80,7 @@ class TextEncoder:
         place = next((i for i, (a, b) in enumerate(zip(needed, kept)) if a != b), min(len(needed), len(kept)))
         shown = [data[max(0, place - 8) : place + 8].decode(errors="replace") for data in (needed, kept)]
         raise AlteredTextError(
-            f"the tokenizer alters the text ({shown[0]!r} becomes {shown[1]!r}), so that bits per byte would be of "
+            f"the tokenizer alters the text ({shown[0]!r} becomes {shown[1]!r}); bits per byte would then be of "
             "another text: use a tokenizer that keeps every byte."
         )
 
