@@ -1,6 +1,6 @@
 """Does the code say something? Losses with its own code, another row's and none, and text regenerated from codes.
 
-    eem train --config studies/speaking/speaking.yaml --output_dir runs/speaking
+    eem train --config configs/speaking.yaml --output_dir runs/speaking
     python studies/speaking/speaking.py --model runs/speaking --output studies/speaking
 
 Held-out text is cut into windows of the model's length. Losses are means over all their tokens, codes as stored.
