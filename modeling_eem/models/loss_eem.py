@@ -165,7 +165,7 @@ def logits_and_loss(
 
     Returns:
         `logits [B, kept, V]`, and `loss []` and `losses [B, T]` as `causal_lm_loss` gives them; None for what there
-        is not.
+            is not.
     """
     logits = linear(lm_head, slice_logits_to_keep(hidden_BTD, logits_to_keep)) if output_logits else None
     if targets_BT is None:
