@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 _SHOWN_IDS, _SHOWN_ROWS = 8, 8
 
@@ -53,9 +54,15 @@ class LossWatch:
 
 
 def check_weights(model: nn.Module, step: int) -> None:
-    """FloatingPointError for a weight that is NaN or infinite: a finite loss can have an infinite gradient."""
+    """FloatingPointError for a weight that is NaN or infinite: a finite loss can have an infinite gradient.
+
+    Of sharded weights it is the same on all devices: each would read a number from its own shard alone.
+    """
     for name, parameter in model.named_parameters():
-        if not parameter.isfinite().all():
+        num_damaged = (~parameter.isfinite()).sum()
+        if isinstance(num_damaged, DTensor):
+            num_damaged = num_damaged.full_tensor()
+        if num_damaged > 0:
             raise FloatingPointError(
                 f"the weight {name} is not finite at step {step}: no checkpoint is written. Lower the learning rate, "
                 "or train in bf16 or fp32."

@@ -21,6 +21,7 @@ from modeling_eem.training.token_losses import TOKEN_LOSSES
 from modeling_eem.training.training_forward import (
     RegressionForward,
     TrainingForward,
+    as_integers,
     forward_replaced,
     without_adapters,
 )
@@ -101,6 +102,7 @@ class TokenLossMixin(Trainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         # The replaced forward runs below the autocast that accelerate puts around the model's own.
         with self._replaced(), self.accelerator.autocast():
+            inputs = as_integers(inputs, self.training_forward.columns)
             outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         loss = outputs.loss
         if num_items_in_batch is not None:  # counted over all devices, whose gradients are averaged
@@ -129,7 +131,7 @@ class TokenLossMixin(Trainer):
         assert model is not None
         model.train()
         with torch.random.fork_rng(), self._replaced(head.weight_sum), self.accelerator.autocast():
-            sums = [model(**self._prepare_inputs(batch)).loss for batch in batches]
+            sums = [model(**as_integers(self._prepare_inputs(batch), head.columns)).loss for batch in batches]
         return over_processes(self.accelerator, torch.stack(sums).sum(), "sum")
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | int | None:

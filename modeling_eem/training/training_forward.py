@@ -6,10 +6,11 @@ gathers sharded weights. Therefore the model's `forward` itself is replaced, on 
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import TokenClassifierOutput
@@ -18,6 +19,10 @@ from transformers.utils.generic import ModelOutput
 from modeling_eem.models.loss_eem import IGNORE_INDEX
 
 OwnForward = Callable[..., Any]
+
+_INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
+_FLOATS = {integers: floats for floats, integers in _INTEGERS.items()}
+_AS_INTEGERS = "_as_integers"  # ends the name of a column that travels so
 
 
 class TrainingForward(Protocol):
@@ -35,6 +40,25 @@ class TrainingForward(Protocol):
         ...
 
 
+def as_integers(inputs: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    """Inputs whose floating point columns are integers of the same bits; `forward_replaced` makes them what they were.
+
+    FSDP2 in mixed precision rounds all that is floating point on its way into `forward` to bfloat16, targets too.
+    """
+    changed = dict(inputs)
+    for name in columns:
+        if isinstance(value := inputs.get(name), Tensor) and value.dtype in _INTEGERS:
+            changed[name + _AS_INTEGERS] = changed.pop(name).view(_INTEGERS[value.dtype])
+    return changed
+
+
+def _as_they_were(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name.removesuffix(_AS_INTEGERS): value.view(_FLOATS[value.dtype]) if name.endswith(_AS_INTEGERS) else value
+        for name, value in inputs.items()
+    }
+
+
 @contextmanager
 def forward_replaced(model: PreTrainedModel, forward: Callable[..., ModelOutput]) -> Iterator[None]:
     """While this is open, calling `model` runs `forward(own_forward, …)`. Its own forward is always put back."""
@@ -42,7 +66,7 @@ def forward_replaced(model: PreTrainedModel, forward: Callable[..., ModelOutput]
     own_forward = model.forward
 
     def training_forward(*args: Any, **kwargs: Any) -> ModelOutput:
-        return forward(own_forward, *args, **kwargs)
+        return forward(own_forward, *args, **_as_they_were(kwargs))
 
     model.forward = training_forward
     try:

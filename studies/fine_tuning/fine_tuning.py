@@ -60,14 +60,18 @@ class Method:
 
 
 CONTROL = Method("cross_entropy")
-METHODS = [
+METHODS = [  # in the order they run
     CONTROL,
+    Method("hinge", "teacher"),
+    Method("complement", "self"),
+    Method("distance", "teacher"),
+    Method("selective", "self"),
+    Method("selective", "teacher"),
+    Method("mile"),
     Method("cross_entropy", smoothing=0.1),
     Method("focal"),
-    Method("mile"),
+    Method("complement", "teacher"),
     # `hinge` and `distance` with the model's own surprisals are 0 before the first step, and so is their gradient.
-    *(Method(loss, "self") for loss in ("complement", "selective", "threshold")),
-    *(Method(loss, "teacher") for loss in ("complement", "selective", "hinge", "distance")),
 ]
 
 
@@ -294,8 +298,9 @@ def main(
         given = {"self": surprisals(pretrained, rows_of(seed)), "teacher": surprisals(teacher, rows_of(seed))}
         for method in METHODS:
             run(f"{method.name} #{seed}", method, rate, seed, given.get(method.entropies))
-    table = table_of(results.runs, results.runs["before"])
-    write_results(records, "fine-tuning", [table], {"settings": settings | {"rate": rate}, "runs": results.runs})
+            table = table_of(results.runs, results.runs["before"])
+            content = {"settings": settings | {"rate": rate}, "runs": results.runs}
+            write_results(records, "fine-tuning", [table], content)
 
 
 if __name__ == "__main__":

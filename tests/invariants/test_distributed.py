@@ -110,6 +110,40 @@ for name, model in models():
         dist.barrier()
 """
 
+# What FSDP2 does to a training: sharded weights of which one is damaged, and columns of floating point numbers.
+TRAINING = """
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from modeling_eem.training.loss_watch import check_weights
+from modeling_eem.training.training_forward import as_integers, forward_replaced
+
+mesh = init_device_mesh("cpu", (world,))
+model = fully_shard(torch.nn.Linear(2, 4), mesh=mesh)
+check_weights(model, 3)
+if rank == world - 1:
+    model.weight.detach().to_local()[-1, -1] = float("nan")
+try:
+    check_weights(model, 3)
+    error = ""
+except FloatingPointError as failure:
+    error = str(failure)
+
+seen = {}
+def forward(own_forward, x, **columns):
+    seen.update({name: str(value.dtype) for name, value in columns.items()}, entropy=columns["token_entropies"].item())
+    return own_forward(x)
+
+model = fully_shard(torch.nn.Linear(2, 4), mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
+columns = {
+    "token_entropies": torch.full((1, 1), 1.2345),
+    "mean_token_weight": torch.tensor(0.1, dtype=torch.float64),
+    "document_ids": torch.ones(1, 1, dtype=torch.int32),
+}
+with forward_replaced(model, forward):
+    model(torch.ones(1, 2), **as_integers(columns, list(columns)))
+(folder / f"training-{rank}.json").write_text(json.dumps({"error": error, "seen": seen}))
+"""
+
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory, make_model: Callable[[str], Any]) -> tuple[Path, dict[str, Any]]:
@@ -177,3 +211,17 @@ def test_fsdp2_checkpoints_load_as_accelerate_loads_them(sharded_job: tuple[Path
     folder, _ = sharded_job
     errors = {path.name: path.read_text() for path in folder.glob("*.loading.txt")}
     assert errors and {name: error for name, error in errors.items() if error} == {}
+
+
+def test_fsdp2_training_sees_all_shards_and_unrounded_columns(job: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = job
+    _run(TRAINING, 2, folder)
+    for rank in range(2):
+        report = json.loads((folder / f"training-{rank}.json").read_text())
+        assert "the weight weight is not finite at step 3" in report["error"]
+        assert report["seen"] == {
+            "token_entropies": "torch.float32",
+            "mean_token_weight": "torch.float64",
+            "document_ids": "torch.int32",
+            "entropy": pytest.approx(1.2345, abs=1e-6),
+        }
