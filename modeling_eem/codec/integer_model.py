@@ -12,6 +12,9 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from modeling_eem.data.fingerprint import read_record
+from modeling_eem.loading import reading
+
 from .code_encoder import CodeEncoder
 from .code_prior import CodeCoder
 from .entropy_coder import RangeDecoder, RangeEncoder
@@ -209,26 +212,27 @@ class IntegerModel:
         """Load a folder that `save_pretrained` wrote.
 
         Raises:
-            ValueError: another version of the arithmetic, a tensor outside the format's bounds, or files that are not
-                those the id was made of.
+            ValueError: another version of the arithmetic, a tensor outside the format's bounds, or files that are
+                damaged, or not those the id was made of.
         """
         folder = Path(folder)
         if not (folder / SIZES_FILE).is_file():
             raise ValueError(f"{folder} is no codec model: it has no {SIZES_FILE}. Make one with build_integer_model.")
-        content = json.loads((folder / SIZES_FILE).read_text())
+        content = read_record(folder / SIZES_FILE, {"arithmetic_version": int, "id": str, "sizes": dict})
         if content["arithmetic_version"] != ARITHMETIC_VERSION:
             raise ValueError(
                 f"{folder} was built for version {content['arithmetic_version']} of the codec's arithmetic, and this "
                 f"package computes version {ARITHMETIC_VERSION}: install the package that built it."
             )
-        sizes = Sizes(**content["sizes"])
-        model = cls(
-            sizes,
-            load_file(folder / WEIGHTS_FILE),
-            AutoTokenizer.from_pretrained(folder),
-            (folder / TOKENIZER_FILE).read_text(encoding="utf-8"),
-            CodeEncoder.load(folder) if sizes.introduction != "none" else None,
-        )
+        with reading(folder, "codec model"):
+            sizes = Sizes(**content["sizes"])
+            model = cls(
+                sizes,
+                load_file(folder / WEIGHTS_FILE),
+                AutoTokenizer.from_pretrained(folder),
+                (folder / TOKENIZER_FILE).read_text(encoding="utf-8"),
+                CodeEncoder.load(folder) if sizes.introduction != "none" else None,
+            )
         if model.id != content["id"]:
             raise ValueError(f"{folder}: weights, tables or tokenizer are not those of model {content['id'][:12]}.")
         return model
