@@ -4,6 +4,7 @@ datatrove's own readers take whole files, and log a line that they cannot decode
 shard is this project's, as a `BaseDiskReader`. Executors, completion markers, statistics and logs are datatrove's.
 """
 
+import copy
 import hashlib
 import io
 import json
@@ -179,15 +180,26 @@ class Finisher(PipelineStep):
 
 
 class QuietLocalExecutor(LocalPipelineExecutor):
-    """datatrove's local executor, which logs to its files and leaves the terminal to the progress bar."""
+    """datatrove's local executor, which logs to its files and leaves the terminal to the progress bar.
+
+    datatrove's own `run` also starts a server process that hands out numbers to its workers. It does not end when the
+    command is killed, so every kill would leave one for ever; nothing here needs those numbers.
+    """
 
     def run(self) -> PipelineStats | None:
         """Run the tasks that are left; the first error ends all."""
-        # Imported once, then forked: PyTorch alone takes seconds to import.
-        multiprocess.set_forkserver_preload(  # pyright: ignore[reportAttributeAccessIssue] - set when it is imported
-            [__name__]
-        )
-        return super().run()
+        if not (ranks := self.get_incomplete_ranks()):
+            return None
+        self.save_executor_as_json()
+        if self.workers == 1:
+            stats = [copy.deepcopy(self)._run_for_rank(rank) for rank in ranks]  # steps count what they do
+        else:
+            # Imported once, then forked: PyTorch alone takes seconds to import.
+            forks: Any = multiprocess.get_context("forkserver")  # whose attributes are set when it is imported
+            forks.set_forkserver_preload([__name__])
+            with forks.Pool(self.workers) as pool:
+                stats = list(pool.imap_unordered(self._run_for_rank, ranks))
+        return sum(stats, start=PipelineStats())
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
         with redirect_stderr(io.StringIO()):

@@ -63,7 +63,7 @@ class Round:
 
 
 def rounds(short: int, share: float = 1) -> Iterator[Round]:
-    """The rounds of a test: `short` in CI, else `share` of those that were asked for. In the end all failures are told."""
+    """The rounds of a test: `short` in CI, else `share` of those asked for. In the end all failures are told."""
     failures: list[str] = []
     total = max(1, round(ROUNDS * share)) if ROUNDS else short
     for number in range(total):
