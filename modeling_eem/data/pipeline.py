@@ -195,7 +195,9 @@ class QuietLocalExecutor(LocalPipelineExecutor):
             stats = [copy.deepcopy(self)._run_for_rank(rank) for rank in ranks]  # steps count what they do
         else:
             # Imported once, then forked: PyTorch alone takes seconds to import.
-            forks: Any = multiprocess.get_context("forkserver")  # whose attributes are set when it is imported
+            forks = multiprocess.get_context(  # pyright: ignore[reportAttributeAccessIssue] - set when it is imported
+                "forkserver"
+            )
             forks.set_forkserver_preload([__name__])
             with forks.Pool(self.workers) as pool:
                 stats = list(pool.imap_unordered(self._run_for_rank, ranks))
