@@ -45,7 +45,7 @@ bench: install ## speed and memory against their floors; exits with 1 if one is 
 bench-gpu: install ## training, token mixing, head, entropies and generation on a GPU, in ten minutes at most
 	$(BIN)/python benchmarks/gpu.py --output records
 
-robustness: install ## kills, double starts, spoiled files, full disks: the long rounds of tests/robustness
+robustness: install ## kills, double starts, damaged inputs, full disks: the long rounds of tests/robustness
 	ROBUSTNESS=100 $(BIN)/pytest tests/robustness
 
 docs: install ## the site, into site/

@@ -27,20 +27,19 @@ def build(
 
     Example: `eem codec build --model runs/causal --calibration notes.txt --output codec`
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     from modeling_eem.codec import build_integer_model, compare_bits
     from modeling_eem.data import read_documents
     from modeling_eem.files import folder_at_once
+    from modeling_eem.loading import load_model, load_tokenizer
 
     check_output(output)
     quiet_loading()
     texts = [document.text for document in read_documents(calibration, text_column)]
     if not (model / "config.json").is_file():
         raise ValueError(f"{model} holds no model: name a folder with config.json, as save_pretrained writes it.")
-    loaded = AutoModelForCausalLM.from_pretrained(model)
+    loaded, tokenizer = load_model(model), load_tokenizer(model)
     with waiting("building"):
-        built = build_integer_model(loaded, AutoTokenizer.from_pretrained(model), texts)
+        built = build_integer_model(loaded, tokenizer, texts)
     with progress_bar("comparing windows") as steps:
         bits = compare_bits(loaded, built, texts, lambda done, total: steps.update(done, total=total))
     with folder_at_once(output) as folder:

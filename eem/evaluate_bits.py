@@ -49,7 +49,7 @@ def bits(
     from modeling_eem.evaluation.code_length import code_bits_of
     from modeling_eem.evaluation.held_out_text import held_out_rows, row_bytes
     from modeling_eem.evaluation.scored_models import common_context, load_checkpoints
-    from modeling_eem.files import write_atomically
+    from modeling_eem.files import folder_at_once, write_atomically
     from modeling_eem.report import write_results
 
     check_output(output)
@@ -74,7 +74,6 @@ def bits(
     tables += [differences_table(models)] if len(models) > 1 else []
     tables += [compressors_table(compressors)]
     console.print(*tables)
-    write_atomically(output / "documents.csv", documents_csv(models))
     content = {
         "rows": rows,
         "max_length": max_length,
@@ -82,4 +81,6 @@ def bits(
         "models": [measured.to_json(models[0]) for measured in models],
         "compressors": [asdict(compressor) for compressor in compressors],
     }
-    write_results(output, "bits", tables, content)
+    with folder_at_once(output) as folder:
+        write_atomically(folder / "documents.csv", documents_csv(models))
+        write_results(folder, "bits", tables, content)

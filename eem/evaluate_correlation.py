@@ -37,6 +37,7 @@ def correlation(
         scatter_points,
         words_table,
     )
+    from modeling_eem.files import folder_at_once
     from modeling_eem.report import write_results
     from modeling_eem.report.entropy_plots import Band, index_plot, scatter_plot
 
@@ -47,23 +48,11 @@ def correlation(
         regressions = {(x.name, y.name): _counted(steps.advance, regress_folders, x, y) for x, y in pairs}
         curves = {folder.name: _counted(steps.advance, folder_curve, folder) for folder in folders}
         words = {folder.name: _counted(steps.advance, folder.words) for folder in folders if folder.has_tokenizer}
-        figures = {}
-        for x, y in pairs:
-            fit, file = regressions[x.name, y.name], f"scatter-{_slug(x.name)}-{_slug(y.name)}.png"
-            scatter_plot(
-                output / file,
-                *(values.tolist() for values in _counted(steps.advance, scatter_points, x, y)),
-                labels=(x.label, y.label),
-                line=(fit.slope.value, fit.intercept.value),
-                title=f"R² {fit.r_squared.value:.3f}, {fit.tokens:,} tokens",
-            )
-            figures[f"{y.name} against {x.name}"] = file
+        points = {(x.name, y.name): _counted(steps.advance, scatter_points, x, y) for x, y in pairs}
     bands = {
         name: Band(*(values.tolist() for values in (curve.index, curve.mean, curve.low, curve.high)))
         for name, curve in curves.items()
     }
-    index_plot(output / "index.png", bands)
-    figures["entropy over a token's index in its row"] = "index.png"
     tables = [regressions_table(regressions), *([words_table(words)] if words else [])]
     content = {
         "estimates": {folder.name: {"method": folder.method, "unit": folder.unit} for folder in folders},
@@ -73,7 +62,21 @@ def correlation(
             name: {field: values.tolist() for field, values in asdict(curve).items()} for name, curve in curves.items()
         },
     }
-    write_results(output, "correlation", tables, content, figures)
+    figures = {}
+    with folder_at_once(output) as draft:
+        for x, y in pairs:
+            fit, file = regressions[x.name, y.name], f"scatter-{_slug(x.name)}-{_slug(y.name)}.png"
+            scatter_plot(
+                draft / file,
+                *(values.tolist() for values in points[x.name, y.name]),
+                labels=(x.label, y.label),
+                line=(fit.slope.value, fit.intercept.value),
+                title=f"R² {fit.r_squared.value:.3f}, {fit.tokens:,} tokens",
+            )
+            figures[f"{y.name} against {x.name}"] = file
+        index_plot(draft / "index.png", bands)
+        figures["entropy over a token's index in its row"] = "index.png"
+        write_results(draft, "correlation", tables, content, figures)
     Console().print(*tables, f"{output}/correlation.md, correlation.json and {len(figures)} plots", sep="\n")
 
 

@@ -24,6 +24,7 @@ def curves(
     from rich.console import Console
 
     from modeling_eem.evaluation.curves import common_loss, curves_table, reach_table, read_run_curve
+    from modeling_eem.files import folder_at_once
     from modeling_eem.report import write_results
     from modeling_eem.report.curve_plots import loss_curves
 
@@ -40,7 +41,6 @@ def curves(
         for index, kind in enumerate(("linear", "log-linear"))
     }
     points = {curve.name: curve.points for curve in read}
-    loss_curves(output / "curves.png", points, fits, differences, "normalized loss, nats a token")
     content = {
         "runs": {
             curve.name: {
@@ -52,4 +52,6 @@ def curves(
         "reached": [dict(zip(tables[1].columns, row)) for row in tables[1].rows],
         "differences": differences,
     }
-    write_results(output, "curves", tables, content, {"normalized loss against tokens": "curves.png"})
+    with folder_at_once(output) as folder:
+        loss_curves(folder / "curves.png", points, fits, differences, "normalized loss, nats a token")
+        write_results(folder, "curves", tables, content, {"normalized loss against tokens": "curves.png"})

@@ -36,6 +36,7 @@ def entropy_floor(
     from modeling_eem.evaluation.entropy_floor import LEAST_RUNS, FloorPoint, fit_entropy_floor, floor_table
     from modeling_eem.evaluation.held_out_text import held_out_rows
     from modeling_eem.evaluation.scored_models import common_context, load_checkpoints
+    from modeling_eem.files import folder_at_once
     from modeling_eem.report import write_results
     from modeling_eem.report.curve_plots import entropy_floor_plot
 
@@ -69,7 +70,6 @@ def entropy_floor(
     places = {point.name: (point.embedding, point.cross_entropy) for point in points}
     line, interval = (floor.intercept, floor.slope), (floor.low, floor.high)
     ideal = ("least in all", floor.smallest_total) if known is None else ("true entropy", known)
-    entropy_floor_plot(output / "entropy-floor.png", places, floor.used, line, floor.crossing, interval, ideal)
     content = {
         "data": [str(path) for path in files],
         "points": [
@@ -80,7 +80,10 @@ def entropy_floor(
         "floor": asdict(floor),
         "known": known,
     }
-    write_results(output, "entropy-floor", [table], content, {"cross-entropy against embedding": "entropy-floor.png"})
+    with folder_at_once(output) as folder:
+        entropy_floor_plot(folder / "entropy-floor.png", places, floor.used, line, floor.crossing, interval, ideal)
+        figures = {"cross-entropy against embedding": "entropy-floor.png"}
+        write_results(folder, "entropy-floor", [table], content, figures)
 
 
 def _held_out_files(runs: list[Path]) -> list[Path]:
@@ -93,8 +96,12 @@ def _held_out_files(runs: list[Path]) -> list[Path]:
     for run in runs:
         if not (run / RUN_FILE).is_file():
             raise ValueError(f"{run} holds no {RUN_FILE}, which names its held-out text: name the text with --data.")
-        held_out = yaml.safe_load((run / RUN_FILE).read_text())["data"]
-        named.add(tuple(held_out["validation_files"] or [held_out["train_rows"]]))
+        try:
+            held_out = yaml.safe_load((run / RUN_FILE).read_text())["data"]
+            files = held_out["validation_files"] or [held_out["train_rows"]]
+            named.add(tuple(Path(name) for name in files))
+        except (yaml.YAMLError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"{run / RUN_FILE} is damaged: name the runs' held-out text with --data.") from error
     if len(named) > 1:
         raise ValueError("the runs held out different text: name one for all with --data.")
-    return [Path(name) for name in named.pop()]
+    return list(named.pop())

@@ -58,6 +58,7 @@ def harness(
     from modeling_eem.evaluation.harness_scores import HarnessOptions
     from modeling_eem.evaluation.harness_tables import summary_tables, task_table
     from modeling_eem.evaluation.harness_tasks import TABLE, load_tasks
+    from modeling_eem.files import folder_at_once
     from modeling_eem.report import add_to_card, check_card, provenance, write_results
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are counted in the table's notes
@@ -84,7 +85,8 @@ def harness(
             "models": [model_scores.to_json() for model_scores in scores],
             "tables": [json.loads(table.to_json()) for table in tables],
         }
-        write_results(output, "harness", tables, content, packages=_LIBRARIES)
+        with folder_at_once(output) as results:
+            write_results(results, "harness", tables, content, packages=_LIBRARIES)
         for folder in models if cards else []:
             add_to_card(folder.path, "harness", summary, provenance(_LIBRARIES))
         Console().print(_upright(summary[0]) if is_table else summary[0], *summary[1:])

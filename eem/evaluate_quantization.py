@@ -47,6 +47,7 @@ def quantization(
         to_json,
     )
     from modeling_eem.evaluation.scored_models import common_context, load_checkpoints
+    from modeling_eem.files import folder_at_once
     from modeling_eem.report import write_results
 
     check_output(output)
@@ -79,7 +80,6 @@ def quantization(
     tables += [comparison_table(formats)] if len(formats) > 1 else []
     tables += [sweep_table(sweeps)]
     console.print(*tables)
-    figures = draw(output, formats, sweeps, histograms)
     content = {
         "data": [str(path) for path in data],
         "rows": len(scored[0]),
@@ -87,4 +87,6 @@ def quantization(
         "sweep_rows": min(sweep_rows, len(scored[0])),
         "models": to_json(formats, sweeps, histograms),
     }
-    write_results(output, "quantization", tables, content, figures)
+    with folder_at_once(output) as folder:
+        figures = draw(folder, formats, sweeps, histograms)
+        write_results(folder, "quantization", tables, content, figures)

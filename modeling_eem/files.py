@@ -2,17 +2,24 @@
 
 import errno
 import hashlib
+import json
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from types import UnionType
 from typing import Any
 
 from filelock import FileLock, Timeout
+from huggingface_hub.errors import HFValidationError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where what killed processes leave is not told from what others write
+    fcntl = None
 
 LOCK_FILE = ".lock"
 HIDDEN = "<hidden>"
@@ -69,47 +76,137 @@ def write_atomically(path: str | Path, content: str | bytes) -> Path:
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.part")
-    try:
-        with full_disk_named(path.parent, path), open(temporary, "xb") as file:
-            file.write(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with full_disk_named(path.parent, path), part_beside(path) as part:
+        part.write_bytes(data)
+        part.replace(path)
     return path
 
 
 @contextmanager
-def folder_at_once(path: Path) -> Iterator[Path]:
-    """A folder to fill. Its files then replace those of the same names in `path`; after an error none does."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        yield Path(folder)
-        path.mkdir(exist_ok=True)
-        for file in Path(folder).iterdir():
-            os.replace(file, path / file.name)
+def part_beside(path: Path, is_folder: bool = False) -> Iterator[Path]:
+    """An empty file or folder of a hidden name beside `path`, for what is not whole yet; at the end it is gone.
+
+    It is locked as long as this process lives. What a killed process left there, whose lock is free, is removed.
+    """
+    _remove_abandoned_parts(path.parent.absolute())
+    while True:
+        part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(10)}.part")
+        if is_folder:
+            part.mkdir()
+        else:
+            os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        lock = _lock_part(part)
+        if part.exists():
+            break
+        _unlock_part(lock)  # another process took it for abandoned, before it was locked
+    try:
+        yield part
+    finally:
+        _unlock_part(lock)
+        if is_folder:
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+
+
+_PART = re.compile(r"\..+\.[0-9a-f]{20}\.part")
+_searched: set[Path] = set()  # once a process: a folder may hold 100,000 files
+
+
+def _remove_abandoned_parts(folder: Path) -> None:
+    if folder in _searched or fcntl is None:
+        return
+    _searched.add(folder)
+    for part in [folder / name for name in os.listdir(folder) if _PART.fullmatch(name)]:
+        with suppress(OSError):  # another user's, or gone by now
+            lock = _lock_part(part)
+            if lock is not None:
+                shutil.rmtree(part) if part.is_dir() else part.unlink()
+                _unlock_part(lock)
+
+
+def _lock_part(part: Path) -> int | None:
+    """The open file that holds the lock; None where another process has it, or none can be had."""
+    if fcntl is None:
+        return None
+    try:
+        lock = os.open(part, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def _unlock_part(lock: int | None) -> None:
+    if lock is not None:
+        os.close(lock)
 
 
 @contextmanager
-def full_disk_named(folder: Path, file: Path | None = None) -> Iterator[None]:
-    """Turn whatever a library raises on a full disk into an OSError that names the file and the free space.
+def folder_at_once(path: Path) -> Iterator[Path]:
+    """A folder to fill, whose files and folders then replace those of the same names in `path`; after an error none.
+
+    Raises:
+        OSError: for a full disk, with the name that the file would have had in `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with part_beside(path, is_folder=True) as part, full_disk_named(part, becomes=path):
+        new, old = part / "new", part / "old"
+        new.mkdir()
+        old.mkdir()
+        yield new
+        path.mkdir(exist_ok=True)
+        for entry in new.iterdir():
+            _replace(entry, path / entry.name, old)
+
+
+def _replace(source: Path, target: Path, old: Path) -> None:
+    """Rename; a folder in the way, which no rename replaces, is moved to `old` first."""
+    while True:
+        if source.is_dir():
+            with suppress(FileNotFoundError, NotADirectoryError):
+                target.replace(old / secrets.token_hex(10))
+        try:
+            source.replace(target)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process put its own there
+                raise
+
+
+@contextmanager
+def full_disk_named(folder: Path, file: Path | None = None, becomes: Path | None = None) -> Iterator[None]:
+    """Turn whatever a library raises on a full disk into an OSError that names the file and the space.
 
     Args:
-        folder: where the library writes.
-        file: the file that it writes; None: the folder's newest file.
+        folder: where it writes.
+        file: what it writes; None: the file of the folder that was touched last.
+        becomes: the name that a folder in it is to have, by which the files in that are called.
     """
     try:
         yield
     except Exception as error:  # safetensors and tokenizers raise their own exceptions
         is_full = isinstance(error, OSError) and error.errno in _FULL
         is_named = isinstance(error, OSError) and is_full and str(error.strerror).startswith(_NO_SPACE)
-        if is_named or not (is_full or _FULL_WORDS.search(str(error))):
+        if (is_named and becomes is None) or not (is_full or _FULL_WORDS.search(str(error))):
             raise
-        files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
-        name = file or max(files, key=lambda path: path.stat().st_mtime_ns, default=folder)
+        if isinstance(error, OSError) and is_named:
+            file = Path(error.filename)
+        name = file or _last_touched(folder)
+        if becomes is not None and name.is_relative_to(folder):
+            name = becomes.joinpath(*name.relative_to(folder).parts[1:])
         free = shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
         message = f"{_NO_SPACE} ({free / 1e6:.1f} MB are free): make room, and run the same command again"
         raise OSError(errno.ENOSPC, message, str(name)) from error
+
+
+def _last_touched(folder: Path) -> Path:
+    files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+    return max(files, key=lambda path: path.stat().st_mtime_ns, default=folder)
 
 
 @contextmanager
@@ -176,3 +273,47 @@ def command_without_secrets(arguments: Sequence[str]) -> list[str]:
         else:
             shown.append(without_secrets(word, name))
     return shown
+
+
+def read_record(path: Path, types: Mapping[str, type | UnionType]) -> dict[str, Any]:
+    """Read a JSON object that one of our commands wrote, and check its values.
+
+    Args:
+        types: each required key → the type of its value.
+
+    Raises:
+        ValueError: for a missing or damaged file; it names the file, and the key if one is wrong.
+    """
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such file.") from error
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not JSON, or not UTF-8
+        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}): make it again.") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} is damaged: it holds no JSON object; make it again.")
+    for key, kind in types.items():
+        value = record.get(key)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"{path} is damaged at {key!r}, which is {value!r}: make it again.")
+    return record
+
+
+@contextmanager
+def readable(name: str | Path, what: str) -> Iterator[None]:
+    """Turn whatever a library raises on a damaged file into a ValueError of one line; OSError if there is none."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, HFValidationError) as error:
+        raise OSError(f"{name}: no {what} there.") from error
+    except OSError as error:
+        if Path(name).exists() and error.errno is not None:
+            raise
+        raise OSError(f"{name}: no readable {what} there: {_one_line(error)}") from error
+    except Exception as error:
+        raise ValueError(f"{name}: the {what} cannot be read, save or copy it again: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__

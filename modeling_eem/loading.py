@@ -6,18 +6,19 @@ What is unusual:
   weights are errors.
 * Libraries raise many kinds of error on damaged files; each becomes one ValueError that names the file or folder.
 * Sizes are compared with the files before anything is built: building 2⁷⁰ layers would never end.
+* A folder that a training ended in lists its files, and is compared with that list.
 * Whether a causal model sees later tokens is tested on values: no config says it for every model.
 """
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub.errors import HFValidationError
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import (
@@ -35,7 +36,10 @@ from transformers import (
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
+from modeling_eem.files import readable, sha256
 from modeling_eem.models.configuration_eem import EEMAutoencoderConfig
+
+COMPLETE_FILE = "complete.json"  # what a training ends with: its files, with their sizes and hashes
 
 ModelKind = Literal["causal", "token_classifier", "autoencoder"]
 
@@ -59,7 +63,8 @@ def load_config(name: str | Path) -> PreTrainedConfig:
     Raises:
         ValueError: for a config that is damaged, or holds a size that no model has; OSError if there is none.
     """
-    with _reading(name, "config.json"):
+    _check_unchanged(name, "config.json")
+    with reading(name, "config.json"):
         config = AutoConfig.from_pretrained(name)
     _check_sizes(name, config.to_dict())
     return config
@@ -85,11 +90,12 @@ def load_model(
     config = load_config(name) if config is None else config
     auto_class = model_class(config, kind, name)
     _check_files(Path(name), config)
-    with _reading(name, "weights"):
+    with reading(name, "weights"):
         model, found = auto_class.from_pretrained(
             name, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
     _check_weights(name, model, found, kind, new_head)
+    check_finite(model.named_parameters(), name)
     if kind != "autoencoder":
         check_causal(model)
     return model.eval()
@@ -107,7 +113,7 @@ def check_weights(name: str | Path, kind: ModelKind = "causal") -> PreTrainedCon
     config = load_config(name)
     auto_class = model_class(config, kind, name)
     _check_files(Path(name), config)
-    with _reading(name, "weights"):
+    with reading(name, "weights"):
         model, found = auto_class.from_pretrained(
             name, config=config, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
         )
@@ -130,7 +136,8 @@ def model_class(config: PreTrainedConfig, kind: ModelKind, name: str | Path) -> 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or the Hub; ValueError for a damaged one, OSError if there is none."""
-    with _reading(name, "tokenizer"):
+    _check_unchanged(name, "tokenizer*.json", "special_tokens_map.json", "*.jinja")
+    with reading(name, "tokenizer"):
         return AutoTokenizer.from_pretrained(name)
 
 
@@ -253,30 +260,43 @@ def _moved_by_last_tokens(model: PreTrainedModel, rows_BT: Tensor) -> float:
 
 
 @contextmanager
-def _reading(name: str | Path, what: str) -> Iterator[None]:
-    """Turn whatever a library raises on a damaged file into a ValueError of one line, and silence its logs."""
+def reading(name: str | Path, what: str) -> Iterator[None]:
+    """`readable`, without what transformers reports on the way."""
     verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
-    except (FileNotFoundError, NotADirectoryError, HFValidationError) as error:
-        raise OSError(f"{name}: no {what} there.") from error
-    except OSError as error:
-        if Path(name).exists() and error.errno is not None:
-            raise
-        raise OSError(f"{name}: no readable {what} there: {_one_line(error)}") from error
-    except Exception as error:
-        raise ValueError(f"{name}: the {what} cannot be read, save or copy it again: {_one_line(error)}") from error
+        with readable(name, what):
+            yield
     finally:
         logging.set_verbosity(verbosity)
         if has_bars:
             logging.enable_progress_bar()
 
 
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+def check_finite(tensors: Iterable[tuple[str, Tensor]], name: str | Path) -> None:
+    """ValueError for weights with NaN or infinity, which would come out as values that were not measured."""
+    for key, tensor in tensors:
+        if tensor.device.type != "meta" and not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name}: the weights {key} hold numbers that are not finite: save or copy it again.")
+
+
+def _check_unchanged(name: str | Path, *patterns: str) -> None:
+    """Hold files of a folder that a training ended in against its list of them; other folders have none."""
+    path = Path(name) / COMPLETE_FILE
+    if not path.is_file():
+        return
+    advice = f"copy the folder again, or remove {COMPLETE_FILE} if you changed it yourself"
+    try:
+        listed = {str(file): entry["sha256"] for file, entry in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {advice}.") from error
+    for file, digest in listed.items():
+        if any(fnmatch(file, pattern) for pattern in patterns):
+            if not (path.parent / file).is_file():
+                raise ValueError(f"{path.parent / file} is missing: {advice}.")
+            if sha256(path.parent / file) != digest:
+                raise ValueError(f"{path.parent / file} is not as training wrote it: {advice}.")
 
 
 def _check_sizes(name: str | Path, values: dict[str, Any]) -> None:
@@ -291,15 +311,16 @@ def _check_files(folder: Path, config: PreTrainedConfig) -> None:
     """Check that the weights' files are all there, and hold at least one tensor a layer."""
     if not folder.is_dir():
         return
+    _check_unchanged(folder, "*.safetensors", "*.bin", "*.index.json")
     for index in folder.glob("*.index.json"):
-        with _reading(index, "list of weights"):
+        with reading(index, "list of weights"):
             files = set(json.loads(index.read_text())["weight_map"].values())
         if missing := sorted(file for file in files if not (folder / file).is_file()):
             raise ValueError(f"{folder} lacks some weights: {missing[0]} of {index.name} is missing.")
     tensors = 0
     safetensors = sorted(folder.glob("*.safetensors"))
     for file in safetensors:
-        with _reading(file, "weights"), safe_open(file, framework="pt") as weights:
+        with reading(file, "weights"), safe_open(file, framework="pt") as weights:
             tensors += len(weights.keys())
     if not safetensors and not any(folder.glob("*.bin")):
         raise ValueError(f"{folder} holds no weights: no file *.safetensors or *.bin.")

@@ -14,8 +14,10 @@ import pytest
 from modeling_eem.files import (
     HIDDEN,
     command_without_secrets,
+    folder_at_once,
     full_disk_named,
     locked,
+    part_beside,
     sha256,
     without_secrets,
     write_atomically,
@@ -60,6 +62,35 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f".file.{'0a' * 10}.part").write_text("half")
+    (tmp_path / f".folder.{'0b' * 10}.part").mkdir()
+    foreign = write_atomically(tmp_path / "new" / ".file.part", "mine").replace(tmp_path / ".file.part")
+    with part_beside(tmp_path / "file") as part, part_beside(tmp_path / "folder", is_folder=True) as folder:
+        assert set(tmp_path.glob(".*")) == {foreign, part, folder}
+        monkeypatch.setattr("modeling_eem.files._searched", set())  # as another process
+        write_atomically(tmp_path / "file", "whole")
+        assert set(tmp_path.glob(".*")) == {foreign, part, folder}
+    assert set(tmp_path.glob(".*")) == {foreign}
+
+
+def test_a_folder_at_once_replaces_files_and_folders_of_its_names(tmp_path: Path) -> None:
+    for names in (["a", "sub/b", "sub/c"], ["a", "sub/b"]):
+        with folder_at_once(tmp_path / "out") as folder:
+            (folder / "sub").mkdir()
+            for name in names:
+                (folder / name).write_text(f"one of {len(names)}")
+        (tmp_path / "out" / "own").write_text("kept")
+    found = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {"out/a": "one of 2", "out/sub/b": "one of 2", "out/own": "kept"}
+    with pytest.raises(RuntimeError), folder_at_once(tmp_path / "out") as folder:
+        (folder / "a").write_text("half")
+        raise RuntimeError
+    assert (tmp_path / "out/a").read_text() == "one of 2" and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 # A full disk: no file may grow past a limit, which the system reports as it does a full one.
 
 
@@ -69,6 +100,13 @@ def small_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_named_as_the_folder_will_be(tmp_path: Path, small_files: None) -> None:
+    with pytest.raises(OSError, match="no space to write it") as failed, folder_at_once(tmp_path / "out") as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub/file").write_bytes(b"x" * 2**17)
+    assert failed.value.filename == str(tmp_path / "out/sub/file") and not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path: Path, small_files: None) -> None:

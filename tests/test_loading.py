@@ -19,6 +19,7 @@ from transformers import (
 from modeling_eem import loading
 from modeling_eem.data.tokenizer import train_tokenizer
 from modeling_eem.loading import (
+    COMPLETE_FILE,
     check_causal,
     check_tokenizer,
     context_length,
@@ -27,6 +28,7 @@ from modeling_eem.loading import (
     load_tokenizer,
     own_tokenizer,
 )
+from modeling_eem.training.checkpoints import mark_complete
 
 _TINY = {
     "vocab_size": 40,
@@ -124,6 +126,34 @@ def test_a_cut_file_of_weights_is_named(folder: Path) -> None:
         (folder / "model.safetensors").write_bytes(whole[:length])
         with pytest.raises(ValueError, match="model.safetensors: the weights cannot be read"):
             load_model(folder)
+
+
+def test_weights_that_are_not_finite(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if weights[name].ndim == 2)
+    weights[name][0, 1] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="numbers that are not finite"):
+        load_model(folder)
+
+
+def test_a_folder_that_a_training_ended_in_is_held_against_its_list(folder: Path) -> None:
+    mark_complete(folder, leave_out=["README.md"])
+    (folder / "README.md").write_text("a card may be edited")
+    load_model(folder), load_tokenizer(folder)
+    for name, load in {"model.safetensors": load_model, "config.json": load_config}.items():
+        file = folder / name
+        data = file.read_bytes()
+        file.write_bytes(data[:-5] + bytes([data[-5] ^ 1]) + data[-4:])
+        with pytest.raises(ValueError, match=f"{name} is not as training wrote it: copy the folder again"):
+            load(folder)
+        file.write_bytes(data)
+    (folder / "tokenizer.json").rename(folder / "gone")
+    with pytest.raises(ValueError, match="tokenizer.json is missing"):
+        load_tokenizer(folder)
+    (folder / COMPLETE_FILE).write_text("[1]")
+    with pytest.raises(ValueError, match="complete.json is damaged"):
+        load_model(folder)
 
 
 @pytest.mark.parametrize("size", [2**70, 2**40, 2**20])

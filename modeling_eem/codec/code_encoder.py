@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from modeling_eem.loading import check_finite
+
 from .float_model_parts import EEMConfig, TextEncoder
 
 ENCODER_FILE, ENCODER_FOLDER = "encoder.safetensors", "encoder"
@@ -43,5 +45,7 @@ class CodeEncoder:
     def load(cls, folder: Path) -> "CodeEncoder":
         config = EEMConfig.from_pretrained(folder / ENCODER_FOLDER)
         encoder = TextEncoder(config, has_up=config.memory_introduction != "embedding")
-        encoder.load_state_dict(load_file(folder / ENCODER_FILE))
+        weights = load_file(folder / ENCODER_FILE)
+        check_finite(weights.items(), folder / ENCODER_FILE)
+        encoder.load_state_dict(weights)
         return cls(encoder, config)

@@ -12,6 +12,8 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
+from modeling_eem.files import read_record, readable
+
 from .entropy_coder import RangeDecoder, RangeEncoder
 from .weights import Sizes, Tensors, check_tensors, model_id
 
@@ -224,25 +226,26 @@ class IntegerModel:
         """Load a folder that `save_pretrained` wrote.
 
         Raises:
-            ValueError: for another version of the arithmetic, a tensor outside the format's bounds, or files that do
-                not match the id.
+            ValueError: for another version of the arithmetic, a tensor outside the format's bounds, or files that are
+                damaged or do not match the id.
         """
         folder = Path(folder)
         if not (folder / SIZES_FILE).is_file():
             raise ValueError(f"{folder} is not a codec model: it has no {SIZES_FILE}. Make one with eem codec build.")
-        content = json.loads((folder / SIZES_FILE).read_text())
+        content = read_record(folder / SIZES_FILE, {"arithmetic_version": int, "id": str, "sizes": dict})
         if content["arithmetic_version"] != ARITHMETIC_VERSION:
             raise ValueError(
                 f"{folder} was built for version {content['arithmetic_version']} of the codec's arithmetic, and this "
                 f"package computes version {ARITHMETIC_VERSION}: install the package that built it."
             )
-        sizes, encoder = Sizes(**content["sizes"]), None
-        if sizes.introduction != "none":
-            from .code_encoder import CodeEncoder
+        with readable(folder, "codec model"):
+            sizes, encoder = Sizes(**content["sizes"]), None
+            if sizes.introduction != "none":
+                from .code_encoder import CodeEncoder
 
-            encoder = CodeEncoder.load(folder)
-        tokenizer_json = (folder / TOKENIZER_FILE).read_text(encoding="utf-8")
-        model = cls(sizes, load_file(folder / WEIGHTS_FILE), folder, tokenizer_json, encoder)
+                encoder = CodeEncoder.load(folder)
+            tokenizer_json = (folder / TOKENIZER_FILE).read_text(encoding="utf-8")
+            model = cls(sizes, load_file(folder / WEIGHTS_FILE), folder, tokenizer_json, encoder)
         if model.id != content["id"]:
             raise ValueError(f"{folder}: weights, tables or tokenizer are not those of model {content['id'][:12]}.")
         return model

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from modeling_eem.codec.container import CodecError
+from modeling_eem.files import full_disk_named, part_beside
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
@@ -18,15 +18,16 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 def whole_file(path: Path, overwrite: bool, source: Path | None = None) -> Iterator[BinaryIO]:
     """A file to write to. It becomes `path` when the block ends without an error; after an error it is removed.
 
-    A killed process leaves the old file as it was, and a `.part` beside it. If two processes write one path, the last
-    wins with `overwrite`, and the second is refused without it; no file ever mixes both. Devices and pipes are written
-    to directly.
+    A killed process leaves the old file as it was, and a `.part` beside it that the next one removes. If two processes
+    write one path, the last wins with `overwrite`, and the second is refused without it; no file ever mixes both.
+    Devices and pipes are written to directly.
 
     Args:
         source: a file whose permissions and times the new one takes.
 
     Raises:
         CodecError: if `path` exists and may not be overwritten, before the block or at its end.
+        OSError: for a full disk, with the file's name.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         with open(path, "wb") as device:
@@ -36,17 +37,14 @@ def whole_file(path: Path, overwrite: bool, source: Path | None = None) -> Itera
         raise CodecError(f"{path} is a folder: name a file.")
     if path.exists() and not overwrite:
         raise _exists(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    try:
-        with open(part, "xb") as file:
+    with full_disk_named(path.parent, path), part_beside(path) as part:
+        with open(part, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         if source is not None:
             shutil.copystat(source, part)
         _publish(part, path, overwrite)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _publish(part: Path, path: Path, overwrite: bool) -> None:

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
 
 from modeling_eem.data.fingerprint import read_fingerprint
 from modeling_eem.data.rows import Row
-from modeling_eem.files import write_atomically
+from modeling_eem.files import full_disk_named, part_beside, write_atomically
 from modeling_eem.models.loss_eem import IGNORE_INDEX
 
 TRAIN, HELD_OUT = "train", "held_out"
@@ -113,14 +112,11 @@ def write_rows(path: Path, rows: Iterable[Row], columns: RowColumns) -> Counter[
 def arrow_stream(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatchStreamWriter]:
     """An Arrow file, written under another name and renamed to `path` once it is whole."""
     # A process that outlives a killed start may still write the same file, so each process uses its own name.
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.part")
     path.parent.mkdir(exist_ok=True)
-    try:
-        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+    with full_disk_named(path.parent, path), part_beside(path) as part:
+        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
             yield writer
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        part.replace(path)
 
 
 def shard_file(folder: Path, split: str, rank: int, num_shards: int) -> Path:
@@ -141,24 +137,25 @@ def finish_dataset(folder: Path, splits: Sequence[str], schema: pa.Schema, ident
     from modeling_eem.data.row_checksums import record_contents
 
     info = DatasetInfo(features=Features.from_arrow_schema(schema))
-    for split in splits:
-        names = [file.name for file in (folder / split).glob("data-*.arrow")]
-        files = sorted(names, key=lambda name: (len(name), name))  # past 99,999 shards the numbers grow
-        state = {
-            "_data_files": [{"filename": name} for name in files],
-            "_fingerprint": hashlib.blake2b(f"{identity} {split}".encode(), digest_size=8).hexdigest(),
-            "_format_columns": None,
-            "_format_kwargs": {},
-            "_format_type": None,
-            "_output_all_columns": False,
-            "_split": split,
-        }
-        info.write_to_directory(str(folder / split))
-        write_atomically(folder / split / "state.json", json.dumps(state, indent=2) + "\n")
-        for leftover in (folder / split).glob(".*.part"):  # from killed writers
-            leftover.unlink(missing_ok=True)
-    record_contents(folder, splits)
-    write_atomically(folder / DATASET_FILE, json.dumps({"splits": list(splits)}) + "\n")
+    with full_disk_named(folder):
+        for split in splits:
+            names = [file.name for file in (folder / split).glob("data-*.arrow")]
+            files = sorted(names, key=lambda name: (len(name), name))  # past 99,999 shards the numbers grow
+            state = {
+                "_data_files": [{"filename": name} for name in files],
+                "_fingerprint": hashlib.blake2b(f"{identity} {split}".encode(), digest_size=8).hexdigest(),
+                "_format_columns": None,
+                "_format_kwargs": {},
+                "_format_type": None,
+                "_output_all_columns": False,
+                "_split": split,
+            }
+            info.write_to_directory(str(folder / split))
+            write_atomically(folder / split / "state.json", json.dumps(state, indent=2) + "\n")
+            for leftover in (folder / split).glob(".*.part"):  # of writers that were killed
+                leftover.unlink(missing_ok=True)
+        record_contents(folder, splits)
+        write_atomically(folder / DATASET_FILE, json.dumps({"splits": list(splits)}) + "\n")
 
 
 class UnusableCorpusError(ValueError):

@@ -93,3 +93,5 @@ def json_values(file: BinaryIO) -> Iterator[Any]:
             yield value
     if is_list and text[place : place + 1] != "]":
         raise BrokenJsonError(f"the list is cut off behind record {number}.")
+    if is_list and text[place + 1 :].strip():
+        raise BrokenJsonError(f"more stands behind the list of {number} records: write all in one list.")

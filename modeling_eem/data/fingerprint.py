@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from types import UnionType
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from modeling_eem.data.tokenizer import rust_tokenizer
+from modeling_eem.files import read_record
 
 FINGERPRINT_FILE = "fingerprint.json"
 
@@ -28,30 +27,6 @@ def read_fingerprint(folder: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{folder} holds no {FINGERPRINT_FILE}: make it with `eem data prepare`.")
     return read_record(path, {"tokenizer": str, "vocab_size": int, "rows": str, "max_length": int})
-
-
-def read_record(path: Path, types: Mapping[str, type | UnionType]) -> dict[str, Any]:
-    """Read a JSON object that one of our commands wrote, and check its values.
-
-    Args:
-        types: each required key → the type of its value.
-
-    Raises:
-        ValueError: for a missing or damaged file; it names the file, and the key if one is wrong.
-    """
-    try:
-        record = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file.") from error
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: not JSON, or not UTF-8
-        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}): make it again.") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{path} is damaged: it holds no JSON object; make it again.")
-    for key, kind in types.items():
-        value = record.get(key)
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise ValueError(f"{path} is damaged at {key!r}, which is {value!r}: make it again.")
-    return record
 
 
 def check_fingerprint(folder: str | Path, tokenizer_or_config: PreTrainedTokenizerBase | PreTrainedConfig) -> None:

@@ -5,6 +5,7 @@ therefore reads shards itself, with a `BaseDiskReader`. Executors, completion ma
 datatrove's.
 """
 
+import copy
 import hashlib
 import io
 import json
@@ -180,15 +181,28 @@ class Finisher(PipelineStep):
 
 
 class QuietLocalExecutor(LocalPipelineExecutor):
-    """datatrove's local executor, logging to files only: the terminal is for the progress bar."""
+    """datatrove's local executor, logging to files only: the terminal is for the progress bar.
+
+    datatrove's own `run` also starts a server process that hands out numbers to its workers. That process does not end
+    when the command is killed, and nothing here needs its numbers.
+    """
 
     def run(self) -> PipelineStats | None:
         """Run the remaining tasks; the first error ends all of them."""
-        # Imported once, then forked: PyTorch alone takes seconds to import.
-        multiprocess.set_forkserver_preload(  # pyright: ignore[reportAttributeAccessIssue] - set when it is imported
-            [__name__]
-        )
-        return super().run()
+        if not (ranks := self.get_incomplete_ranks()):
+            return None
+        self.save_executor_as_json()
+        if self.workers == 1:
+            stats = [copy.deepcopy(self)._run_for_rank(rank) for rank in ranks]  # steps count what they do
+        else:
+            # Imported once, then forked: PyTorch alone takes seconds to import.
+            forks = multiprocess.get_context(  # pyright: ignore[reportAttributeAccessIssue] - set when it is imported
+                "forkserver"
+            )
+            forks.set_forkserver_preload([__name__])
+            with forks.Pool(self.workers) as pool:
+                stats = list(pool.imap_unordered(self._run_for_rank, ranks))
+        return sum(stats, start=PipelineStats())
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
         with redirect_stderr(io.StringIO()):

@@ -10,7 +10,6 @@ What is unusual:
 * `dataset_dict.json` is written last: a folder that is not complete does not load.
 """
 
-import errno
 import hashlib
 import json
 import shutil
@@ -35,12 +34,12 @@ from modeling_eem.data.arrow_files import (
     finish,
     finished_shards,
 )
-from modeling_eem.data.fingerprint import FINGERPRINT_FILE, read_fingerprint, read_record, tokenizer_fingerprint
+from modeling_eem.data.fingerprint import FINGERPRINT_FILE, read_fingerprint, tokenizer_fingerprint
 from modeling_eem.data.row_checksums import open_rows
 from modeling_eem.data.row_options import Launch, RowOptions
 from modeling_eem.data.rows import RowFormat
 from modeling_eem.data.shards import Shard
-from modeling_eem.files import LOCK_FILE, locked, write_atomically
+from modeling_eem.files import LOCK_FILE, full_disk_named, locked, read_record, write_atomically
 
 _POLL_SECONDS = 0.25
 _MAX_DOCUMENTS = 2**31  # `document_ids` are int32
@@ -84,8 +83,9 @@ def prepare_rows(
 
     Raises:
         ValueError: for a tokenizer that does not fit, an output that was made with something else, a corpus that
-            cannot be read, fills no row or is all held out, shards that failed on a cluster, a full disk, or an output
-            that another process is writing.
+            cannot be read, fills no row or is all held out, shards that failed on a cluster, or an output that
+            another process is writing.
+        OSError: for a full disk, with a file's name; finished shards are kept, and the same call resumes.
     """
     output, launch = Path(output).resolve(), launch or Launch()
     if launch.executor == "slurm" and len(str(output).split()) > 1:
@@ -93,7 +93,7 @@ def prepare_rows(
     made = _fingerprint(shards, tokenizer, options)
     _refuse_foreign(output)
     try:
-        with locked(output):
+        with full_disk_named(output), locked(output):
             _claim(output, made)
             if (output / DATASET_FILE).exists():
                 open_rows(output)  # refuses rows that were damaged since
@@ -103,12 +103,6 @@ def prepare_rows(
     except UnusableCorpusError:
         shutil.rmtree(output)  # another try could use nothing of it
         raise
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise ValueError(
-            f"no disk space for {output}: free some; finished shards are kept, and the same command resumes."
-        ) from error
 
 
 def _run(

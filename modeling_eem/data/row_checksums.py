@@ -15,8 +15,7 @@ from typing import Any
 import pyarrow as pa
 from datasets import DatasetDict, load_from_disk
 
-from modeling_eem.data.fingerprint import read_record
-from modeling_eem.files import sha256, write_atomically
+from modeling_eem.files import read_record, sha256, write_atomically
 
 CONTENTS_FILE = "contents.json"
 _END = 1 << 16  # bytes

@@ -19,9 +19,10 @@ from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
 from torch import Tensor
 
 from modeling_eem.data.arrow_files import DATASET_FILE, TOKENIZER_FOLDER, TRAIN
-from modeling_eem.data.fingerprint import FINGERPRINT_FILE, read_record
+from modeling_eem.data.fingerprint import FINGERPRINT_FILE
 from modeling_eem.data.row_checksums import CONTENTS_FILE, open_rows
 from modeling_eem.data.rows import TOKEN_ENTROPIES
+from modeling_eem.files import read_record
 
 _ROWS_A_BATCH = 1000
 _PLAIN_NAME = re.compile(r"\w+([.-]\w+)*")

@@ -26,11 +26,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from modeling_eem.data.arrow_files import RESULTS_FILE, TOKENIZER_FOLDER, arrow_stream, finish_dataset, shard_file
-from modeling_eem.data.fingerprint import FINGERPRINT_FILE, read_record
+from modeling_eem.data.fingerprint import FINGERPRINT_FILE
 from modeling_eem.data.rows import TOKEN_ENTROPIES
 from modeling_eem.data.segments import RowFolder, Scan, Segments, naming
 from modeling_eem.entropy.base import EntropyEstimator
-from modeling_eem.files import LOCK_FILE, locked, write_atomically
+from modeling_eem.files import LOCK_FILE, full_disk_named, locked, read_record, write_atomically
 
 ENTROPIES_FILE = "entropies.json"
 _PART_SECONDS = 60.0
@@ -192,7 +192,8 @@ class EntropyRun:
             write_atomically(self.output / ENTROPIES_FILE, json.dumps(content, indent=2) + "\n")
         if self.rows.has_fingerprint:
             write_atomically(self.output / FINGERPRINT_FILE, (self.rows.path / FINGERPRINT_FILE).read_text())
-            shutil.copytree(self.rows.tokenizer_folder, self.output / TOKENIZER_FOLDER, dirs_exist_ok=True)
+            with full_disk_named(self.output / TOKENIZER_FOLDER):
+                shutil.copytree(self.rows.tokenizer_folder, self.output / TOKENIZER_FOLDER, dirs_exist_ok=True)
 
     def rows_left(self) -> int:
         return sum(part.num_rows for part in self.parts() if not part.is_finished)

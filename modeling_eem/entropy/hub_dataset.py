@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from modeling_eem.data.arrow_files import RESULTS_FILE, TOKENIZER_FOLDER
-from modeling_eem.data.fingerprint import FINGERPRINT_FILE, read_fingerprint, read_record
+from modeling_eem.data.fingerprint import FINGERPRINT_FILE, read_fingerprint
 from modeling_eem.data.row_checksums import open_rows
 from modeling_eem.data.rows import TOKEN_ENTROPIES
 from modeling_eem.entropy.corpus_run import ENTROPIES_FILE
-from modeling_eem.files import folder_at_once, without_secrets
+from modeling_eem.files import folder_at_once, read_record, without_secrets
 from modeling_eem.report.dataset_card import RowsFacts, dataset_card
 
 _FILE_BYTES = 500_000_000  # a parquet file's rows in memory, as `datasets` cuts them

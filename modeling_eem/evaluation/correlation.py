@@ -10,7 +10,6 @@ import torch
 from datasets import Dataset, concatenate_datasets
 
 from modeling_eem.data.arrow_files import DATASET_FILE, TOKENIZER_FOLDER
-from modeling_eem.data.fingerprint import read_record
 from modeling_eem.data.row_checksums import open_rows
 from modeling_eem.data.rows import TOKEN_ENTROPIES
 from modeling_eem.data.segments import Segments
@@ -26,6 +25,7 @@ from modeling_eem.entropy.statistics import (
     split_words,
 )
 from modeling_eem.entropy.texts import rows_of_ids
+from modeling_eem.files import read_record
 from modeling_eem.loading import load_tokenizer
 from modeling_eem.report import Table
 

@@ -16,8 +16,8 @@ import numpy as np
 from transformers.trainer import TRAINER_STATE_NAME
 
 from modeling_eem.bits import code_offset_nats
-from modeling_eem.data.fingerprint import read_record
 from modeling_eem.evaluation.straight_line import straight_line
+from modeling_eem.files import read_record
 from modeling_eem.report import Table
 
 _RESULTS, _LOSS = "results.json", "eval_cross_entropy"

@@ -163,14 +163,9 @@ def logits_and_loss(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The end of a language model's forward: logits on request; loss and nats of each target if there are targets.
 
-        Returns:
-    <<<<<<< HEAD
-            `logits [B, kept, V]`, and `loss []` and `losses [B, T]` as `causal_lm_loss` gives them; None for each that
+    Returns:
+        `logits [B, kept, V]`, and `loss []` and `losses [B, T]` as `causal_lm_loss` gives them; None for each that
             is missing.
-    =======
-            `logits [B, kept, V]`, and `loss []` and `losses [B, T]` as `causal_lm_loss` gives them; None for what there
-                is not.
-    >>>>>>> findings2
     """
     logits = linear(lm_head, slice_logits_to_keep(hidden_BTD, logits_to_keep)) if output_logits else None
     if targets_BT is None:

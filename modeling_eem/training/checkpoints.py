@@ -20,12 +20,12 @@ from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import logging
 
 from modeling_eem.files import sha256, without_secrets, write_atomically
+from modeling_eem.loading import COMPLETE_FILE
 from modeling_eem.training.token_loss_arguments import TokenWeightedTrainingArguments
 from modeling_eem.training.training_text import CARD_FIELDS, DataArguments, Identity
 
 logger = logging.get_logger(__name__)
 
-COMPLETE_FILE = "complete.json"
 RUN_FILE = "run.yaml"
 
 # What a resume reads → a pattern of file names in `complete.json`, as one device, DDP, FSDP or DeepSpeed write them.

@@ -7,9 +7,8 @@ from typing import Any
 from transformers import TrainerState
 
 from modeling_eem.bits import nats_to_bits
-from modeling_eem.data.fingerprint import read_record
 from modeling_eem.entropy.corpus_run import ENTROPIES_FILE
-from modeling_eem.files import without_secrets, write_atomically
+from modeling_eem.files import read_record, without_secrets, write_atomically
 from modeling_eem.models.configuration_eem import EEMConfig, EncoderDecoderConfig
 from modeling_eem.report import LearningCurve, learning_curves, provenance
 from modeling_eem.report.checkpoint_card import CheckpointFacts, ModelKind, checkpoint_card

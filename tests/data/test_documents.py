@@ -193,6 +193,7 @@ def _truncated(path: Path) -> None:
         ("a.json", _raw(b'[{"text": "a"}, {"text": 5}]'), "record 2, column 'text': text expected, not 5"),
         ("a.json", _raw(b'[{"text": "a"}, {"text": "b"'), "record 2 is not JSON"),
         ("a.json", _raw(b'[{"text": "a"}, '), "the list is cut off behind record 1"),
+        ("a.json", _raw(b'[{"text": "a"}] {"text": "b"}'), "more stands behind the list of 1 records"),
         ("a.json", _raw(b'{"text": "a"} nothing'), "record 2 is not JSON"),
         ("a.json", _raw(b'{"text": "\xff"}'), "not UTF-8"),
         ("a.json", _raw(b"[" * 100_000), "record 1"),

@@ -14,12 +14,12 @@ from shutil import copytree
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from modeling_eem.data.fingerprint import read_fingerprint, read_record
+from modeling_eem.data.fingerprint import read_fingerprint
 from modeling_eem.data.prepare import prepare_rows
 from modeling_eem.data.row_checksums import open_rows, verify_rows
 from modeling_eem.data.row_options import Launch, RowOptions
 from modeling_eem.data.shards import plan_shards
-from modeling_eem.files import locked
+from modeling_eem.files import locked, read_record
 
 COMMITTED = Path(__file__).parents[2] / "tokenizer"
 TEXTS = [f"Song {number}: the rain it raineth every day. " * 40 for number in range(120)]

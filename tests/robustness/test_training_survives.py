@@ -1,52 +1,28 @@
 """Trainings that are killed, started twice, given spoiled files, or run out of disk.
 
-Seeded, and short as they stand; `ROBUSTNESS=100` runs so many rounds of each. A training either ends with exactly the
+A training either ends with exactly the
 weights of one that nothing happened to, or says in one line what is wrong.
 """
 
 import json
-import os
 import random
 import shutil
-import signal
-import sys
 from collections.abc import Callable
-from multiprocessing import get_context
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from damage import spoil
+from processes import SIGKILL, Started, rounds, succeeded
 from safetensors.torch import load_file
 
-sys.path.append(str(Path(__file__).parent))  # processes find `work` by its name
-from training_process import work  # noqa: E402
-
-ROUNDS = int(os.environ.get("ROBUSTNESS", "0"))
 STEPS = {"max_steps": 8, "save_steps": 2, "eval_steps": 4, "logging_steps": 2, "save_total_limit": 2}
 
-# A server that has imported all that a training needs, and forks a clean process for each.
-FORKS = get_context("forkserver")
-FORKS.set_forkserver_preload(["modeling_eem.training"])
 
-
-def rounds(short: int) -> range:
-    return range(ROUNDS or short)
-
-
-def start(path: Path, note: Path, *limit: int) -> BaseProcess:
-    process = FORKS.Process(target=work, args=(str(path), str(note), *limit))
-    process.start()
-    return process
-
-
-def outcome(process: BaseProcess, note: Path) -> tuple[int | None, str]:
-    """Its exit code, and what it said; a hang is a failure."""
-    process.join(120)
-    assert process.exitcode is not None, "it hangs"
-    return process.exitcode, note.read_text() if note.exists() else ""
+def train(path: Path, file_limit: int | None = None) -> Started:
+    return Started(["train", "--config", path], path.parent, file_limit)
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +33,7 @@ def reference(
     folder = tmp_path_factory.mktemp("reference")
     values = run_values("masked_mixer", **STEPS, output_dir=str(folder / "out"))
     (folder / "tiny.yaml").write_text(yaml.safe_dump(values))
-    code, text = outcome(start(folder / "tiny.yaml", folder / "note"), folder / "note")
-    assert code == 0, text
+    succeeded(train(folder / "tiny.yaml").result())
     return folder / "out", values
 
 
@@ -82,94 +57,75 @@ def assert_is_the_reference(output: Path, reference: Path) -> None:
 def test_kills(reference: tuple[Path, dict[str, Any]], run_file: Path, tmp_path: Path) -> None:
     """A training is killed at three moments, and then goes on to the same end."""
     chance = random.Random(0)
-    for _ in rounds(1):
-        shutil.rmtree(tmp_path / "out", ignore_errors=True)
-        for _ in range(3):
-            process = start(run_file, tmp_path / "note")
-            process.join(chance.uniform(0.2, 3.0))
-            if process.exitcode is None and process.pid is not None:
-                os.kill(process.pid, signal.SIGKILL)
-            code, text = outcome(process, tmp_path / "note")
-            assert code in (0, -signal.SIGKILL), text
-        code, text = outcome(start(run_file, tmp_path / "note"), tmp_path / "note")
-        assert code == 0, text
-        assert_is_the_reference(tmp_path / "out", reference[0])
-        assert len(list((tmp_path / "out").glob("checkpoint-*"))) == 2
-        assert not list((tmp_path / "out").glob("deleted-*")) and not list((tmp_path / "out").rglob("*.part"))
+    for attempt in rounds(1):
+        with attempt:
+            shutil.rmtree(tmp_path / "out", ignore_errors=True)
+            for _ in range(3):
+                started = train(run_file)
+                started.process.join(chance.uniform(0.2, 3.0))
+                started.kill()
+                result = started.result()
+                assert result.code in (0, SIGKILL), result
+            succeeded(train(run_file).result())
+            assert_is_the_reference(tmp_path / "out", reference[0])
+            assert len(list((tmp_path / "out").glob("checkpoint-*"))) == 2
+            assert not list((tmp_path / "out").glob("deleted-*")) and not list((tmp_path / "out").rglob("*.part"))
 
 
 def test_double_starts(reference: tuple[Path, dict[str, Any]], run_file: Path, tmp_path: Path) -> None:
     """Two at once, with a moment between: one at most trains, the other is told so."""
     chance = random.Random(1)
-    for _ in rounds(2):
-        shutil.rmtree(tmp_path / "out", ignore_errors=True)
-        first = start(run_file, tmp_path / "first")
-        first.join(chance.choice([0.0, 0.1, 0.5, 1.5]))
-        second = start(run_file, tmp_path / "second")
-        found = [outcome(first, tmp_path / "first"), outcome(second, tmp_path / "second")]
-        assert sorted(code for code, _ in found) in ([0, 0], [0, 2]), found
-        for code, text in found:
-            assert code == 0 or "another process" in text or "another training" in text
-        assert_is_the_reference(tmp_path / "out", reference[0])
-
-
-def spoil(file: Path, chance: random.Random) -> str:
-    """Change a file in one way or another, and name the way."""
-    data = bytearray(file.read_bytes())
-    way = chance.choice(["delete", "cut", "zero", "flip", "empty", "list", "number", "mapping", "garbage", "deep"])
-    if way == "delete":
-        file.unlink()
-        return way
-    if way == "cut":
-        data = data[: chance.randrange(len(data) or 1)]
-    elif way == "zero":
-        place = chance.randrange(len(data) or 1)
-        data[place:] = bytes(len(data) - place)
-    elif way == "flip" and data:
-        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
-    else:
-        other = {"empty": b"", "list": b"[1, 2]", "number": b"3", "mapping": b'{"a": {"b": null}}'}
-        data = bytearray(other.get(way, chance.randbytes(200) if way == "garbage" else b"[" * 100_000))
-    file.write_bytes(data)
-    return way
+    for attempt in rounds(2, 0.5):
+        with attempt:
+            shutil.rmtree(tmp_path / "out", ignore_errors=True)
+            first = train(run_file)
+            first.process.join(chance.choice([0.0, 0.1, 0.5, 1.5]))
+            found = [train(run_file).result(), first.result()]
+            assert sorted(result.code for result in found) in ([0, 0], [0, 2]), found
+            for result in found:
+                assert result.code == 0 or "another process" in result.error or "another training" in result.error
+            assert_is_the_reference(tmp_path / "out", reference[0])
 
 
 def test_spoiled_files(reference: tuple[Path, dict[str, Any]], run_file: Path, tmp_path: Path) -> None:
     """Another file each round, of checkpoints or of a finished folder. What it trains is right, or it is refused."""
     chance = random.Random(2)
-    for number in rounds(6):
-        shutil.rmtree(tmp_path / "out", ignore_errors=True)
-        is_finished = number % 2 == 1
-        ignored = (
-            () if is_finished else ("model*", "config.json", "README.md", "run.yaml", "results.json", "complete.json")
-        )
-        shutil.copytree(reference[0], tmp_path / "out")
-        for name in ignored:
-            for file in (tmp_path / "out").glob(name):
-                file.unlink()
-        files = [file for file in sorted((tmp_path / "out").rglob("*")) if file.is_file() and file.suffix != ".py"]
-        names = ("run.yaml", "trainer_state.json", "config.json", "model.safetensors", "complete.json")
-        files = [file for file in files if (file.parent == tmp_path / "out" and file.name in names) or not is_finished]
-        file = chance.choice(files)
-        way = spoil(file, chance)
-        code, text = outcome(start(run_file, tmp_path / "note"), tmp_path / "note")
-        what = f"round {number}: {file.relative_to(tmp_path)}: {way}: {text}"
-        assert code in (0, 2), what
-        assert code == 0 or (text and len(text.splitlines()) == 1), what
-        if code == 0:
-            assert_is_the_reference(tmp_path / "out", reference[0])
+    for attempt in rounds(6):
+        with attempt as number:
+            shutil.rmtree(tmp_path / "out", ignore_errors=True)
+            is_finished = number % 2 == 1
+            ignored = (
+                ()
+                if is_finished
+                else ("model*", "config.json", "README.md", "run.yaml", "results.json", "complete.json")
+            )
+            shutil.copytree(reference[0], tmp_path / "out")
+            for name in ignored:
+                for file in (tmp_path / "out").glob(name):
+                    file.unlink()
+            files = [file for file in sorted((tmp_path / "out").rglob("*")) if file.is_file() and file.suffix != ".py"]
+            names = ("run.yaml", "trainer_state.json", "config.json", "model.safetensors", "complete.json")
+            files = [
+                file for file in files if (file.parent == tmp_path / "out" and file.name in names) or not is_finished
+            ]
+            file = chance.choice(files)
+            way = spoil(file, chance)
+            result = train(run_file).result()
+            what = f"{file.relative_to(tmp_path)}: {way}: {result}"
+            assert result.code == 0 or result.error, what
+            if result.code == 0:
+                assert_is_the_reference(tmp_path / "out", reference[0])
 
 
 def test_full_disks(reference: tuple[Path, dict[str, Any]], run_file: Path, tmp_path: Path) -> None:
     """At any size: one line that names a file, and with room again the same end."""
     chance = random.Random(3)
     largest = max(file.stat().st_size for file in reference[0].rglob("*") if file.is_file())
-    for _ in rounds(1):
-        shutil.rmtree(tmp_path / "out", ignore_errors=True)
-        limit = int(largest ** chance.uniform(0.3, 1.0))
-        code, text = outcome(start(run_file, tmp_path / "note", limit), tmp_path / "note")
-        assert code == 2 and "no space to write it" in text and str(tmp_path / "out") in text, (limit, text)
-        assert len(text.splitlines()) == 1
-        code, text = outcome(start(run_file, tmp_path / "note"), tmp_path / "note")
-        assert code == 0, text
-        assert_is_the_reference(tmp_path / "out", reference[0])
+    for attempt in rounds(1, 0.2):
+        with attempt:
+            shutil.rmtree(tmp_path / "out", ignore_errors=True)
+            limit = int(largest ** chance.uniform(0.3, 1.0))
+            result = train(run_file, limit).result()
+            assert "no space to write it" in result.error and str(tmp_path / "out") in result.error, (limit, result)
+            succeeded(train(run_file).result())
+            assert_is_the_reference(tmp_path / "out", reference[0])
