@@ -20,7 +20,7 @@ help: ## list the targets
 
 install: .venv/.installed ## make .venv with the pinned versions
 
-quickstart: install ## train two small models on the text that ships, in about five minutes
+quickstart: install ## train two small models on the text that ships, in five to seven minutes
 	$(BIN)/eem quickstart --output runs/quickstart
 
 examples: install ## train once what the notebooks of examples/ load

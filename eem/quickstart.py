@@ -37,7 +37,7 @@ def quickstart(
 ) -> None:
     """Train both models of the quickstart, measure them on held-out text, and compress that text with them.
 
-    Takes about five minutes on two CPU cores.
+    Takes five to seven minutes on two CPU cores.
 
     Example: `eem quickstart --output quickstart`
     """

@@ -272,7 +272,11 @@ def command_without_secrets(arguments: Sequence[str]) -> list[str]:
             shown.append(name + equals + without_secrets(value, name))
         else:
             shown.append(without_secrets(word, name))
-    return shown
+    return [_PATH_WITHIN.sub(lambda path: Path(path.group()).name, word) for word in shown]
+
+
+# An absolute path behind something else in a word: `NAME=/home/me/x`, `[/home/me/x, ~/y]`, `program -L /home/me/x`.
+_PATH_WITHIN = re.compile(r"""(?<=[=\s,\["'])[/~][^\s,\]"'=]+""")
 
 
 def read_record(path: Path, types: Mapping[str, type | UnionType]) -> dict[str, Any]:

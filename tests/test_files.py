@@ -200,3 +200,18 @@ def test_a_command_is_shown_without_them() -> None:
     given = ["--config", "/home/me/run.yaml", "--hub_token", "abc", f"--hub_token={TOKEN}", "--learning_rate", "1e-3"]
     shown = ["--config", "run.yaml", "--hub_token", HIDDEN, f"--hub_token={HIDDEN}", "--learning_rate", "1e-3"]
     assert command_without_secrets(given) == shown
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("arm=qemu -L /home/me/root /home/me/root/bin/python3", "arm=qemu -L root python3"),
+        ("[/home/me/a.jsonl, ~/b.jsonl]", "[a.jsonl, b.jsonl]"),
+        ("name=/home/me/model", "name=model"),
+        ("https://host/org/name", "https://host/org/name"),
+        ("org/name", "org/name"),
+        ("1 / 2", "1 / 2"),
+    ],
+)
+def test_no_path_within_a_word_is_shown(word: str, shown: str) -> None:
+    assert command_without_secrets(["--option", word]) == ["--option", shown]

@@ -14,7 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.models.modeling_eem_autoencoder import EEMAutoencoder
 from modeling_eem.training.callbacks import LEFT_OUT, SeedDevicesCallback
-from modeling_eem.training.distributed import over_processes
+from modeling_eem.training.distributed import keep_loss_precision, over_processes
 from modeling_eem.training.token_loss_arguments import TokenLossArguments
 from modeling_eem.training.token_loss_head import TokenLossHead
 from modeling_eem.training.token_losses import TOKEN_LOSSES
@@ -67,6 +67,11 @@ class TokenLossMixin(Trainer):
             self.model_accepts_loss_kwargs = True  # the replaced forward divides by num_items_in_batch
         self._left_out: Tensor | int = 0
         self._num_items: Tensor | None = None
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        if self.is_fsdp_enabled:
+            keep_loss_precision(self.accelerator.state.fsdp_plugin)
 
     def _make_forward(self, args: TokenLossArguments) -> TrainingForward | None:
         """None for autoencoders, which train on their own loss."""

@@ -12,10 +12,8 @@ and compared. `7z` and `zpaq` are programs of Debian; without one its column is 
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -144,37 +142,6 @@ def speed(codec: Codec, data: bytes) -> Table:
     )
 
 
-def cold_processes(folder: Path | None, data: bytes) -> Table:
-    """`eem compress` and `eem decompress` as processes of their own, the first of them with nothing compiled."""
-    rows = []
-    with tempfile.TemporaryDirectory() as name:
-        plain = Path(name) / "text"
-        plain.write_bytes(data)
-        environment = {**os.environ, "XDG_CACHE_HOME": name, "NUMBA_CACHE_DIR": name}
-        model = [] if folder is None else ["--model", str(folder)]
-        for what, command, file in (
-            ("the first, which compiles", "compress", plain),
-            ("compress", "compress", plain),
-            ("decompress", "decompress", plain.with_name("text.eem")),
-        ):
-            # The largest child of a process is the one it waited for, so each command gets a parent of its own.
-            script = (
-                "import resource, subprocess, sys, time; begin = time.perf_counter(); "
-                "subprocess.run([sys.executable, '-P', '-m', 'eem', *sys.argv[1:]], check=True, capture_output=True); "
-                "used = resource.getrusage(resource.RUSAGE_CHILDREN); "
-                "print(time.perf_counter() - begin, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)"
-            )
-            call = [sys.executable, "-P", "-c", script, command, "--force", str(file), *model]
-            done = subprocess.run(call, env=environment, capture_output=True, text=True, check=True)
-            rows.append((what, *map(float, done.stdout.split())))
-    return Table(
-        columns=("process", "seconds", "CPU seconds", "peak MB"),
-        rows=rows,
-        title=f"Commands on {len(data):,} bytes",
-        formats={"seconds": ".1f", "CPU seconds": ".1f", "peak MB": ".0f"},
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--held-out", nargs="+", type=Path, required=True)
@@ -196,7 +163,6 @@ def main() -> None:
         what_files_hold(codecs, texts),
         documents(codec, single, read(arguments.train)),
         speed(codec, max(texts.values(), key=len)),
-        cold_processes(arguments.model, min(texts.values(), key=len)),
     ]
     content = {
         "model": codec.model.id,
