@@ -71,7 +71,9 @@ class TokenLossMixin(Trainer):
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
         if self.is_fsdp_enabled:
-            keep_loss_precision(self.accelerator.state.fsdp_plugin)
+            plugin = self.accelerator.state.fsdp_plugin
+            assert plugin is not None
+            keep_loss_precision(plugin)
 
     def _make_forward(self, args: TokenLossArguments) -> TrainingForward | None:
         """None for autoencoders, which train on their own loss."""
