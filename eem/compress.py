@@ -40,7 +40,9 @@ def _file_options(
         bool, typer.Option("--keep/--rm", "-k", help="Keep sources, or remove them once their output is on the disk.")
     ] = True,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Take each file in folders by itself.")] = False,
-    threads: Annotated[int, typer.Option("--threads", "-T", help="Threads; 0: PyTorch's choice.", min=0)] = 0,
+    threads: Annotated[
+        int, typer.Option("--threads", "-T", help="Threads; 0: OMP_NUM_THREADS, else all cores.", min=0)
+    ] = 0,
     test: Annotated[
         bool, typer.Option("--test", "-t", help="Test whether files are whole: decode them, write nothing.")
     ] = False,
@@ -136,11 +138,15 @@ def _work(modes: dict[str, bool], files: list[Path] | None, test: bool, listing:
 @contextmanager
 def _without_models() -> Iterator[None]:
     """Import the codec without PyTorch and transformers: in one second instead of six, in half the memory."""
+    before = os.environ.get(_CODEC_ONLY)
     os.environ[_CODEC_ONLY] = "1"
     try:
         yield
     finally:
-        del os.environ[_CODEC_ONLY]
+        if before is None:
+            del os.environ[_CODEC_ONLY]
+        else:
+            os.environ[_CODEC_ONLY] = before
 
 
 def _answer(do: Callable) -> list:

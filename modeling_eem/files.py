@@ -90,15 +90,19 @@ def part_beside(path: Path, is_folder: bool = False) -> Iterator[Path]:
     """
     _remove_abandoned_parts(path.parent.absolute())
     while True:
-        part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(10)}.part")
+        name = path.name.encode()[:100].decode(errors="ignore")  # a name may have 255 bytes
+        part = path.with_name(f".{name}.{secrets.token_hex(10)}.part")
         if is_folder:
             part.mkdir()
         else:
             os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-        lock = _lock_part(part)
+        try:
+            lock = _lock_part(part)
+        except (BlockingIOError, FileNotFoundError):  # another process took it for abandoned, before it was locked
+            continue
         if part.exists():
             break
-        _unlock_part(lock)  # another process took it for abandoned, before it was locked
+        _unlock_part(lock)
     try:
         yield part
     finally:
@@ -117,8 +121,12 @@ def _remove_abandoned_parts(folder: Path) -> None:
     if folder in _searched or fcntl is None:
         return
     _searched.add(folder)
-    for part in [folder / name for name in os.listdir(folder) if _PART.fullmatch(name)]:
-        with suppress(OSError):  # another user's, or gone by now
+    try:
+        names = os.listdir(folder)
+    except OSError:  # a folder may be written and not listed
+        return
+    for part in [folder / name for name in names if _PART.fullmatch(name)]:
+        with suppress(OSError):  # in use, another user's, or gone by now
             lock = _lock_part(part)
             if lock is not None:
                 shutil.rmtree(part) if part.is_dir() else part.unlink()
@@ -126,16 +134,20 @@ def _remove_abandoned_parts(folder: Path) -> None:
 
 
 def _lock_part(part: Path) -> int | None:
-    """The open file that holds the lock; None where another process has it, or none can be had."""
+    """The open file that holds the lock; None where no lock can be had.
+
+    Raises:
+        BlockingIOError: another process has it; FileNotFoundError: it is gone.
+    """
     if fcntl is None:
         return None
-    try:
-        lock = os.open(part, os.O_RDONLY | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return None
+    lock = os.open(part, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
+        os.close(lock)
+        raise
+    except OSError:  # a file system without locks
         os.close(lock)
         return None
     return lock
@@ -153,6 +165,7 @@ def folder_at_once(path: Path) -> Iterator[Path]:
     Raises:
         OSError: for a full disk, with the name that the file would have had in `path`.
     """
+    path = Path(os.path.abspath(path))  # "." and ".." have no name of their own
     path.parent.mkdir(parents=True, exist_ok=True)
     with part_beside(path, is_folder=True) as part, full_disk_named(part, becomes=path):
         new, old = part / "new", part / "old"
@@ -275,8 +288,9 @@ def command_without_secrets(arguments: Sequence[str]) -> list[str]:
     return [_PATH_WITHIN.sub(lambda path: Path(path.group()).name, word) for word in shown]
 
 
-# An absolute path behind something else in a word: `NAME=/home/me/x`, `[/home/me/x, ~/y]`, `program -L /home/me/x`.
-_PATH_WITHIN = re.compile(r"""(?<=[=\s,\["'])[/~][^\s,\]"'=]+""")
+# An absolute path behind something else in a word: `NAME=/home/me/x`, `[/home/me/x, ~/y]`, `program -L /home/me/x`,
+# `file:///home/me/x`. Its parts may not be empty, so other addresses (`https://host/x`) are none.
+_PATH_WITHIN = re.compile(r"""(?<=[=\s,:(\[{"'])(?:(?<=file:)//)?(?:~|/[^\s/,:()\[\]{}"'=]+)/[^\s,()\[\]{}"'=]+""")
 
 
 def read_record(path: Path, types: Mapping[str, type | UnionType]) -> dict[str, Any]:

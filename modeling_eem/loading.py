@@ -36,6 +36,7 @@ from transformers import (
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
+import modeling_eem.registration  # noqa: F401  # a program may have imported the codec alone
 from modeling_eem.files import readable, sha256
 from modeling_eem.models.configuration_eem import EEMAutoencoderConfig
 
@@ -277,7 +278,9 @@ def reading(name: str | Path, what: str) -> Iterator[None]:
 def check_finite(tensors: Iterable[tuple[str, Tensor]], name: str | Path) -> None:
     """ValueError for weights with NaN or infinity, which would come out as values that were not measured."""
     for key, tensor in tensors:
-        if tensor.device.type != "meta" and not bool(tensor.isfinite().all()):
+        # 8-bit floats have no `isfinite`, and integers need none.
+        is_read = tensor.is_floating_point() and tensor.element_size() > 1 and tensor.device.type != "meta"
+        if is_read and not bool(tensor.isfinite().all()):
             raise ValueError(f"{name}: the weights {key} hold numbers that are not finite: save or copy it again.")
 
 
@@ -288,11 +291,13 @@ def _check_unchanged(name: str | Path, *patterns: str) -> None:
         return
     advice = f"copy the folder again, or remove {COMPLETE_FILE} if you changed it yourself"
     try:
-        listed = {str(file): entry["sha256"] for file, entry in json.loads(path.read_text()).items()}
+        content = json.loads(path.read_text()).items()
+        # Version 0.1 listed sizes only, which say nothing of what a file holds.
+        listed = {str(file): entry["sha256"] for file, entry in content if not isinstance(entry, int)}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {advice}.") from error
     for file, digest in listed.items():
-        if any(fnmatch(file, pattern) for pattern in patterns):
+        if "/" not in file and any(fnmatch(file, pattern) for pattern in patterns):
             if not (path.parent / file).is_file():
                 raise ValueError(f"{path.parent / file} is missing: {advice}.")
             if sha256(path.parent / file) != digest:
@@ -311,7 +316,7 @@ def _check_files(folder: Path, config: PreTrainedConfig) -> None:
     """Check that the weights' files are all there, and hold at least one tensor a layer."""
     if not folder.is_dir():
         return
-    _check_unchanged(folder, "*.safetensors", "*.bin", "*.index.json")
+    _check_unchanged(folder, "*.safetensors", "pytorch_model*.bin", "*.index.json")
     for index in folder.glob("*.index.json"):
         with reading(index, "list of weights"):
             files = set(json.loads(index.read_text())["weight_map"].values())

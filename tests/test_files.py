@@ -209,9 +209,24 @@ def test_a_command_is_shown_without_them() -> None:
         ("[/home/me/a.jsonl, ~/b.jsonl]", "[a.jsonl, b.jsonl]"),
         ("name=/home/me/model", "name=model"),
         ("https://host/org/name", "https://host/org/name"),
+        ("file:///home/me/model", "file:model"),
+        ("{path:/home/me/model}", "{path:model}"),
         ("org/name", "org/name"),
+        ("and/or, /either", "and/or, /either"),
         ("1 / 2", "1 / 2"),
     ],
 )
 def test_no_path_within_a_word_is_shown(word: str, shown: str) -> None:
     assert command_without_secrets(["--option", word]) == ["--option", shown]
+
+
+def test_the_current_folder_is_filled_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with folder_at_once(Path(".")) as folder:
+        (folder / "file").write_text("new")
+    assert [file.name for file in tmp_path.rglob("*")] == ["here", "file"]
+
+
+def test_a_long_name_of_wide_characters(tmp_path: Path) -> None:
+    assert write_atomically(tmp_path / ("語" * 80), "x").read_text() == "x"

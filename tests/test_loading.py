@@ -151,6 +151,9 @@ def test_a_folder_that_a_training_ended_in_is_held_against_its_list(folder: Path
     (folder / "tokenizer.json").rename(folder / "gone")
     with pytest.raises(ValueError, match="tokenizer.json is missing"):
         load_tokenizer(folder)
+    sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
+    (folder / COMPLETE_FILE).write_text(json.dumps(sizes))  # as version 0.1 wrote it
+    load_config(folder)
     (folder / COMPLETE_FILE).write_text("[1]")
     with pytest.raises(ValueError, match="complete.json is damaged"):
         load_model(folder)
@@ -290,3 +293,11 @@ def test_a_tokenizer_that_is_not_the_models() -> None:
         check_tokenizer(LlamaConfig(vocab_size=261, bos_token_id=0), tokenizer)
     with pytest.raises(ValueError, match="a/model: the tokenizer's BOS is 0 and the model's 2"):
         check_tokenizer(LlamaConfig(vocab_size=262, bos_token_id=2), tokenizer, "a/model")
+
+
+def test_eight_bit_floats_are_not_asked_whether_they_are_finite() -> None:
+    loading.check_finite(
+        [("w", torch.zeros(2, dtype=torch.float8_e4m3fn)), ("i", torch.zeros(2, dtype=torch.int8))], "x"
+    )
+    with pytest.raises(ValueError, match="w hold numbers that are not finite"):
+        loading.check_finite([("w", torch.tensor([torch.inf]))], "x")

@@ -9,7 +9,7 @@ def num_threads() -> int:
     """The number that was set; else OMP_NUM_THREADS; else the cores that this process may use."""
     if _chosen is not None:
         return _chosen
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # the outermost of nested loops
     if wanted.isdecimal() and int(wanted):
         return int(wanted)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -202,7 +202,10 @@ class QuietLocalExecutor(LocalPipelineExecutor):
             forks.set_forkserver_preload([__name__])
             with forks.Pool(self.workers) as pool:
                 stats = list(pool.imap_unordered(self._run_for_rank, ranks))
-        return sum(stats, start=PipelineStats())
+        total = sum(stats, start=PipelineStats())
+        with self.logging_dir.open("stats.json", "wt") as file:
+            total.save_to_disk(file)
+        return total
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
         with redirect_stderr(io.StringIO()):

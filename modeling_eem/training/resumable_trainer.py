@@ -241,7 +241,10 @@ class RunTrainer(TokenWeightedTrainer):
         missing = set(load_result.missing_keys) - set(self.run.model.all_tied_weights_keys)
         if missing or load_result.unexpected_keys:
             names = ", ".join(sorted([*missing, *load_result.unexpected_keys])[:5])
-            raise ValueError(f"the checkpoint's weights are not this model's: {names}. Choose another output_dir.")
+            raise ValueError(
+                f"the checkpoint's weights and this model's differ in {names}: it is another model's, or transformers "
+                "saves this kind under other names and cannot resume it. Choose another output_dir."
+            )
 
     @property
     def _eval_collator(self) -> Any:

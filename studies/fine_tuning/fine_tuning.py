@@ -46,16 +46,13 @@ BATCH = 4
 
 @dataclass(frozen=True)
 class Method:
-    """A loss, whose entropies it reads ("", "self" or "teacher"), and the smoothing of labels."""
+    """A loss, and whose entropies it reads: "", "self" or "teacher"."""
 
     loss: str
     entropies: str = ""
-    smoothing: float = 0.0
 
     @property
     def name(self) -> str:
-        if self.smoothing:
-            return f"label smoothing {self.smoothing}"
         return f"{self.loss}, {self.entropies}" if self.entropies else self.loss
 
 
@@ -68,7 +65,6 @@ METHODS = [  # in the order they run
     Method("selective", "self"),
     Method("selective", "teacher"),
     Method("mile"),
-    Method("cross_entropy", smoothing=0.1),
     Method("focal"),
     Method("complement", "teacher"),
     # `hinge` and `distance` with the model's own surprisals are 0 before the first step, and so is their gradient.
@@ -137,7 +133,7 @@ def train(
     seed: int,
     pad: int,
 ) -> PreTrainedModel:
-    """A copy of the pretrained model, trained on `rows`, AdamW, the rate constant after ten steps."""
+    """A copy of the pretrained model, trained on `rows`, AdamW, the rate constant after two steps."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.config.pad_token_id = pad
     with TemporaryDirectory() as output:
@@ -146,10 +142,9 @@ def train(
             args=TokenWeightedTrainingArguments(
                 output_dir=output,
                 token_loss=method.loss,
-                label_smoothing_factor=method.smoothing,
                 learning_rate=rate,
                 lr_scheduler_type="constant_with_warmup",
-                warmup_steps=10,
+                warmup_steps=2,
                 num_train_epochs=epochs,
                 per_device_train_batch_size=BATCH,
                 max_grad_norm=1.0,
@@ -191,8 +186,11 @@ class Results:
         part.rename(self.path)
 
 
-def table_of(runs: dict[str, Any], before: dict[str, float]) -> Table:
-    rows: list[tuple] = [("before training", "", before["test"], before["general"], before["test"], before["general"])]
+def table_of(runs: dict[str, Any]) -> Table:
+    rows: list[tuple] = []
+    for name, key in (("before training", "before"), ("the teacher itself", "teacher")):
+        values = (runs[key]["test"], runs[key]["general"])
+        rows.append((name, "", *values, *values))
     names = [method.name for method in METHODS]
     for name in names:
         seeds = [run for key, run in runs.items() if key.rsplit(" #", 1)[0] == name]
@@ -238,6 +236,9 @@ def main(
     if len(texts) < (needed := validation + test + taught + seeds * documents):
         raise ValueError(f"{data} has {len(texts)} documents of {kind!r}, and {needed} are needed: ask for fewer.")
     settings = {
+        "model": model.name,
+        "data": data.name,
+        "general": general.name,
         "kind": kind,
         "documents": documents,
         "teacher_documents": teacher_documents,
@@ -298,7 +299,7 @@ def main(
         given = {"self": surprisals(pretrained, rows_of(seed)), "teacher": surprisals(teacher, rows_of(seed))}
         for method in METHODS:
             run(f"{method.name} #{seed}", method, rate, seed, given.get(method.entropies))
-            table = table_of(results.runs, results.runs["before"])
+            table = table_of(results.runs)
             content = {"settings": settings | {"rate": rate}, "runs": results.runs}
             write_results(records, "fine-tuning", [table], content)
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +37,9 @@ def test_models_are_registered_when_they_are_asked_for(environment: dict[str, st
     assert printed(script + "print(AutoConfig.for_model('masked_mixer').model_type)", environment) == "masked_mixer"
     script = "from modeling_eem.codec import build_integer_model as b; print(b.__name__)"
     assert printed(script, environment) == "build_integer_model"
+
+
+def test_the_loader_registers_them_too(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "masked_mixer", "vocab_size": 8}')
+    script = f"from modeling_eem.loading import load_config; print(load_config({str(tmp_path)!r}).vocab_size)"
+    assert printed(script, CODEC_ONLY) == "8"

@@ -97,13 +97,16 @@ def _train(model: nn.Module, rows: Dataset, folder: Path, batch_size: int, **opt
 def test_accumulated_steps_are_one(name: str, make_model: Callable[[str], Any], tmp_path: Path) -> None:
     """Eight rows at once or two at a time: the same step."""
     rows = _rows(3 if name == "mixer classifier" else None)
-    weights = []
+    updates = []
     for batch_size in (8, 2):
         torch.manual_seed(0)
-        model = make_model(name)
+        model = make_model(name).double()  # in float32 the order of the rows' sums shows, more on some processors
+        before = torch.cat([p.detach().flatten() for p in model.parameters()])
         _train(model, rows, tmp_path, batch_size)
-        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
-    torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-6)
+        updates.append(torch.cat([p.detach().flatten() for p in model.parameters()]) - before)
+    largest = updates[0].abs().max().item()
+    assert largest > 1e-3
+    torch.testing.assert_close(*updates, rtol=0, atol=1e-6 * largest)  # the loss itself is computed in float32
 
 
 @pytest.mark.parametrize("name", ["mixer", "mixer classifier", "eem", "autoencoder"])
