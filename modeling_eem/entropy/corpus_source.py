@@ -105,8 +105,10 @@ class Source:
     def scan(self, estimator: EntropyEstimator, tokenizer: PreTrainedTokenizerBase | None) -> Scan:
         """Read all rows once, and refuse rows that the estimator would refuse."""
         rows = RowFolder.open(self.folder)
-        if rows.has_fingerprint and tokenizer is not None:
-            check_fingerprint(self.folder, tokenizer)
+        if rows.has_fingerprint:
+            check_fingerprint(self.folder, load_tokenizer(rows.tokenizer_folder))  # the output gets a copy of it
+            if tokenizer is not None:
+                check_fingerprint(self.folder, tokenizer)
         return rows.scan(estimator.check_row)
 
     def remove(self) -> None:

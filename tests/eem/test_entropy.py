@@ -284,6 +284,18 @@ def test_damaged_records_are_named(
         assert f"{name}.json" in line and "damaged" in line
 
 
+def test_a_damaged_tokenizer_beside_the_rows_is_not_copied(
+    rows: Path, harness_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    shutil.copytree(rows, tmp_path / "rows")
+    file = tmp_path / "rows" / "tokenizer" / "tokenizer_config.json"
+    file.write_text(file.read_text().replace(",", "-", 1))
+    arguments = ["--model", harness_model("llama"), "--method", "causal", "--data", tmp_path / "rows"]
+    result = _run(*arguments, "--output", tmp_path / "out")
+    assert result.exit_code == 2 and "tokenizer cannot be read" in " ".join(result.stderr.split())
+    assert not (tmp_path / "out" / "tokenizer").exists()
+
+
 def test_a_part_that_was_cut_off_is_named(rows: Path, causal: Path, harness_model: Callable, tmp_path: Path) -> None:
     output = Path(shutil.copytree(causal, tmp_path / "out"))
     part = sorted((output / "train").glob("*.arrow"))[0]
