@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from modeling_eem.data.arrow_files import RESULTS_FILE, TOKENIZER_FOLDER
-from modeling_eem.data.fingerprint import FINGERPRINT_FILE, read_fingerprint
+from modeling_eem.data.fingerprint import FINGERPRINT_FILE, check_fingerprint, read_fingerprint
 from modeling_eem.data.row_checksums import open_rows
 from modeling_eem.data.rows import TOKEN_ENTROPIES
 from modeling_eem.entropy.corpus_run import ENTROPIES_FILE
 from modeling_eem.files import folder_at_once, read_record, without_secrets
+from modeling_eem.loading import load_tokenizer
 from modeling_eem.report.dataset_card import RowsFacts, dataset_card
 
 _FILE_BYTES = 500_000_000  # a parquet file's rows in memory, as `datasets` cuts them
@@ -40,11 +41,13 @@ def write_hub_folder(
         `output`.
 
     Raises:
-        ValueError: for rows that neither command made, or an output that is not empty.
+        ValueError: for rows that neither command made, a tokenizer that is damaged or another's, or an output that is
+            not empty.
     """
     rows, output = Path(rows), Path(output)
     splits = open_rows(rows)
     made = read_fingerprint(rows)
+    check_fingerprint(rows, load_tokenizer(rows / TOKENIZER_FOLDER))  # it is published with the rows
     counted = read_record(rows / RESULTS_FILE, {"splits": dict})["splits"]
     columns = next(iter(splits.values())).column_names
     measured: dict[str, Any] = {}

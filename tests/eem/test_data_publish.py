@@ -1,6 +1,7 @@
 """eem data publish: what a repository of the Hub would hold of rows, tried without one."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,14 @@ def test_the_folder_is_a_data_set_of_the_hub(rows: Path, tmp_path: Path) -> None
     assert Path(made["models"][0]).name in card.text
     published = "".join(path.read_text() for path in hub.rglob("*") if path.suffix in (".md", ".json"))
     assert str(rows.parent) not in published and "/tmp" not in published
+
+
+def test_a_damaged_tokenizer_is_not_published(rows: Path, tmp_path: Path) -> None:
+    shutil.copytree(rows / "out", tmp_path / "rows")
+    (tmp_path / "rows" / "tokenizer" / "tokenizer.json").write_text("{")
+    result = _run("--rows", tmp_path / "rows", "--output", tmp_path / "hub")
+    assert result.exit_code == 2 and "tokenizer cannot be read" in " ".join(result.stderr.split())
+    assert not (tmp_path / "hub").exists()
 
 
 def test_rows_without_entropies_say_so(rows: Path, tmp_path: Path) -> None:
