@@ -23,15 +23,3 @@ for _auto_class, _model_classes in {
     for _model_class in _model_classes:
         _auto_class.register(_model_class.config_class, _model_class)
         _model_class.register_for_auto_class(_auto_class.__name__)
-
-__all__ = [
-    "EEMAutoencoder",
-    "EEMAutoencoderConfig",
-    "EEMConfig",
-    "EEMForCausalLM",
-    "EEMModel",
-    "MaskedMixerConfig",
-    "MaskedMixerForCausalLM",
-    "MaskedMixerForTokenClassification",
-    "MaskedMixerModel",
-]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from modeling_eem import files
 from modeling_eem.files import (
     HIDDEN,
     command_without_secrets,
@@ -230,3 +231,17 @@ def test_the_current_folder_is_filled_at_once(tmp_path: Path, monkeypatch: pytes
 
 def test_a_long_name_of_wide_characters(tmp_path: Path) -> None:
     assert write_atomically(tmp_path / ("語" * 80), "x").read_text() == "x"
+
+
+def test_a_part_that_another_process_locks_first_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, tried = files._lock_part, []
+
+    def taken_once(part: Path) -> int | None:
+        tried.append(part)
+        if len(tried) == 1:
+            raise BlockingIOError
+        return lock(part)
+
+    monkeypatch.setattr(files, "_lock_part", taken_once)
+    with part_beside(tmp_path / "file") as part:
+        assert part == tried[1] != tried[0] and part.exists()

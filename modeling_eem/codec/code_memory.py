@@ -4,13 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .tensor_grids import RESIDUAL_LIMIT
+from .tensor_grids import RESIDUAL_LIMIT, scaled
 from .weights import Sizes, Tensors
-
-
-def scaled(sums: np.ndarray, scale: np.ndarray | np.float64, limit: int) -> np.ndarray:
-    """`rint(sum * scale)`, saturated at +-limit."""
-    return np.clip(np.rint(sums * scale.astype(np.float64)), -limit, limit).astype(np.int64)
 
 
 def code_memory(sizes: Sizes, tensors: Tensors, codes: Sequence[np.ndarray | None]) -> np.ndarray:

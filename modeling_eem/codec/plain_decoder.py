@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .code_memory import code_memory, scaled
+from .code_memory import code_memory
 from .entropy_coder import RangeDecoder
 from .tensor_grids import (
     ACTIVATION_ENTRIES,
@@ -25,6 +25,7 @@ from .tensor_grids import (
     RESIDUAL_LIMIT,
     SLOPE,
     TOTAL_BITS,
+    scaled,
 )
 from .weights import Sizes, Tensors, unpack_triangle
 

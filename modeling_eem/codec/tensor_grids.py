@@ -9,6 +9,8 @@ None is a sum that rounds, so a fused multiply-add changes nothing.
 
 from dataclasses import dataclass
 
+import numpy as np
+
 # int8 activations: levels are symmetric around 0, and -128 never occurs.
 ACTIVATION_LIMIT = 127
 WEIGHT_LIMIT = 127
@@ -116,3 +118,8 @@ TENSORS: tuple[TensorGrid, ...] = (
         "memory", 21, "as the residual stream", "rint((sum(weight * code) + bias) * scale[row]), int64 sum below 2^53"
     ),
 )
+
+
+def scaled(sums: np.ndarray, scale: np.ndarray | np.float64, limit: int) -> np.ndarray:
+    """`rint(sum * scale)`, saturated at +-limit."""
+    return np.clip(np.rint(sums * scale.astype(np.float64)), -limit, limit).astype(np.int64)

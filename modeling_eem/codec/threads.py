@@ -1,6 +1,7 @@
 """The number of threads that code windows."""
 
 import os
+import sys
 
 _chosen: int | None = None
 
@@ -12,7 +13,7 @@ def num_threads() -> int:
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # the outermost of nested loops
     if wanted.isdecimal() and int(wanted):
         return int(wanted)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def set_num_threads(number: int) -> None:

@@ -1,16 +1,16 @@
 """Benchmarks: runs several models on lm-eval's tasks."""
 
 import math
-import os
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import patch_environment
 from lm_eval.api.metrics import bits_per_byte, mean
 from lm_eval.api.samplers import ContextSampler
 from lm_eval.api.task import ConfigurableTask
@@ -29,8 +29,6 @@ from modeling_eem.evaluation.harness_scores import (
     ratio_standard_error,
 )
 from modeling_eem.loading import check_tokenizer, check_weights, load_tokenizer
-
-_ONE_PROCESS = "DISABLE_MULTIPROC"  # lm-eval's
 
 
 @dataclass(frozen=True)
@@ -144,20 +142,6 @@ class _RandomOfProcess:
         return [self.random.sample(population, k) for _ in range(self.world_size)][self.rank]
 
 
-@contextmanager
-def _in_one_process() -> Iterator[None]:
-    """Keeps lm-eval's bootstrap in this process: its own would be forks of this one, with models and threads."""
-    before = os.environ.get(_ONE_PROCESS)
-    os.environ[_ONE_PROCESS] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_ONE_PROCESS]
-        else:
-            os.environ[_ONE_PROCESS] = before
-
-
 def score_task(model: CausalHarnessModel, task: ConfigurableTask, options: HarnessOptions) -> TaskScores | None:
     """The scores of one task; None on every process except the first."""
     model.start()
@@ -170,7 +154,8 @@ def score_task(model: CausalHarnessModel, task: ConfigurableTask, options: Harne
 
         task.sampler.set_rnd = set_rnd
     # lm-eval prints each bootstrap, and scikit-learn warns of each draw without a positive row: both are expected.
-    with redirect_stdout(StringIO()), warnings.catch_warnings(), _in_one_process():
+    # lm-eval's bootstrap stays in this process: its own would be forks of this one, with models and threads.
+    with redirect_stdout(StringIO()), warnings.catch_warnings(), patch_environment(DISABLE_MULTIPROC=1):
         warnings.simplefilter("ignore", UndefinedMetricWarning)
         results = simple_evaluate(
             model=model,

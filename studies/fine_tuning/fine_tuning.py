@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import torch
 import typer
 from datasets import Dataset
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -36,6 +37,7 @@ from transformers import (
 from eem.console import one_line_errors, quiet_loading
 from modeling_eem.data.tokenizer import token_bytes
 from modeling_eem.entropy import CausalEntropy
+from modeling_eem.files import write_atomically
 from modeling_eem.report import Table, write_results
 from modeling_eem.training import TokenWeightedTrainer, TokenWeightedTrainingArguments
 
@@ -91,18 +93,11 @@ class Sample:
 
 
 def surprisals(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> list[list[float]]:
-    """The cross-entropy of each token but the first, in nats; rows of like length go together."""
-    values: list[list[float]] = [[] for _ in rows]
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    estimator = CausalEntropy(model)
-    for first in range(0, len(order), 8):
-        chosen = order[first : first + 8]
-        longest = max(len(rows[i]) for i in chosen)
-        ids = torch.tensor([[*rows[i], *[0] * (longest - len(rows[i]))] for i in chosen])
-        mask = torch.tensor([[1] * len(rows[i]) + [0] * (longest - len(rows[i])) for i in chosen])
-        for i, row in zip(chosen, estimator(input_ids=ids, attention_mask=mask).values):
-            values[i] = row[1 : len(rows[i])].tolist()
-    return values
+    """The cross-entropy of each token but the first, in nats."""
+    ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+    mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row in rows], batch_first=True)
+    values = CausalEntropy(model)(input_ids=ids, attention_mask=mask).values
+    return [row[1 : len(known)].tolist() for row, known in zip(values, rows)]
 
 
 class MeasureEpochs(TrainerCallback):
@@ -170,7 +165,6 @@ class Results:
 
     def __init__(self, path: Path, settings: dict[str, Any]):
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.runs: dict[str, Any] = {}
         if path.exists():
             kept = json.loads(path.read_text())
@@ -181,9 +175,7 @@ class Results:
 
     def keep(self, name: str, run: dict[str, Any]) -> None:
         self.runs[name] = run
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps({"settings": self.settings, "runs": self.runs}))
-        part.rename(self.path)
+        write_atomically(self.path, json.dumps({"settings": self.settings, "runs": self.runs}))
 
 
 def table_of(runs: dict[str, Any]) -> Table:
