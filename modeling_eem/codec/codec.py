@@ -31,9 +31,10 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
     """Compresses any bytes into a file that every machine decodes to the same bytes.
 
     Args:
-        model: predicts text; None for a codec of byte windows only.
-        carry: whether windows take the second half of the previous window as context. Files are shorter, but a window
-            decodes only after those since the last fresh start, at most 31.
+        model: the model that predicts text; None for a codec of byte windows only.
+        carry: whether windows take the second half of the previous window as context. Files get shorter with a model
+            of short context, and longer with the default one. A window decodes only after those since the last fresh
+            start, at most 31.
     """
 
     def __init__(self, model: WindowModel | None, carry: bool = False) -> None:
