@@ -12,20 +12,20 @@ from transformers import PreTrainedModel
 
 from modeling_eem import kernels
 from modeling_eem.kernels import cpu
-from modeling_eem.kernels.cpu import BLOCK_SIZE, FEW_ROWS, block_token_mixing, few_rows_linear
+from modeling_eem.kernels.cpu import BLOCK_SIZE, FEW_ROWS, ROW_BLOCK_SIZE, block_token_mixing, few_rows_linear
 from modeling_eem.models.mixing_masked_mixer import linear, product
 
 
-def _mixing(block_size: int) -> Callable[[], None]:
-    """Forward and both gradients of one mixing, by blocks of so many columns."""
+def _mixing(name: str, block_size: int, kernel_size: int) -> Callable[[], None]:
+    """Forward and both gradients of one mixing, with another value of a constant."""
     torch.manual_seed(0)
-    weight = (torch.randn(1, LENGTH, LENGTH, 1, device=DEVICE) / LENGTH**0.5).requires_grad_()
+    weight = (torch.randn(1, LENGTH, LENGTH, kernel_size, device=DEVICE) / LENGTH**0.5).requires_grad_()
     bias = torch.zeros(1, LENGTH, device=DEVICE, requires_grad=True)
     x = torch.randn(1, LENGTH, ROWS, WIDTH, device=DEVICE, requires_grad=True)
     upstream = torch.randn_like(x)
 
     def run() -> None:
-        with patch.object(cpu, "BLOCK_SIZE", block_size):
+        with patch.object(cpu, name, block_size):
             torch.autograd.grad(block_token_mixing(weight, bias, x, is_causal=True), (weight, bias, x), upstream)
 
     return run
@@ -33,12 +33,17 @@ def _mixing(block_size: int) -> Callable[[], None]:
 
 def mixing_constants(repeats: int) -> list[Figure]:
     """Other block sizes over the one the kernel uses."""
+    constants = {
+        "ROW_BLOCK_SIZE": (ROW_BLOCK_SIZE, (64, 256), 1, "rows"),
+        "BLOCK_SIZE": (BLOCK_SIZE, (32, 128), 8, "columns, k = 8"),
+    }
     return [
         Figure(
-            f"token mixing in blocks of {other}, time over blocks of {BLOCK_SIZE}",
-            paired_ratios(_mixing(BLOCK_SIZE), _mixing(other), repeats),
+            f"token mixing in blocks of {other} {what}, time over blocks of {ours}",
+            paired_ratios(_mixing(name, ours, taps), _mixing(name, other, taps), repeats),
         )
-        for other in (32, 128, 256)
+        for name, (ours, others, taps, what) in constants.items()
+        for other in others
     ]
 
 

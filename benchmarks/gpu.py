@@ -21,6 +21,7 @@ from gpu_scale import SCALES
 from gpu_training import bfloat16_peak, trained, training_figures, training_table
 from rich.console import Console
 
+from eem.console import waiting
 from modeling_eem.report import write_results
 
 TRAINING = "training"
@@ -43,14 +44,14 @@ def gpu(
     tables, measured = [], []
     figures: list[Figure] = []
     if not only or TRAINING in only:
-        with console.status(TRAINING):
+        with waiting(TRAINING):
             peak, origin = bfloat16_peak(sizes)
             measured = list(trained(sizes, repeats))
         figures += training_figures(measured, peak, scale == "published")
         tables.append(training_table(measured, sizes, peak, origin))
     for name, case in CASES.items():
         if not only or name in only:
-            with console.status(name):
+            with waiting(name):
                 figures += case(sizes, repeats)
     tables.append(figure_table(figures, "Speed and memory on a GPU"))
     for table in tables:

@@ -33,6 +33,7 @@ from paired import paired_ratios, seconds
 from rich.console import Console
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from eem.console import waiting
 from modeling_eem.report import Table, write_results
 
 ROOT = Path(__file__).parents[1]
@@ -261,10 +262,10 @@ def peers(
         options = Options(folder, repeats, sentences, *absolute, limit)
         for name, case in CASES.items():
             if not only or name in only:
-                with console.status(name):
+                with waiting(name):
                     figures += case(options)
         if not only or COMPRESSORS in only:
-            with console.status(COMPRESSORS):
+            with waiting(COMPRESSORS):
                 fetch_programs(folder)
                 tables.append(compressors(options))
     if figures:

@@ -32,6 +32,7 @@ from growth import costs, draw_growth, growth_table
 from profiles import profile_table, profiles
 from rich.console import Console
 
+from eem.console import waiting
 from modeling_eem.report import write_results
 
 GROWTH, PROFILE = "growth", "profile"
@@ -63,17 +64,17 @@ def speed(
     console = Console()
     figures: list[Figure] = []
     names = [name for name in CASES if not only or name in only]
-    for name in names:
-        with console.status(name):
+    for number, name in enumerate(names, 1):
+        with waiting(f"{name} ({number} of {len(names)})"):
             figures += CASES[name](repeats) if only == [name] else _in_own_process(name, repeats)
     tables = [figure_table(figures, "Speed and memory")] if figures else []
     profiled, growth = [], []
     if not only or PROFILE in only:
-        with console.status(PROFILE):
+        with waiting(PROFILE):
             profiled = profiles()
         tables.append(profile_table(profiled))
     if not only or GROWTH in only:
-        with console.status(GROWTH):
+        with waiting(GROWTH):
             growth = costs(repeats)
         tables.append(growth_table(growth))
     for table in tables:

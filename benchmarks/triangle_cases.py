@@ -14,7 +14,7 @@ from paired import seconds
 from torch import Tensor
 from training_cases import DEVICE
 
-from modeling_eem.kernels.cpu import BLOCK_SIZE
+from modeling_eem.kernels.cpu import BLOCK_SIZE, ROW_BLOCK_SIZE
 from modeling_eem.models.mixing_masked_mixer import product
 
 WIDTH = 8 * 512  # columns: 8 rows of d = 512
@@ -22,7 +22,7 @@ Product = Callable[[Tensor, Tensor, Tensor, Tensor, str], Tensor]
 
 
 def by_columns(weight_TT: Tensor, x_TF: Tensor, grad_TF: Tensor, out: Tensor, kind: str) -> Tensor:
-    """Blocks of columns of W, or of W^T, added up in place: how `block_token_mixing` does it."""
+    """Blocks of columns of W, or of W^T, added up in place: how `block_token_mixing` does it with taps."""
     for start in range(0, len(weight_TT), BLOCK_SIZE):
         block, seeing, seen = _spans(start, BLOCK_SIZE)
         piece = (block, seen) if kind == "W^T g" else (seeing, block)
@@ -31,9 +31,9 @@ def by_columns(weight_TT: Tensor, x_TF: Tensor, grad_TF: Tensor, out: Tensor, ki
 
 
 def by_rows(weight_TT: Tensor, x_TF: Tensor, grad_TF: Tensor, out: Tensor, kind: str) -> Tensor:
-    """Blocks of 128 rows of the result, each whole from one product of oneDNN's, which cannot add in place."""
-    for start in range(0, len(weight_TT), 128):
-        block, seeing, seen = _spans(start, 128)
+    """Blocks of rows of the result, each whole from one product of oneDNN's: `block_token_mixing` without taps."""
+    for start in range(0, len(weight_TT), ROW_BLOCK_SIZE):
+        block, seeing, seen = _spans(start, ROW_BLOCK_SIZE)
         if kind == "W x":
             out[block] = product(weight_TT[block, seen], x_TF[seen].T)
         elif kind == "W^T g":
@@ -86,8 +86,8 @@ def _spans(start: int, size: int) -> tuple[slice, slice, slice]:
 
 
 WAYS = {
-    by_columns: f"in blocks of {BLOCK_SIZE} columns, as here",
-    by_rows: "in blocks of 128 rows by oneDNN",
+    by_columns: f"in blocks of {BLOCK_SIZE} columns, as here with taps",
+    by_rows: f"in blocks of {ROW_BLOCK_SIZE} rows by oneDNN, as here",
     by_halves: "halved again and again",
 }
 KINDS = ("W x", "W^T g", "g x^T")

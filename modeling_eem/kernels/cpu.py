@@ -1,7 +1,7 @@
 """Faster ways on a CPU to the models' own numbers, in float32 and double precision.
 
-* `block_token_mixing`: token mixing by blocks of W's columns, which never computes the half above the diagonal, and
-  taps by a fast FIR algorithm.
+* `block_token_mixing`: token mixing by blocks, which never computes the half above the diagonal: of W's rows by
+  oneDNN, or, with taps, of its columns by the BLAS, which adds in place. Taps by a fast FIR algorithm.
 * `onednn_linear`, `onednn_product`: products of many rows by oneDNN. On an x86 CPU PyTorch gives them to MKL, although
   its own oneDNN can be faster. oneDNN's sums do not depend on the weights' address, nor on the number of rows if there
   is more than one; MKL's do. With a few rows, as in generation, reading the weights takes the time. `x W^T` reads them
@@ -21,6 +21,9 @@ from torch import Tensor, nn
 
 # Columns of W that a product takes at a time: few enough to skip most of the upper triangle, enough for full speed.
 BLOCK_SIZE = 64
+# Rows of W that a product of oneDNN's takes at a time, and the columns of x from which on that measured faster.
+ROW_BLOCK_SIZE = 128
+LEAST_COLUMNS = 256
 # Numbers in a cache line: products of taps that were a column short of it took a sixth longer.
 COLUMN_MULTIPLE = 16
 # Up to so many rows, two halves of W measured faster.
@@ -321,8 +324,21 @@ def _differences_transposed(pieces: Sequence[Tensor]) -> Sequence[Tensor]:
     return [first + last.roll(1, -1), (middle - first).sub_(last)]
 
 
+def _is_by_rows(num_taps: int, x_HTF: Tensor, is_causal: bool) -> bool:
+    """Whether oneDNN multiplies, by blocks of L rows of W. It cannot add in place, as several taps need."""
+    is_taken = HAS_ONEDNN and torch.backends.mkldnn.enabled and x_HTF.dtype == torch.float32
+    return is_taken and is_causal and num_taps == 1 and x_HTF.shape[-1] >= LEAST_COLUMNS
+
+
 def _mix(taps: Sequence[Tensor], bias_HT: Tensor | None, x_HTF: Tensor, num_outputs: int, is_causal: bool) -> Tensor:
     """`bias + sum_p taps[p] x[..., p : p + num_outputs]`, by blocks of L columns of W."""
+    if bias_HT is not None and _is_by_rows(len(taps), x_HTF, is_causal):
+        y_HTF = torch.empty_like(x_HTF)
+        for weight_TT, bias_T, x_TF, y_TF in zip(taps[0], bias_HT, x_HTF, y_HTF):
+            for start, stop in _row_blocks(len(x_TF)):
+                block_LF = _onednn(weight_TT[start:stop, :stop], x_TF[:stop].T, None)
+                torch.add(block_LF, bias_T[start:stop, None], out=y_TF[start:stop])
+        return y_HTF
     if bias_HT is None:
         y_HTF = x_HTF.new_zeros(*x_HTF.shape[:2], num_outputs)
     else:
@@ -337,6 +353,13 @@ def _mix_transposed(taps: Sequence[Tensor], grad_HTF: Tensor, num_inputs: int, i
     """`_mix`'s gradient with respect to x, by blocks of L rows of W."""
     num_heads, length, num_outputs = grad_HTF.shape
     grad_x_HTF = grad_HTF.new_zeros(num_heads, length, num_inputs)  # from the gradient: vmap can then batch over it
+    if _is_by_rows(len(taps), grad_HTF, is_causal):
+        for weight_TT, grad_x_TF, grad_TF in zip(taps[0], grad_x_HTF, grad_HTF):
+            for start, stop in _row_blocks(length):
+                seeing_LS = _rows_from(start, weight_TT).narrow(1, start, stop - start).T
+                block_LF = _onednn(seeing_LS, _rows_from(start, grad_TF).T, None)
+                grad_x_TF.narrow(0, start, stop - start).copy_(block_LF)
+        return grad_x_HTF
     size = _block_size(length, is_causal)
     for weights_TT, grad_x_TF, grad_TF in zip(zip(*taps), grad_x_HTF, grad_HTF):
         end = 0
@@ -352,6 +375,12 @@ def _mix_slopes(grad_HTF: Tensor, x_HTF: Tensor, num_taps: int, is_causal: bool)
     """`_mix`'s gradients with respect to its taps, by blocks of L columns of W."""
     num_heads, length, num_outputs = grad_HTF.shape
     slopes = [grad_HTF.new_zeros(num_heads, length, length) for _ in range(num_taps)]
+    if _is_by_rows(num_taps, grad_HTF, is_causal):
+        for slope_TT, x_TF, grad_TF in zip(slopes[0], x_HTF, grad_HTF):
+            for start, stop in _row_blocks(length):
+                block_LS = _onednn(grad_TF.narrow(0, start, stop - start), x_TF.narrow(0, 0, stop), None)
+                slope_TT.narrow(0, start, stop - start).narrow(1, 0, stop).copy_(block_LS.tril(start))
+        return slopes
     for slopes_SL, x_LF, grad_SF in _column_blocks(slopes, x_HTF, grad_HTF, is_causal):
         for tap, slope_SL in enumerate(slopes_SL):
             slope_SL.addmm_(grad_SF, x_LF.narrow(1, tap, num_outputs).T, beta=0)
@@ -370,6 +399,11 @@ def _column_blocks(
         blocks = zip(x_TF.split(size), _split(weights_TT, size, 1))
         for start, (x_LF, weights_TL) in zip(range(0, length, size), blocks):
             yield [_rows_from(start, weight_TL) for weight_TL in weights_TL], x_LF, _rows_from(start, y_TF)
+
+
+def _row_blocks(length: int) -> Iterator[tuple[int, int]]:
+    """Where blocks of rows begin and end."""
+    return ((start, min(start + ROW_BLOCK_SIZE, length)) for start in range(0, length, ROW_BLOCK_SIZE))
 
 
 def _block_size(length: int, is_causal: bool) -> int:
