@@ -27,7 +27,11 @@ _OPTIONS, _TEXT = "Options of the methods", "For text that is not rows yet"
 @with_method_options(_OPTIONS)
 def entropy(
     model: Annotated[
-        list[str], typer.Option(help="Folder or Hub name; for two_models two, longer first; for teacher the teacher.")
+        list[str],
+        typer.Option(
+            help="Folder or Hub name; for two_models two, longer first; for teacher the teacher. Several checkpoints, "
+            "oldest first, give a column each."
+        ),
     ],
     method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.")],
     data: Annotated[
@@ -77,7 +81,7 @@ def entropy(
     from modeling_eem.data.segments import RowFolder
     from modeling_eem.entropy import corpus_run
     from modeling_eem.entropy.corpus_source import Source, TextOptions
-    from modeling_eem.entropy.registry import build_estimator, check_options, load_models
+    from modeling_eem.entropy.registry import build_stages, check_options, load_models
     from modeling_eem.files import asset
     from modeling_eem.report import provenance
     from modeling_eem.report.numbers import duration
@@ -94,22 +98,22 @@ def entropy(
         source = Source.of(data, output, TextOptions(max_length, text_column, errors))
         known = source.tokenizer(None if tokenizer is None else asset(tokenizer), method, model[0])
         models = load_models(method, model, dtype, state.device)
-        estimator = build_estimator(method, models, known, batch_tokens=batch_tokens, **options)
+        estimators = build_stages(method, models, known, batch_tokens=batch_tokens, **options)
         settled: list[Any] = [None]
         if is_main:
             with waiting("reading the rows"):
-                source.prepare(estimator, known)
-                scan = source.scan(estimator, known)
-            identity = corpus_run.run_identity(estimator, models, scan, {"dtype": dtype, **options})
+                source.prepare(estimators.values(), known)
+                scan = source.scan(estimators.values(), known)
+            identity = corpus_run.run_identity(estimators, models, scan, {"dtype": dtype, **options})
             corpus_run.check_begun(output, begun, identity)
             settled = [(identity, begun)]
         broadcast_object_list(settled)
         identity, begun = settled[0]
 
         rows = RowFolder.open(source.folder)
-        speed = corpus_run.measure_speed(estimator, rows)
+        speed = corpus_run.measure_speed(estimators, rows)
         fresh = rows_a_part or corpus_run.part_rows(rows, identity, speed, state.num_processes)
-        run = corpus_run.EntropyRun(rows, output, estimator, begun["rows_a_part"] if begun else fresh)
+        run = corpus_run.EntropyRun(rows, output, estimators, begun["rows_a_part"] if begun else fresh)
         tokens_left = identity["tokens"] * run.rows_left() / rows.num_rows
         speed = sum(gather_object([speed]))
         seconds = tokens_left / speed
@@ -146,8 +150,9 @@ def _table(output: Path) -> Table:
 
     results = json.loads((output / RESULTS_FILE).read_text())
     mean = f"mean {results['unit']} a token"
+    names = ("rows", "tokens", "scored", "mean")
     return Table(
-        columns=("split", "rows", "tokens", "scored", mean),
-        rows=[(split, *(counts[name] for name in counts)) for split, counts in results["splits"].items()],
+        columns=("split", *names[:-1], mean),
+        rows=[(split, *(counts[name] for name in names)) for split, counts in results["splits"].items()],
         title=f"{results['method']} entropies in {output}",
     )

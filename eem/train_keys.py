@@ -19,6 +19,8 @@ DATA_KEYS = {
 LOSS_KEYS = {
     "token_loss": "cross_entropy, complement, distance, hinge, threshold, focal, mile or selective",
     "entropy_normalization": "for complement: minmax within each document, or none",
+    "entropy_columns": "the rows' columns of entropies, one a stage of training; if not given, token_entropies",
+    "entropy_stage_steps": "the step at which each later stage begins; if not given, all are equally long",
     "entropy_threshold": "for threshold: nats",
     "focal_gamma": "of focal",
     "mile_gamma": "of mile",

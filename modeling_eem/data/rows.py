@@ -33,6 +33,12 @@ _OPEN_ROWS = 64  # rows that `pack` fills at the same time
 Documents: TypeAlias = Iterable[tuple[int, Sequence[int] | NDArray]]
 
 
+def stage_columns(stages: int) -> list[str]:
+    """Columns of the entropies that several models measured, in the models' order: `token_entropies_1`, …; the last
+    model's, or an only model's, is `token_entropies`."""
+    return [*(f"{TOKEN_ENTROPIES}_{stage}" for stage in range(1, stages)), TOKEN_ENTROPIES]
+
+
 class Row(TypedDict):
     """One row of t ≤ n tokens, all of them real.
 

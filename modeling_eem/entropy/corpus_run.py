@@ -12,11 +12,12 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +34,7 @@ from modeling_eem.entropy.base import EntropyEstimator
 from modeling_eem.files import LOCK_FILE, full_disk_named, locked, read_record, write_atomically
 
 ENTROPIES_FILE = "entropies.json"
+Estimators: TypeAlias = Mapping[str, EntropyEstimator]  # by column, `token_entropies` and those of earlier stages
 _PART_SECONDS = 60.0
 _MEASURED_SECONDS = 5.0
 _POLL_SECONDS = 0.5
@@ -57,7 +59,7 @@ class Part:
         return self.file.exists()
 
 
-def measure_speed(estimator: EntropyEstimator, rows: RowFolder, seconds: float = _MEASURED_SECONDS) -> float:
+def measure_speed(estimators: Estimators, rows: RowFolder, seconds: float = _MEASURED_SECONDS) -> float:
     """Tokens a second on rows drawn at random, in growing batches; the last and largest batch counts.
 
     A first row only warms up. At most a quarter of a small corpus is drawn: on 131 rows measuring took as long as the
@@ -67,7 +69,7 @@ def measure_speed(estimator: EntropyEstimator, rows: RowFolder, seconds: float =
     while count <= 2 or (used < seconds and 8 * count <= rows.num_rows):
         segments = [segment for _ in range(count) for segment in next(drawn)]
         began = time.perf_counter()
-        for _ in _estimate(estimator, segments):
+        for _ in _estimate(estimators, segments):
             pass
         took = time.perf_counter() - began
         speed, used, count = sum(len(ids_T) for _, ids_T in segments) / took, used + took, 2 * count
@@ -127,9 +129,10 @@ def check_begun(output: Path, begun: dict[str, Any] | None, identity: dict[str, 
 
 
 def run_identity(
-    estimator: EntropyEstimator, models: Sequence[PreTrainedModel], scan: Scan, options: dict[str, Any]
+    estimators: Estimators, models: Sequence[PreTrainedModel], scan: Scan, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Everything that determines the entropies of rows."""
+    estimator = estimators[TOKEN_ENTROPIES]
     return {
         "method": estimator.method,
         "unit": estimator.unit,
@@ -166,13 +169,13 @@ class EntropyRun:
     Attributes:
         rows: the rows to measure.
         output: the folder to make.
-        estimator: measures the rows.
+        estimators: measure the rows, one a column.
         rows_a_part: see `part_rows`.
     """
 
     rows: RowFolder
     output: Path
-    estimator: EntropyEstimator
+    estimators: Estimators
     rows_a_part: int
 
     def parts(self) -> list[Part]:
@@ -217,18 +220,19 @@ class EntropyRun:
 
     def finish(self, identity: dict[str, Any]) -> None:
         """Make the parts a data set, and write its counts to `results.json`."""
-        splits: dict[str, dict[str, float]] = {}
+        totals: dict[str, Counter[str]] = {}
         for part in self.parts():
-            counts = splits.setdefault(part.split, {"rows": 0, "tokens": 0, "scored": 0, "sum": 0.0})
+            total = totals.setdefault(part.split, Counter())
             table = _read_part(part.file)
-            values_N = table[TOKEN_ENTROPIES].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-            counts["rows"] += len(table)
-            counts["tokens"] += len(Segments.of(table).places_N)
-            counts["scored"] += int((~np.isnan(values_N)).sum())
-            counts["sum"] += float(np.nansum(values_N, dtype=np.float64))
-        for counts in splits.values():
-            counts["mean"] = counts.pop("sum") / max(counts["scored"], 1)
-        results = {"method": self.estimator.method, "unit": self.estimator.unit, "splits": splits}
+            total["rows"] += len(table)
+            total["tokens"] += len(Segments.of(table).places_N)
+            for column in self.estimators:
+                values_N = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+                total[f"scored {column}"] += int((~np.isnan(values_N)).sum())
+                total[column] += float(np.nansum(values_N, dtype=np.float64))  # pyright: ignore[reportArgumentType]
+        splits = {split: self._counts(total) for split, total in totals.items()}
+        estimator = self.estimators[TOKEN_ENTROPIES]
+        results = {"method": estimator.method, "unit": estimator.unit, "splits": splits}
         write_atomically(self.output / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
         schema = self._schema(next(iter(splits)))
         finish_dataset(self.output, list(splits), schema, json.dumps(identity, sort_keys=True))
@@ -236,22 +240,33 @@ class EntropyRun:
     def _make(self, part: Part, report: Callable[[int], None]) -> None:
         table = self.rows.table(part.split, range(part.start, part.stop))
         segments = Segments.of(table)
-        values: list[Tensor] = []
-        reported = 0
+        values: dict[str, list[Tensor]] = {column: [] for column in self.estimators}
+        finished = reported = measured = 0
         numbered = [(part.start + row, ids_T) for row, ids_T in zip(segments.rows, segments.ids)]
         with naming(f"{self.rows.path}, split {part.split}"):
-            for some in _estimate(self.estimator, numbered):
-                values += some
-                finished = segments.rows[len(values)] if len(values) < len(segments.ids) else part.num_rows
+            for some in _estimate(self.estimators, numbered):
+                for column, its_values in some.items():
+                    values[column] += its_values
+                measured += len(some[TOKEN_ENTROPIES])
+                finished = segments.rows[measured] if measured < len(segments.ids) else part.num_rows
                 report(finished - reported)
                 reported = finished
-        whole = table.append_column(TOKEN_ENTROPIES, segments.column(values)).cast(self._schema(part.split))
+        for column, its_values in values.items():
+            table = table.append_column(column, segments.column(its_values))
+        whole = table.cast(self._schema(part.split))
         with arrow_stream(part.file, whole.schema) as writer:
             writer.write_table(whole)
 
+    def _counts(self, total: Counter[str]) -> dict[str, Any]:
+        """Rows, tokens, scored tokens and mean of the last stage; with several stages, the means of all of them."""
+        means = {column: total[column] / max(total[f"scored {column}"], 1) for column in self.estimators}
+        counts: dict[str, Any] = {name: total[name] for name in ("rows", "tokens")}
+        counts |= {"scored": total[f"scored {TOKEN_ENTROPIES}"], "mean": means[TOKEN_ENTROPIES]}
+        return counts | ({"stages": means} if len(means) > 1 else {})
+
     def _schema(self, split: str) -> pa.Schema:
         features = self.rows.splits[split].features
-        return Features({**features, TOKEN_ENTROPIES: List(Value("float32"))}).arrow_schema
+        return Features({**features, **dict.fromkeys(self.estimators, List(Value("float32")))}).arrow_schema
 
 
 def _read_part(file: Path) -> pa.Table:
@@ -279,15 +294,21 @@ def _still_awaited(parts: list[Part], report: Callable[[int], None]) -> list[Par
     return awaited
 
 
-def _estimate(estimator: EntropyEstimator, segments: Sequence[tuple[int | str, Tensor]]) -> Iterator[list[Tensor]]:
-    """The values of segments `[t]` of named rows, some at a time, in their order."""
+def _estimate(
+    estimators: Estimators, segments: Sequence[tuple[int | str, Tensor]]
+) -> Iterator[dict[str, list[Tensor]]]:
+    """The values of segments `[t]` of named rows by column, some at a time, in their order."""
+    batch_tokens = _BATCHES_A_CALL * estimators[TOKEN_ENTROPIES].batch_tokens
     some: list[tuple[int | str, Tensor]] = []
     tokens = 0
     for place, (row, ids_T) in enumerate(segments):
         some.append((row, ids_T))
         tokens += len(ids_T)
         is_last = place + 1 == len(segments)
-        if is_last or tokens + len(segments[place + 1][1]) > _BATCHES_A_CALL * estimator.batch_tokens:
+        if is_last or tokens + len(segments[place + 1][1]) > batch_tokens:
             names, ids = zip(*some)
-            yield estimator.measure(estimator.rows_of_ids(ids), names)
+            yield {
+                column: estimator.measure(estimator.rows_of_ids(ids), names)
+                for column, estimator in estimators.items()
+            }
             some, tokens = [], 0

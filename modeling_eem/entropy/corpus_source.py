@@ -1,12 +1,13 @@
 """What `eem entropy` measures: a folder of rows, or text that is first made into rows beside the output."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from modeling_eem.data.arrow_files import TOKENIZER_FOLDER
@@ -70,7 +71,7 @@ class Source:
         saved = self.folder / TOKENIZER_FOLDER
         return load_tokenizer(saved) if saved.exists() else None
 
-    def prepare(self, estimator: EntropyEstimator, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    def prepare(self, estimators: Iterable[EntropyEstimator], tokenizer: PreTrainedTokenizerBase | None) -> None:
         """Make rows from text, or finish those that a killed start began. A folder of rows needs no preparation.
 
         Raises:
@@ -80,7 +81,8 @@ class Source:
             return
         if tokenizer is None:
             raise ValueError("text needs a tokenizer: pass --tokenizer.")
-        max_length = self.text_options.max_length or estimator.context
+        contexts = [estimator.context for estimator in estimators if estimator.context is not None]
+        max_length = self.text_options.max_length or min(contexts, default=None)
         if max_length is None:
             raise ValueError("the model sets no limit in tokens of the rows: pass --max-length for text.")
         options = RowOptions(
@@ -102,14 +104,20 @@ class Source:
             self.remove()  # or the corrected text would be refused
             raise
 
-    def scan(self, estimator: EntropyEstimator, tokenizer: PreTrainedTokenizerBase | None) -> Scan:
-        """Read all rows once, and refuse rows that the estimator would refuse."""
+    def scan(self, estimators: Iterable[EntropyEstimator], tokenizer: PreTrainedTokenizerBase | None) -> Scan:
+        """Read all rows once, and refuse rows that an estimator would refuse."""
+        estimators = list(estimators)
+
+        def check(ids_T: Tensor, row: int) -> None:
+            for estimator in estimators:
+                estimator.check_row(ids_T, row)
+
         rows = RowFolder.open(self.folder)
         if rows.has_fingerprint:
             check_fingerprint(self.folder, load_tokenizer(rows.tokenizer_folder))  # the output gets a copy of it
             if tokenizer is not None:
                 check_fingerprint(self.folder, tokenizer)
-        return rows.scan(estimator.check_row)
+        return rows.scan(check)
 
     def remove(self) -> None:
         """Remove the rows that were made from text."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from modeling_eem.data.rows import stage_columns
 from modeling_eem.entropy.base import EntropyEstimator
 from modeling_eem.entropy.causal import CausalEntropy
 from modeling_eem.entropy.exact import ExactEntropy, TwoModelEntropy
@@ -82,13 +83,14 @@ def load_models(
     """The models of a method, from folders or the Hub, in evaluation mode; see `loading.load_model`.
 
     Args:
-        names: one name; for `two_models` the model of the longer prefix, then that of the shorter.
+        names: one name; for `two_models` the model of the longer prefix, then that of the shorter. Several times as
+            many are checkpoints of several stages of training.
 
     Raises:
         ValueError: for the wrong number of models.
     """
     kind = estimator_class(method)
-    if len(names) != kind.num_models:
+    if not names or len(names) % kind.num_models:
         plural = "s"[: kind.num_models - 1]
         raise ValueError(f"the method {method} takes {kind.num_models} model{plural}, not {len(names)}.")
     models = [load_model(name, kind.model_kind, dtype) for name in names]
@@ -123,6 +125,22 @@ def build_estimator(
     assert folder is not None  # `load_models` loads from folders and the Hub
     own = load_tokenizer(folder)
     return TeacherEntropy(models[0], own, tokenizer, batch_tokens=batch_tokens, **options)
+
+
+def build_stages(
+    method: str,
+    models: Sequence[PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    batch_tokens: int = 4096,
+    **options: Any,
+) -> dict[str, EntropyEstimator]:
+    """An estimator of each stage's models, by the column of its entropies: see `data.rows.stage_columns`."""
+    size = estimator_class(method).num_models
+    stages = [models[start : start + size] for start in range(0, len(models), size)]
+    return {
+        column: build_estimator(method, stage, tokenizer, batch_tokens, **options)
+        for column, stage in zip(stage_columns(len(stages)), stages)
+    }
 
 
 def check_options(method: str, options: dict[str, Any]) -> None:

@@ -106,9 +106,10 @@ def prepare_run(path: str | Path, overrides: Sequence[str] = ()) -> Run:
 
 def _prepare(name: str, config: PreTrainedConfig, data: DataArguments, arguments: RunArguments) -> Run:
     rows = run_rows(data)
-    if (is_regression(config) or TOKEN_LOSSES[arguments.token_loss].needs_entropies) and not rows.has_entropies:
+    missing = [column for column in arguments.entropy_columns if column not in rows.columns]
+    if missing and (is_regression(config) or TOKEN_LOSSES[arguments.token_loss].needs_entropies):
         what = "num_labels: 1" if is_regression(config) else f"token_loss: {arguments.token_loss}"
-        raise ValueError(f"{what} needs train_rows with a column token_entropies; make one with `eem entropy`.")
+        raise ValueError(f"{what} needs train_rows with a column {', '.join(missing)}; make it with `eem entropy`.")
     tokenizer = _tokenizer(data.tokenizer or config.name_or_path or "asset:tokenizer")
     _fit_vocabulary(config, tokenizer)
     rows.check(config, tokenizer)

@@ -1,11 +1,14 @@
 """The arguments of a token loss, as fields beside any Trainer's own arguments."""
 
 import math
-from dataclasses import dataclass
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from transformers import TrainingArguments
 
+from modeling_eem.data.rows import TOKEN_ENTROPIES
 from modeling_eem.training.token_losses import TOKEN_LOSSES, TokenLossOptions
 
 
@@ -19,16 +22,22 @@ class TokenLossArguments:
     Args:
         token_loss: a name of `TOKEN_LOSSES`.
         entropy_normalization: ê of `complement`: "minmax" within each document segment, or "none", clipped to [0, 1].
+        entropy_columns: the training set's columns of entropies (nats, one a token), one a stage of training: with
+            `["token_entropies_1", "token_entropies"]` a student first follows an early teacher, then a later one.
+        entropy_stage_steps: the optimizer step at which each stage after the first begins; if empty, all stages are
+            equally long.
         entropy_threshold, focal_gamma, mile_gamma, selected_fraction: see `TokenLossOptions`.
         regression_alignment: which output of a token-classification model is a token's entropy: "prefix", the output
             before the token, which has not seen it; "token", the output at the token.
 
     Raises:
-        ValueError: for an unknown name, or a number out of range.
+        ValueError: for an unknown name, a number out of range, or stages that do not match their columns.
     """
 
     token_loss: str = "cross_entropy"
     entropy_normalization: str = "minmax"
+    entropy_columns: list[str] = field(default_factory=lambda: [TOKEN_ENTROPIES])
+    entropy_stage_steps: list[int] = field(default_factory=list)
     entropy_threshold: float = TokenLossOptions.entropy_threshold
     focal_gamma: float = TokenLossOptions.focal_gamma
     mile_gamma: float = TokenLossOptions.mile_gamma
@@ -48,7 +57,22 @@ class TokenLossArguments:
                 raise ValueError(f"{name} must be a finite number of at least 0; got {getattr(self, name)}.")
         if not 0 < self.selected_fraction <= 1:
             raise ValueError(f"selected_fraction must lie above 0 and be at most 1; got {self.selected_fraction}.")
+        if not self.entropy_columns or len(set(self.entropy_columns)) < len(self.entropy_columns):
+            raise ValueError(f"entropy_columns must be different names, at least one; got {self.entropy_columns}.")
+        if steps := self.entropy_stage_steps:
+            expected = len(self.entropy_columns) - 1
+            if len(steps) != expected or steps[0] < 1 or any(a >= b for a, b in pairwise(steps)):
+                raise ValueError(
+                    f"entropy_stage_steps must be {expected} growing numbers of steps, one for each of "
+                    f"entropy_columns after the first; got {steps}."
+                )
         super().__post_init__()  # pyright: ignore[reportAttributeAccessIssue]: of the Trainer's arguments, next in line
+
+    def entropy_column(self, step: int, max_steps: int) -> str:
+        """The column that is read after `step` of `max_steps` optimizer steps."""
+        stages = len(self.entropy_columns)
+        starts = self.entropy_stage_steps or [max_steps * stage // stages for stage in range(1, stages)]
+        return self.entropy_columns[bisect_right(starts, step)]
 
     @property
     def token_loss_options(self) -> TokenLossOptions:

@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from modeling_eem.data.collator import CausalCollator
+from modeling_eem.data.rows import TOKEN_ENTROPIES
 from modeling_eem.models.modeling_eem_autoencoder import EEMAutoencoder
 from modeling_eem.training.callbacks import LEFT_OUT, SeedDevicesCallback
 from modeling_eem.training.distributed import keep_loss_precision, over_processes
@@ -42,12 +43,13 @@ class TokenLossMixin(Trainer):
     The loss is divided by the scored tokens of the whole optimizer step, over accumulation steps and devices, so it
     does not depend on how the step is cut up; a step without scored tokens has gradient 0. If the loss needs
     entropies, a labelled token whose entropy is NaN is left out, and the log counts it as `tokens_without_entropy`.
+    With several `entropy_columns`, each stage of training reads its own; evaluation reads the last.
     `eval_loss` is a mean over tokens, whatever the batches were.
 
     The model's `forward` is replaced only while this trainer calls it.
 
     Raises:
-        ValueError: for arguments without a token loss, a training set that lacks the `token_entropies` that the loss
+        ValueError: for arguments without a token loss, a training set that lacks the `entropy_columns` that the loss
             needs, or an argument that would change the loss elsewhere in the Trainer.
     """
 
@@ -55,13 +57,14 @@ class TokenLossMixin(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        arguments = _checked_arguments(self)
+        self._token_loss = arguments = _checked_arguments(self)
         self._base = without_adapters(self.model)
         self.is_regression = (
             self._base.config.num_labels == 1 and "ForTokenClassification" in type(self._base).__name__
         )
         loss = TOKEN_LOSSES[arguments.token_loss]
-        _check_columns(self.train_dataset, self.is_regression or loss.needs_entropies)
+        if self.is_regression or loss.needs_entropies:
+            _check_columns(self.train_dataset, arguments.entropy_columns)
         self.training_forward = self._make_forward(arguments)
         if self.training_forward is not None:
             self.model_accepts_loss_kwargs = True  # the replaced forward divides by num_items_in_batch
@@ -96,7 +99,16 @@ class TokenLossMixin(Trainer):
         super()._set_signature_columns_if_needed()
         if self.training_forward is not None:
             known = self._signature_columns or []
-            self._signature_columns = [*known, *(c for c in self.training_forward.columns if c not in known)]
+            taken = (*self.training_forward.columns, *self._token_loss.entropy_columns)
+            self._signature_columns = [*known, *(column for column in taken if column not in known)]
+
+    def _with_entropies(self, batch: dict[str, Any], column: str) -> dict[str, Any]:
+        """The batch with one column of entropies, under the name that the replaced forward knows."""
+        columns = self._token_loss.entropy_columns
+        if columns == [TOKEN_ENTROPIES] or self.training_forward is None:
+            return batch
+        kept = {name: values for name, values in batch.items() if name not in (*columns, TOKEN_ENTROPIES)}
+        return {**kept, TOKEN_ENTROPIES: batch[column]} if column in batch else kept
 
     def compute_loss(
         self,
@@ -117,8 +129,11 @@ class TokenLossMixin(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
-        """For a loss that averages weights over the step, computes their mean before the step's first batch."""
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        """Chooses the stage's entropies. For a loss that averages weights over the step, computes their mean before
+        the step's first batch."""
+        column = self._token_loss.entropy_column(self.state.global_step, self.state.max_steps)
+        chosen = (self._with_entropies(batch, column) for batch in epoch_iterator)
+        batches, num_items = super().get_batch_samples(chosen, num_batches, device)
         head = self.training_forward
         if not batches or not isinstance(head, TokenLossHead) or not isinstance(num_items, Tensor):
             return batches, num_items
@@ -167,6 +182,7 @@ class TokenLossMixin(Trainer):
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         self._num_items = None
+        inputs = self._with_entropies(inputs, self._token_loss.entropy_columns[-1])
         with self._replaced():
             loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
         if loss is not None and self.training_forward is not None:
@@ -247,9 +263,9 @@ def _checked_arguments(trainer: Trainer) -> TokenLossArguments:
     return args
 
 
-def _check_columns(dataset: Any, is_needed: bool) -> None:
-    if is_needed and isinstance(dataset, Dataset) and "token_entropies" not in dataset.column_names:
+def _check_columns(dataset: Any, columns: list[str]) -> None:
+    if isinstance(dataset, Dataset) and (missing := [name for name in columns if name not in dataset.column_names]):
         raise ValueError(
-            "this loss needs the column token_entropies (nats, one a token) in train_dataset, which has only "
+            f"this loss needs the column {', '.join(missing)} (nats, one a token) in train_dataset, which has only "
             f"{', '.join(dataset.column_names)}."
         )

@@ -75,7 +75,7 @@ class TextRows:
     """Rows cut from text files, held in memory."""
 
     data: DataArguments
-    has_entropies = False
+    columns = ("input_ids", "document_ids", "num_bytes")
 
     def check(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         """ValueError for packed rows and a model with a code, or rows longer than the model takes."""
@@ -124,8 +124,8 @@ class PreparedRows:
             )
 
     @property
-    def has_entropies(self) -> bool:
-        return "token_entropies" in self.splits[TRAIN].column_names
+    def columns(self) -> Sequence[str]:
+        return self.splits[TRAIN].column_names
 
     def check(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         """ValueError for rows of another tokenizer, or rows that the model does not take."""

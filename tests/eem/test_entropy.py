@@ -92,7 +92,36 @@ def test_training_takes_the_rows(causal: Path, harness_model: Callable[..., Path
     model = harness_model("llama")
     check_fingerprint(causal, AutoTokenizer.from_pretrained(model))
     prepared = PreparedRows(DataArguments(tokenizer=str(model), train_rows=str(causal)))
-    assert prepared.has_entropies
+    assert "token_entropies" in prepared.columns
+
+
+def test_several_checkpoints_give_a_column_each(
+    rows: Path, causal: Path, harness_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    """`token_entropies_1` is the earlier model's; `token_entropies` is what the later one alone gives."""
+    model = AutoModelForCausalLM.from_pretrained(harness_model("llama"), dtype="float32")
+    with torch.no_grad():
+        model.lm_head.weight.mul_(0)  # an early model: all tokens are equally likely
+    early = tmp_path / "early"
+    shutil.copytree(harness_model("llama"), early)
+    model.save_pretrained(early)
+    output = tmp_path / "stages"
+    result = _run(
+        "--model", early, harness_model("llama"), "--method", "causal", "--data", rows, "--output", output,
+        "--rows-a-part", 7,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    alone, stages = load_from_disk(str(causal)), load_from_disk(str(output))
+    uniform = torch.tensor(float(model.config.vocab_size)).log().item()
+    for split in alone:
+        assert str(stages[split].remove_columns("token_entropies_1").to_dict()) == str(
+            alone[split].to_dict()
+        )  # NaN too
+        first = torch.tensor([value for row in stages[split]["token_entropies_1"] for value in row[1:]])
+        torch.testing.assert_close(first, torch.full_like(first, uniform))
+    results = json.loads((output / "results.json").read_text())["splits"]["train"]
+    assert results["stages"] == {"token_entropies_1": pytest.approx(uniform), "token_entropies": results["mean"]}
+    assert "stages" not in json.loads((causal / "results.json").read_text())["splits"]["train"]
 
 
 def test_what_is_finished_is_not_made_again(

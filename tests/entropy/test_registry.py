@@ -105,8 +105,10 @@ def test_what_does_not_fit_is_refused(harness_model: Callable[..., Path], tokeni
         check_options("exact", {"stride": 1, "metric": "l1"})
     with pytest.raises(ValueError, match="two_models takes 2 models, not 1"):
         load_models("two_models", [llama])
-    with pytest.raises(ValueError, match="exact takes 1 model, not 2"):
-        load_models("exact", [llama, llama])
+    with pytest.raises(ValueError, match="two_models takes 2 models, not 3"):
+        load_models("two_models", [llama] * 3)
+    with pytest.raises(ValueError, match="exact takes 1 model, not 0"):
+        load_models("exact", [])
     with pytest.raises(ValueError, match="lacks the weights score.bias, score.weight: it was not trained as a token"):
         load_models("regression", [llama])
     with pytest.raises(ValueError, match="pass --tokenizer"):

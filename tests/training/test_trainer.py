@@ -182,6 +182,73 @@ def test_a_missing_column_is_an_error(rows: Dataset, step: Callable) -> None:
         step(mixer(), rows.remove_columns("token_entropies"), token_loss="hinge")
 
 
+def _stage_losses(dataset: Dataset, folder: Path, steps: int = 6, **arguments: Any) -> list[float]:
+    """The losses of a model that does not learn, one a step, all rows in each."""
+    trainer = TokenWeightedTrainer(
+        model=llama(),
+        args=TokenWeightedTrainingArguments(
+            output_dir=str(folder), max_steps=steps, learning_rate=0.0, logging_steps=1, token_loss="hinge",
+            save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True,
+            **{"per_device_train_batch_size": ROWS, **arguments},
+        ),
+        train_dataset=dataset,
+    )  # fmt: skip
+    trainer.train()
+    return [round(entry["loss"], 4) for entry in trainer.state.log_history if "loss" in entry]
+
+
+def test_each_stage_of_training_reads_its_own_entropies(rows: Dataset, tmp_path: Path) -> None:
+    values = [-1.0, 0.5, 1.5]  # entropies of every token, lower than its loss
+    stages = ["token_entropies_1", "token_entropies_2", "token_entropies"]
+    staged = rows.remove_columns("token_entropies")
+    for name, value in zip(stages, values):
+        staged = staged.add_column(name, [[value] * len(ids) for ids in rows["input_ids"]])
+    (plain,) = _stage_losses(staged, tmp_path, 1, entropy_columns=["token_entropies_1"])
+    (again,) = _stage_losses(staged, tmp_path, 1)  # the last teacher alone
+    assert again < plain
+
+    even = _stage_losses(staged, tmp_path, entropy_columns=stages)
+    assert even[0] == pytest.approx(plain) and even[4] == pytest.approx(again)
+    assert [even.count(loss) for loss in dict.fromkeys(even)] == [2, 2, 2]
+    chosen = _stage_losses(staged, tmp_path, entropy_columns=stages, entropy_stage_steps=[1, 5])
+    assert [chosen.count(loss) for loss in dict.fromkeys(chosen)] == [1, 4, 1]
+    assert list(dict.fromkeys(chosen)) == list(dict.fromkeys(even))
+    accumulated = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": ROWS // 2}
+    assert _stage_losses(staged, tmp_path, entropy_columns=stages, **accumulated) == pytest.approx(even, abs=2e-4)
+
+
+def test_evaluation_is_the_last_stages(rows: Dataset, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = LlamaForTokenClassification(LlamaConfig(**SIZES, **SPECIAL, **LLAMA, num_labels=1))
+    early = [[9.0] * len(ids) for ids in rows["input_ids"]]
+    given = {"output_dir": str(tmp_path), "report_to": "none", "use_cpu": True}
+
+    def loss(dataset: Dataset, **arguments: Any) -> float:
+        args = TokenWeightedTrainingArguments(**given, **arguments)
+        return TokenWeightedTrainer(model, args, train_dataset=dataset, eval_dataset=dataset).evaluate()["eval_loss"]
+
+    stages = {"entropy_columns": ["token_entropies_1", "token_entropies"]}
+    assert loss(rows.add_column("token_entropies_1", early), **stages) == pytest.approx(loss(rows))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"entropy_columns": []}, "at least one"),
+        ({"entropy_columns": ["a", "a"]}, "different names"),
+        ({"entropy_columns": ["a", "b"], "entropy_stage_steps": [3, 4]}, "must be 1 growing numbers"),
+        ({"entropy_columns": ["a", "b", "c"], "entropy_stage_steps": [4, 4]}, "must be 2 growing numbers"),
+        ({"entropy_columns": ["a", "b"], "entropy_stage_steps": [0]}, "growing numbers of steps"),
+        ({"entropy_stage_steps": [5]}, "must be 0 growing numbers"),
+    ],
+)
+def test_stages_that_do_not_match_their_columns_are_errors(
+    arguments: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        TokenWeightedTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **arguments)
+
+
 def test_an_unknown_loss_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="token_loss must be one of"):
         TokenWeightedTrainingArguments(output_dir=str(tmp_path), token_loss="focus")
