@@ -7,6 +7,7 @@ list.
 """
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Sequence
@@ -45,6 +46,8 @@ _MAY_CHANGE = ("max_steps", "num_train_epochs", "eval_", "per_device_eval_", "sa
 _MAY_CHANGE += ("disable_tqdm", "output_dir", "run_name", "project", "trackio_", "push_to_hub", "hub_", "do_")
 _MAY_CHANGE += ("resume_from_checkpoint", "dataloader_num_workers", "dataloader_pin_memory", "local_rank")
 _MAY_CHANGE += ("load_best_model_at_end", "metric_for_best_model", "greater_is_better", "ddp_timeout")
+# How the rows of a step are cut up. Their product is the rows of a step, which a step depends on.
+_CUT = ("per_device_train_batch_size", "gradient_accumulation_steps", "world_size")
 # Notes of transformers in a saved config; the run did not choose them.
 _NOTES = ("transformers_version", "architectures", "auto_map", "_name_or_path", "dtype")
 
@@ -208,18 +211,36 @@ def _name_alone(value: Any) -> Any:
 
 
 def check_same_run(folder: Path, record: dict[str, Any]) -> None:
-    """Raise a ValueError that names what differs between a folder's run and this one."""
+    """Raise a ValueError that names what differs between a folder's run and this one.
+
+    The rows of a step may be cut up in another way: other processes, rows a device or accumulation steps.
+    """
     before = read_run_record(folder)
     changed = [
         f"{part}.{name} was {before[part][name]!r} and is {value!r}"
         for part, values in record.items()
         for name, value in values.items()
-        if name in before[part] and before[part][name] != value
+        if name in before[part] and before[part][name] != value and not (part == "training" and name in _CUT)
     ]
+    if (rows := _rows_a_step(before)) is not None and rows != (wanted := _rows_a_step(record)):
+        changed.append(f"the rows of a step ({' × '.join(_CUT)}) were {rows} and are {wanted}")
     if changed:
         raise ValueError(
             f"{folder} belongs to another run: {'; '.join(changed)}. Undo that, or choose another output_dir."
         )
+
+
+def is_cut_alike(folder: Path, record: dict[str, Any]) -> bool:
+    """Whether a checkpoint's run had as many processes, rows a device and accumulation steps: it then goes on bit for
+    bit."""
+    before = read_run_record(folder)["training"]
+    return all(before.get(name, record["training"][name]) == record["training"][name] for name in _CUT)
+
+
+def _rows_a_step(record: dict[str, Any]) -> int | None:
+    """None for a record that does not tell."""
+    values = [record["training"].get(name) for name in _CUT]
+    return math.prod(values) if all(isinstance(value, int) for value in values) else None
 
 
 def write_run_record(folder: Path, record: dict[str, Any]) -> None:

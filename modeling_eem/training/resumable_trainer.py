@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import EvalLoopOutput, HubStrategy
+from transformers.utils import logging
 
 from modeling_eem.files import LOCK_FILE, full_disk_named, locked
 from modeling_eem.models.loss_eem import IGNORE_INDEX
@@ -23,6 +24,7 @@ from modeling_eem.training.checkpoints import (
     COMPLETE_FILE,
     checkpoint_to_resume,
     delete_checkpoint,
+    is_cut_alike,
     is_finished,
     mark_complete,
     read_state,
@@ -36,6 +38,8 @@ from modeling_eem.training.loss_watch import LossWatch, check_weights
 from modeling_eem.training.run_arguments import RunArguments
 from modeling_eem.training.run_outputs import DESCRIPTIONS, describe
 from modeling_eem.training.trainer import TokenWeightedTrainer
+
+logger = logging.get_logger(__name__)
 
 # Checkpoints, logs and sharded states are in folders; the other files are what training resumes from, also DeepSpeed.
 NOT_PUBLISHED = ["*/*", "*.pt", "*.pth", "*.bin", "trainer_state.json", "complete.json", "latest", "zero_to_fp32.py"]
@@ -226,10 +230,21 @@ class RunTrainer(TokenWeightedTrainer):
             self.state.compute_steps(self.args, max_steps)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Random states are the last that a resume reads: the checkpoint must still be there, whole and the same."""
+        """Random states are the last that a resume reads: the checkpoint must still be there, whole and the same.
+
+        If another number of processes goes on, each draws anew: the saved states are of other processes.
+        """
         super()._load_rng_state(checkpoint)
         if checkpoint is None:
             return
+        if not is_cut_alike(Path(checkpoint), self.run.record):
+            draws_before = self.state.global_step * self.args.world_size
+            torch.manual_seed(self.args.seed + draws_before + self.args.process_index)
+            logger.warning_once(
+                f"{checkpoint} was trained with other numbers of processes, rows a device or accumulation steps. The "
+                "run goes on with as many rows in each step, but draws noise and dropout anew: it will not end bit "
+                "for bit where it would have ended."
+            )
         problem = torn(Path(checkpoint))
         if problem is None and (step := read_state(Path(checkpoint)).global_step) != self.state.global_step:
             problem = f"is of step {step}, and training would go on at step {self.state.global_step}"

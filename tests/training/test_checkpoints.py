@@ -22,6 +22,7 @@ from transformers import TrainerCallback
 from modeling_eem.training import RunTrainer, TrainingInterrupted, prepare_run
 from modeling_eem.training.checkpoints import COMPLETE_FILE, mark_complete, rotate, torn
 
+ROOT = Path(__file__).parents[2]
 STEPS = {"max_steps": 10, "save_steps": 5, "logging_steps": 2, "eval_steps": 3}
 MEASURED_TIME = ("runtime", "per_second")
 
@@ -97,6 +98,22 @@ def test_ten_steps_are_five_and_five(write_run: Callable[..., Path], tmp_path: P
     assert_equal(state(tmp_path / "out" / "checkpoint-10")["weights"], whole["weights"])
 
 
+@pytest.mark.parametrize("rows, accumulation", [(2, 2), (1, 4)])
+def test_a_run_goes_on_with_its_steps_cut_up_in_another_way(
+    write_run: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, rows: int, accumulation: int
+) -> None:
+    train(write_run("masked_mixer", **STEPS))
+    whole = state(tmp_path / "out" / "checkpoint-10")["weights"]
+    interrupt(tmp_path / "out", "checkpoint-10")
+    cut = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": accumulation}
+    with caplog.at_level(logging.WARNING):
+        resumed = train(write_run("masked_mixer", **STEPS, **cut))
+    assert resumed.run.checkpoint == tmp_path / "out" / "checkpoint-5"
+    assert "goes on with the same rows in each step" in caplog.text
+    for name, weight in state(tmp_path / "out" / "checkpoint-10")["weights"].items():
+        torch.testing.assert_close(weight, whole[name], rtol=1e-3, atol=1e-5)
+
+
 def test_a_tied_head_resumes_without_a_warning(
     write_run: Callable[..., Path],
     tmp_path: Path,
@@ -165,6 +182,7 @@ def test_what_resume_from_checkpoint_says(again: Callable[..., Path], tmp_path: 
         ({"noise_scale": 0.5}, "model.noise_scale was 0.0625 and is 0.5"),
         ({"random_prefix_probability": 0.0}, "model.random_prefix_probability was 0.5"),
         ({"rows": "stream"}, "data.rows was 'windows' and is 'stream'"),
+        ({"per_device_train_batch_size": 2}, r"the rows of a step \(.*\) were 4 and are 2"),
     ],
 )
 def test_another_run_is_refused(again: Callable[..., Path], changes: dict[str, Any], message: str) -> None:
@@ -349,25 +367,48 @@ def test_a_kill_costs_the_steps_since_the_last_checkpoint(
     )
 
 
+def launched(path: Path, processes: int) -> None:
+    """Runs `train.py` in one process or several."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    done = subprocess.run(
+        [sys.executable, *(torchrun if processes > 1 else []), str(ROOT / "train.py"), "--config", str(path)],
+        cwd=path.parent,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=500,
+    )
+    assert done.returncode == 0
+
+
 @pytest.mark.slow
 def test_two_processes_resume_bit_for_bit(write_run: Callable[..., Path], tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
     path = write_run(**STEPS, per_device_train_batch_size=2)
-
-    def launch() -> None:
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        done = subprocess.run(
-            [*torchrun, str(root / "train.py"), "--config", str(path)],
-            cwd=tmp_path,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            timeout=500,
-        )
-        assert done.returncode == 0
-
-    launch()
+    launched(path, 2)
     whole = state(tmp_path / "out" / "checkpoint-10")
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= whole.keys()
     assert not torch.equal(whole["rng_state_0.pth"]["cpu"], whole["rng_state_1.pth"]["cpu"])
     interrupt(tmp_path / "out", "checkpoint-10")
-    launch()
+    launched(path, 2)
     assert_equal(state(tmp_path / "out" / "checkpoint-10"), whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before, after", [(1, 2), (2, 1)])
+def test_another_number_of_processes_goes_on(
+    write_run: Callable[..., Path], run_text: Path, tmp_path: Path, before: int, after: int
+) -> None:
+    """With the same rows in each step, a model without noise ends where it would have ended, but for rounding.
+
+    Twenty rows make five whole steps: of a last step's missing rows, accelerate gives processes rows twice.
+    """
+    lines = (run_text / "train.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "text.jsonl").write_text("".join(2 * lines))
+    given = {"train_files": [str(tmp_path / "text.jsonl")], "rows": "pad", **STEPS}
+
+    def run(processes: int) -> dict[str, torch.Tensor]:
+        launched(write_run("masked_mixer", **given, per_device_train_batch_size=4 // processes), processes)
+        return state(tmp_path / "out" / "checkpoint-10")["weights"]
+
+    whole = run(before)
+    interrupt(tmp_path / "out", "checkpoint-10")
+    for name, weight in run(after).items():
+        torch.testing.assert_close(weight, whole[name], rtol=1e-3, atol=1e-5)

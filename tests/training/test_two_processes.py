@@ -1,4 +1,4 @@
-"""Two processes over gloo make the same optimizer step as one, for every token loss: DDP, and FSDP2's shards."""
+"""Two processes over gloo make the same optimizer step as one, for every token loss: DDP, FSDP2, ZeRO-3."""
 
 import os
 import subprocess
@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import LlamaConfig, LlamaForCausalLM
 from modeling_eem import MaskedMixerConfig, MaskedMixerForCausalLM
+from modeling_eem.loading import whole_weights
 from modeling_eem.training import TOKEN_LOSSES, TokenWeightedTrainer, TokenWeightedTrainingArguments
 
 folder, per_device, kind, architecture = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
@@ -40,10 +41,11 @@ def build():
 
 def whole(model):
     \"\"\"The parameters, gathered where they are shards.\"\"\"
-    return {
-        name: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach().clone()
-        for name, p in model.named_parameters()
-    }
+    with whole_weights(model):
+        return {
+            name: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach().clone()
+            for name, p in model.named_parameters()
+        }
 
 
 def shard(trainer):
@@ -55,6 +57,10 @@ def shard(trainer):
     trainer.accelerator.prepare_model = lambda model, **_: model
 
 
+deepspeed = {
+    "zero_optimization": {"stage": 3}, "zero_allow_untested_optimizer": True, "train_batch_size": "auto",
+    "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto", "gradient_clipping": "auto",
+}
 results = {}
 for token_loss in TOKEN_LOSSES:
     model = build()
@@ -66,6 +72,7 @@ for token_loss in TOKEN_LOSSES:
             learning_rate=1.0, lr_scheduler_type="constant", optim="sgd", max_grad_norm=0.0, logging_steps=1,
             save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True, dataloader_pin_memory=False,
             ddp_find_unused_parameters=False, gradient_accumulation_steps=8 // per_device // WORLD,
+            deepspeed=deepspeed if kind == "zero3" else None,
         ),
         train_dataset=Dataset.from_list(rows),
     )
@@ -75,8 +82,8 @@ for token_loss in TOKEN_LOSSES:
     trainer.train()
     after = whole(model)
     results[token_loss] = trainer.state.log_history[0]["loss"], {name: before[name] - after[name] for name in before}
-    is_sharded = any(hasattr(p, "full_tensor") for p in model.parameters())
-    assert is_sharded == (kind == "fsdp2"), "not sharded"
+    is_sharded = any(hasattr(p, "full_tensor") or hasattr(p, "ds_id") for p in model.parameters())
+    assert is_sharded == (kind in ("fsdp2", "zero3")), "not sharded"
 draws = trainer.accelerator.gather(torch.rand(1)).tolist()
 if trainer.is_world_process_zero():
     torch.save((trainer.args.world_size, results, draws), f"{folder}/{kind}.pt")
@@ -85,11 +92,13 @@ if trainer.is_world_process_zero():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["mixer", "llama"])
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2", "zero3"])
 def test_two_processes_make_the_step_of_one(tmp_path: Path, kind: str, architecture: str) -> None:
+    if kind == "zero3":
+        pytest.importorskip("deepspeed")
     script = tmp_path / "step.py"
     script.write_text(SCRIPT)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     one = [sys.executable, str(script), str(tmp_path), "8", "one", architecture]
     subprocess.run(one, check=True, env=environment)
