@@ -213,7 +213,8 @@ def _name_alone(value: Any) -> Any:
 def check_same_run(folder: Path, record: dict[str, Any]) -> None:
     """Raise a ValueError that names what differs between a folder's run and this one.
 
-    The rows of a step may be cut up in another way: other processes, rows a device or accumulation steps.
+    The rows of a step may be cut up in another way: other processes, rows a device or accumulation steps. DeepSpeed's
+    shards need their number of processes.
     """
     before = read_run_record(folder)
     changed = [
@@ -224,6 +225,9 @@ def check_same_run(folder: Path, record: dict[str, Any]) -> None:
     ]
     if (rows := _rows_a_step(before)) is not None and rows != (wanted := _rows_a_step(record)):
         changed.append(f"the rows of a step ({' × '.join(_CUT)}) were {rows} and are {wanted}")
+    processes = before["training"].get("world_size")
+    if not changed and any(folder.glob("global_step*")) and processes != record["training"]["world_size"]:
+        raise ValueError(f"{folder} holds DeepSpeed's shards for {processes} processes: start {processes}.")
     if changed:
         raise ValueError(
             f"{folder} belongs to another run: {'; '.join(changed)}. Undo that, or choose another output_dir."

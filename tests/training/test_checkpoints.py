@@ -109,9 +109,22 @@ def test_a_run_goes_on_with_its_steps_cut_up_in_another_way(
     with caplog.at_level(logging.WARNING):
         resumed = train(write_run("masked_mixer", **STEPS, **cut))
     assert resumed.run.checkpoint == tmp_path / "out" / "checkpoint-5"
-    assert "goes on with the same rows in each step" in caplog.text
+    assert "goes on with as many rows in each step" in caplog.text
     for name, weight in state(tmp_path / "out" / "checkpoint-10")["weights"].items():
         torch.testing.assert_close(weight, whole[name], rtol=1e-3, atol=1e-5)
+
+
+def test_shards_of_deepspeed_need_their_number_of_processes(again: Callable[..., Path], tmp_path: Path) -> None:
+    path = again()
+    folder = tmp_path / "out" / "checkpoint-10"
+    (folder / "global_step10").mkdir()
+    assert prepare_run(path).checkpoint == folder
+    record = (folder / "run.yaml").read_text().replace("world_size: 1", "world_size: 2")
+    record = record.replace("per_device_train_batch_size: 4", "per_device_train_batch_size: 2")
+    (folder / "run.yaml").write_text(record)
+    mark_complete(folder)
+    with pytest.raises(ValueError, match="holds DeepSpeed's shards for 2 processes: start 2"):
+        prepare_run(path)
 
 
 def test_a_tied_head_resumes_without_a_warning(
