@@ -177,6 +177,7 @@ def _table(
             "Bits a byte of held-out text, the code's bits included; nats a token without them.",
             "In a file: what `eem compress` writes, windows, framing and all. There the decoder goes without the "
             f"EEM's code wherever that is shorter: it took the code in {coded:,} of {windows.total():,} windows.",
+            "Both were trained in float32, which gives the same table on every processor, but for rounding.",
             f"Both models were given the same {run.arguments.max_steps * run.arguments.train_batch_size:,} rows of up "
             f"to {run.collator.max_length} tokens (the EEM saw a tenth of its rows cut short), and code windows of "
             f"that length one by one; the compressors get the whole {num_bytes:,} bytes at once.",

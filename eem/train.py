@@ -64,7 +64,13 @@ def train(
 
     from eem.training_progress import ProgressCallback
     from modeling_eem.files import asset
-    from modeling_eem.training import RunTrainer, TrainingInterrupted, held_out_metrics, prepare_run
+    from modeling_eem.training import (
+        RunTrainer,
+        TrainingInterrupted,
+        bfloat16_advice,
+        held_out_metrics,
+        prepare_run,
+    )
 
     quiet_loading()  # training shows its own progress
     run = prepare_run(asset(config), context.args)
@@ -73,6 +79,8 @@ def train(
     console = Console(quiet=not trainer.is_world_process_zero())
     if run.checkpoint is not None or run.is_finished:
         console.print(run.begins, soft_wrap=True)
+    if trainer.is_world_process_zero() and (advice := bfloat16_advice(run)) is not None:
+        console.print(advice, soft_wrap=True)
     with progress.open:
         try:
             trainer.fit()

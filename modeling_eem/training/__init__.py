@@ -1,5 +1,6 @@
 """Training: token losses and their trainer, run files and the runs they describe, what a step costs."""
 
+from modeling_eem.training.bfloat16 import bfloat16_advice, bfloat16_speedup
 from modeling_eem.training.dry_run import DryRun, dry_run, dry_run_table
 from modeling_eem.training.experiment import Run, prepare_run
 from modeling_eem.training.flops import training_flops
@@ -25,6 +26,8 @@ __all__ = [
     "TokenWeightedTrainer",
     "TokenWeightedTrainingArguments",
     "TrainingInterrupted",
+    "bfloat16_advice",
+    "bfloat16_speedup",
     "build_config",
     "build_model",
     "dry_run",
