@@ -29,6 +29,7 @@ EXTRAS = {
     "tensorboard": "tensorboard",
 }
 _SECONDS_A_LINE = 15.0
+_FIRST_SHARE = 0.05  # of all steps, which a first update must be to tell a speed
 
 
 class Command(TyperCommand):
@@ -204,23 +205,33 @@ class Steps:
 
 
 class _Lines(Steps):
-    """Progress without a terminal, as in a log: a line every fifteen seconds, with the time left."""
+    """Progress without a terminal, as in a log: a line every fifteen seconds, with the time left.
+
+    The speed is that since the first finished step, because what comes before it (loading, compiling) comes once. A
+    first step that is a small share of all tells nothing yet.
+    """
 
     def __init__(self, description: str, total: int | None):
         super().__init__(total)
         self.description = description
         self.told = self.begun
+        self.is_warm = False
         self.stream = sys.stderr  # keep this stream: libraries redirect sys.stderr while they work
 
     def show(self, description: str | None) -> None:
         self.description = description or self.description
         now = time.monotonic()
+        speed = (self.done - self.first) / max(now - self.begun, 1e-9)
+        if not self.is_warm and self.done > self.first:
+            is_much = self.total is not None and self.done - self.first >= _FIRST_SHARE * self.total
+            speed = speed if is_much else 0.0
+            self.is_warm, self.first, self.begun = True, self.done, now
         if now - self.told < _SECONDS_A_LINE:
             return
         self.told = now
         parts = [f"{self.description}: {self.done:,}" + (f" of {self.total:,}" if self.total else "")]
-        if self.total and self.done > self.first:
-            left = (now - self.begun) / (self.done - self.first) * max(self.total - self.done, 0)
+        if self.total and speed > 0:
+            left = max(self.total - self.done, 0) / speed
             from modeling_eem.report.numbers import duration  # the package is loaded by now
 
             parts.append(f"{duration(left)} left")

@@ -81,6 +81,23 @@ def test_steps_done_before_say_nothing_of_the_speed(
     assert capsys.readouterr().err == "eem: 600 of 1,000, 6 min 40 s left, 5.1 nats a token\n"
 
 
+def test_what_comes_once_before_the_first_step_is_not_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with progress_bar("compressing", 1000) as steps:
+        now[0] += 30  # compiling
+        steps.advance(10)
+        for _ in range(20):
+            now[0] += 1
+            steps.advance(10)
+    assert capsys.readouterr().err.splitlines() == [
+        "compressing: 10 of 1,000",
+        "compressing: 160 of 1,000, 1 min 24 s left",
+    ]
+
+
 def test_quiet_progress_shows_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     now = [0.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
