@@ -70,6 +70,7 @@ class TokenLossMixin(Trainer):
             self.model_accepts_loss_kwargs = True  # the replaced forward divides by num_items_in_batch
         self._left_out: Tensor | int = 0
         self._num_items: Tensor | None = None
+        self._is_measuring = False  # in `prediction_step`, so with the forward replaced
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
@@ -118,6 +119,8 @@ class TokenLossMixin(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         if self.training_forward is None or not model.training:
+            if self._is_measuring and self.training_forward is not None:
+                inputs = as_integers(inputs, self.training_forward.columns)
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         # The replaced forward runs below the autocast that accelerate puts around the model's own.
         with self._replaced(), self.accelerator.autocast():
@@ -183,8 +186,12 @@ class TokenLossMixin(Trainer):
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         self._num_items = None
         inputs = self._with_entropies(inputs, self._token_loss.entropy_columns[-1])
-        with self._replaced():
-            loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
+        self._is_measuring = True
+        try:
+            with self._replaced():
+                loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
+        finally:
+            self._is_measuring = False
         if loss is not None and self.training_forward is not None:
             items, total = self._num_items, loss.double()
             if items is None:  # a Trainer such as TRL's: its loss is the mean over this process's batch

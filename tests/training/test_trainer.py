@@ -231,6 +231,26 @@ def test_evaluation_is_the_last_stages(rows: Dataset, tmp_path: Path) -> None:
     assert loss(rows.add_column("token_entropies_1", early), **stages) == pytest.approx(loss(rows))
 
 
+@pytest.mark.parametrize("is_measured", [False, True])
+def test_no_float_reaches_a_wrapper_that_might_round_it(rows: Dataset, tmp_path: Path, is_measured: bool) -> None:
+    """FSDP2 in bfloat16 rounds floating point arguments of `forward`; entropies travel as integers."""
+    torch.manual_seed(1)
+    model = LlamaForTokenClassification(LlamaConfig(**SIZES, **SPECIAL, **LLAMA, num_labels=1))
+    args = TokenWeightedTrainingArguments(
+        str(tmp_path), max_steps=1, save_strategy="no", report_to="none", use_cpu=True, label_names=["token_entropies"]
+    )
+    trainer = TokenWeightedTrainer(model, args, train_dataset=rows, eval_dataset=rows)
+    seen: list[dict[str, Any]] = []
+    model.register_forward_pre_hook(lambda _, __, given: seen.append(given), with_kwargs=True)
+    predicted = trainer.predict(rows).label_ids if is_measured else trainer.train()
+    assert seen and all("token_entropies_as_integers" in given for given in seen)
+    for given in seen:
+        tensors = [value for value in given.values() if isinstance(value, Tensor)]
+        assert tensors and not any(value.is_floating_point() and value.ndim for value in tensors)
+    if is_measured:  # what metrics read is as it was
+        assert predicted.shape[0] == len(rows) and abs(predicted[0, 1] - rows[0]["token_entropies"][1]) < 1e-6
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
