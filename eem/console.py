@@ -4,6 +4,7 @@ Nothing heavy is imported here: `eem --help` reads this file.
 """
 
 import logging
+import math
 import sys
 import threading
 import time
@@ -114,7 +115,8 @@ def one_line_errors(is_shared: bool = False) -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         if isinstance(error, OSError) and error.filename is not None:
-            print_error(f"{error.filename}: {error.strerror}")
+            said = str(error.strerror)
+            print_error(said if said.startswith(str(error.filename)) else f"{error.filename}: {said}")
         else:
             print_error(str(error))
         raise typer.Exit(2) from error
@@ -200,6 +202,10 @@ class Steps:
         """Set the steps that were finished before this start; they do not count for its speed."""
         self.first = self.done = done
 
+    def tell(self, note: str) -> None:
+        """Set a note that belongs into a log, at once."""
+        self.update(note=note)
+
     def show(self, description: str | None) -> None:
         """Show the progress; a subclass does it."""
 
@@ -217,6 +223,10 @@ class _Lines(Steps):
         self.told = self.begun
         self.is_warm = False
         self.stream = sys.stderr  # keep this stream: libraries redirect sys.stderr while they work
+
+    def tell(self, note: str) -> None:
+        self.told = -math.inf
+        super().tell(note)
 
     def show(self, description: str | None) -> None:
         self.description = description or self.description

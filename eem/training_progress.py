@@ -10,7 +10,7 @@ from modeling_eem.training.callbacks import loss_text
 
 
 class ProgressCallback(TrainerCallback):
-    """Shows name, steps, time left and last training loss, in the first process."""
+    """Shows name, steps, time left and last training loss, in the first process; in a log a line for each loss too."""
 
     def __init__(self, name: str):
         self.name = name
@@ -43,7 +43,7 @@ class ProgressCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if "loss" in logs:
-            self.steps.update(note=loss_text(logs, args, kwargs["model"]))
+            self.steps.tell(loss_text(logs, args, kwargs["model"]))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -327,6 +327,8 @@ def readable(name: str | Path, what: str) -> Iterator[None]:
     except OSError as error:
         if Path(name).exists() and error.errno is not None:
             raise
+        if "couldn't connect" in str(error):  # transformers' words, over several lines
+            raise OSError(f"{name} is no folder here, and the Hub cannot be reached for it.") from error
         raise OSError(f"{name}: no readable {what} there: {_one_line(error)}") from error
     except Exception as error:
         raise ValueError(f"{name}: the {what} cannot be read, save or copy it again: {_one_line(error)}") from error

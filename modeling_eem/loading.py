@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import (
@@ -64,6 +65,7 @@ def load_config(name: str | Path) -> PreTrainedConfig:
     Raises:
         ValueError: for a config that is damaged, or holds a size that no model has; OSError if there is none.
     """
+    check_name(name)
     _check_unchanged(name, "config.json")
     with reading(name, "config.json"):
         config = AutoConfig.from_pretrained(name)
@@ -137,9 +139,21 @@ def model_class(config: PreTrainedConfig, kind: ModelKind, name: str | Path) -> 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or the Hub; ValueError for a damaged one, OSError if there is none."""
+    check_name(name)
     _check_unchanged(name, "tokenizer*.json", "special_tokens_map.json", "*.jinja")
     with reading(name, "tokenizer"):
         return AutoTokenizer.from_pretrained(name)
+
+
+def check_name(name: str | Path) -> None:
+    """OSError for a path to nothing, before the Hub is asked for it: a name there is NAME or ORG/NAME.
+
+    A name whose ORG is a folder here is taken for a path.
+    """
+    path, parts = Path(name), str(name).split("/")
+    is_path = str(name).startswith((".", "/", "~")) or len(parts) > 2 or (len(parts) == 2 and Path(parts[0]).is_dir())
+    if is_path and not path.exists():
+        raise OSError(f"{name} does not exist: name a folder that save_pretrained wrote, or a repository of the Hub.")
 
 
 def own_tokenizer(name: str | Path) -> PreTrainedTokenizerBase | None:
@@ -264,13 +278,16 @@ def _moved_by_last_tokens(model: PreTrainedModel, rows_BT: Tensor) -> float:
 def reading(name: str | Path, what: str) -> Iterator[None]:
     """`readable`, without what transformers reports on the way."""
     verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    hub_verbosity = hub_logging.get_verbosity()
     logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()  # a line for each of its eleven attempts to reach the Hub
     logging.disable_progress_bar()
     try:
         with readable(name, what):
             yield
     finally:
         logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(hub_verbosity)
         if has_bars:
             logging.enable_progress_bar()
 

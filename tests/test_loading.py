@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from modeling_eem.data.tokenizer import train_tokenizer
 from modeling_eem.loading import (
     COMPLETE_FILE,
     check_causal,
+    check_name,
     check_tokenizer,
     context_length,
     load_config,
@@ -186,6 +188,20 @@ def test_folders_without_a_model(tmp_path: Path) -> None:
                 load(name)
             assert str(name) in str(caught.value) and "\n" not in str(caught.value)
     assert own_tokenizer(tmp_path) is None
+
+
+def test_a_path_to_nothing_is_no_question_for_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("asked the network"))
+    for name in ("runs/nope", "./nope", "../nope/x", str(tmp_path / "nope"), "a/b/c", "~/nope"):
+        for load in (load_config, load_model, load_tokenizer):
+            with pytest.raises(OSError, match="does not exist: name a folder") as caught:
+                load(name)
+            assert str(caught.value).startswith(name)
+    check_name("gpt2")
+    check_name("org/name")
+    check_name("runs")
 
 
 def test_another_kind_of_model(harness_model: Callable[..., Path], tmp_path: Path) -> None:

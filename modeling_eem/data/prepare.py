@@ -83,8 +83,8 @@ def prepare_rows(
 
     Raises:
         ValueError: for a tokenizer that does not fit, an output that was made with something else, a corpus that
-            cannot be read, fills no row or is all held out, shards that failed on a cluster, or an output that
-            another process is writing.
+            cannot be read (nothing stays if no shard was finished), fills no row or is all held out, shards that
+            failed on a cluster, or an output that another process is writing.
         OSError: for a full disk, with a file's name; finished shards are kept, and the same call resumes.
     """
     output, launch = Path(output).resolve(), launch or Launch()
@@ -99,7 +99,12 @@ def prepare_rows(
                 open_rows(output)  # refuses rows that were damaged since
                 return read_record(output / RESULTS_FILE, {"splits": dict, "rows": int})
             _set_up(output, shards, tokenizer)
-            return _run(output, made, shards, launch, report)
+            try:
+                return _run(output, made, shards, launch, report)
+            except ValueError as error:
+                if launch.executor == "local" and not finished_shards(output):
+                    raise UnusableCorpusError(str(error)) from error
+                raise
     except UnusableCorpusError:
         shutil.rmtree(output)  # another try could use nothing of it
         raise

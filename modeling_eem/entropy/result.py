@@ -96,6 +96,15 @@ class TokenEntropies:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        is_scored_BT = ~self.values.isnan()
+        scored = int(is_scored_BT.sum())
+        mean = float(self.values.nansum()) / scored if scored else math.nan
+        return (
+            f"TokenEntropies({self.method}: {len(self)} rows, {int(self.attention_mask.sum())} tokens, "
+            f"{scored} of them scored, mean {mean:.4g} {self.unit})"
+        )
+
     def rows(self) -> list[Tensor]:
         """The values of each row's real tokens, `[t]` each."""
         return [values_T[mask_T] for values_T, mask_T in zip(self.values, self.attention_mask)]

@@ -3,7 +3,7 @@
 import copy
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -308,16 +308,31 @@ class RunTrainer(TokenWeightedTrainer):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Does nothing: `_save_checkpoint` pushes when the checkpoint is whole, with its code and card."""
 
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
+        with _hub_named("leave out --push_to_hub, and upload the trained model later"):
+            super().init_hf_repo(*args, **kwargs)
+
     def _push(self, folder: Path, message: str) -> None:
         if self.is_world_process_zero():
             assert self.hub_model_id is not None  # `push_to_hub` makes one
-            HfApi(token=self.args.hub_token).upload_folder(
-                repo_id=self.hub_model_id,
-                folder_path=folder,
-                commit_message=message,
-                revision=self.args.hub_revision,
-                ignore_patterns=NOT_PUBLISHED,
-            )
+            with _hub_named(f"{folder} is whole: upload it later"):
+                HfApi(token=self.args.hub_token).upload_folder(
+                    repo_id=self.hub_model_id,
+                    folder_path=folder,
+                    commit_message=message,
+                    revision=self.args.hub_revision,
+                    ignore_patterns=NOT_PUBLISHED,
+                )
+
+
+@contextmanager
+def _hub_named(advice: str) -> Iterator[None]:
+    """Turn what the Hub's client raises, of several libraries' kinds, into an OSError of one line."""
+    try:
+        yield
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise OSError(f"the Hub cannot be reached, or refuses ({type(error).__name__}: {said}): {advice}.") from error
 
 
 def real_tokens(batch: dict[str, Tensor]) -> Tensor:

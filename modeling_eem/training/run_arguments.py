@@ -72,7 +72,8 @@ class RunArguments(TokenWeightedTrainingArguments):
         super().__post_init__()
         for name in self.report_to:
             if name not in (known := get_available_reporting_integrations()):
-                raise ValueError(f"report_to: {name} is not installed; choose from {', '.join(known)}.")
+                choice = f"choose from {', '.join(known)}" if known else "pip install it, or leave report_to out"
+                raise ValueError(f"report_to: {name} is not installed; {choice}.")
         if (
             self.save_strategy == SaveStrategy.BEST
             and str(self.metric_for_best_model).removeprefix("eval_") not in _METRICS

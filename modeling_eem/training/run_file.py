@@ -81,6 +81,8 @@ def read_run_file(
         return _read_or_refuse(Path(path), dataclass_types, overrides)
     except ValueError as error:
         message = str(error).removeprefix(f"{path}: ")
+        if message.startswith(str(path)):
+            raise ValueError(without_secrets(message)) from error
         where = "command line" if overrides and _is_readable(Path(path), dataclass_types) else path
         raise ValueError(f"{where}: {without_secrets(message)}") from error
 

@@ -98,6 +98,23 @@ def test_what_comes_once_before_the_first_step_is_not_counted(
     ]
 
 
+def test_what_belongs_into_a_log_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with progress_bar("eem", 100) as steps:
+        for done in (10, 20, 30):
+            now[0] += 1
+            steps.update(done)
+            if done > 10:
+                steps.tell(f"loss {done}")
+    assert capsys.readouterr().err.splitlines() == [
+        "eem: 20 of 100, 8 s left, loss 20",
+        "eem: 30 of 100, 7 s left, loss 30",
+    ]
+
+
 def test_quiet_progress_shows_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     now = [0.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])

@@ -122,6 +122,7 @@ def test_bad_input(corpus: Path, tmp_path: Path) -> None:
     assert "less than one row of 64" in refused("short.txt")
     assert not output.exists()
     assert "bytes.txt: not UTF-8 at byte 4" in refused("bytes.txt")
+    assert not output.exists()  # so other options may be tried
     assert "less than one row" in refused("bytes.txt", "--errors", "skip")
     assert "nowhere.txt: not found" in refused("nowhere.txt")
     assert not output.exists()

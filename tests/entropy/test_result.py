@@ -34,6 +34,14 @@ def entropies(tokenizer: PreTrainedTokenizerBase) -> TokenEntropies:
     return _entropies(rows_of_texts(TEXTS, tokenizer))
 
 
+def test_it_is_printed_in_a_line(entropies: TokenEntropies) -> None:
+    scored = int((~entropies.values.isnan()).sum())
+    mean = float(entropies.totals().sum()) / scored
+    tokens = int(entropies.attention_mask.sum())
+    told = f"TokenEntropies(exact: 3 rows, {tokens} tokens, {scored} of them scored, mean {mean:.4g} nats)"
+    assert repr(entropies) == str(entropies) == told
+
+
 @pytest.mark.parametrize("view", ["to_pandas", "bytes", "characters", "words"])
 def test_every_view_adds_up_to_the_tokens(entropies: TokenEntropies, view: str) -> None:
     views = {"to_pandas": entropies.to_pandas, "bytes": entropies.bytes, "characters": entropies.characters}

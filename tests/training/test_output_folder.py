@@ -151,3 +151,10 @@ def test_a_checkpoint_that_goes_while_it_is_read_is_found(
     monkeypatch.setattr(RunTrainer, "_load_optimizer_and_scheduler", vanish)
     with pytest.raises(ValueError, match="checkpoint-10 lacks optimizer.pt: it was changed while it was read"):
         train(path)
+
+
+def test_a_hub_that_cannot_be_reached_is_a_line_before_training(write_run: Callable[..., Path]) -> None:
+    run = prepare_run(write_run(push_to_hub=True, hub_model_id="someone/tiny"))
+    with pytest.raises(OSError, match="the Hub cannot be reached, or refuses .*: leave out --push_to_hub") as caught:
+        RunTrainer(run)
+    assert "\n" not in str(caught.value)
