@@ -39,7 +39,7 @@ from transformers.utils import logging
 
 import modeling_eem.registration  # noqa: F401  # a program may have imported the codec alone
 from modeling_eem.files import readable, sha256
-from modeling_eem.models.configuration_eem import EEMAutoencoderConfig
+from modeling_eem.models.configuration_eem import is_autoencoder
 
 COMPLETE_FILE = "complete.json"  # what a training ends with: its files, with their sizes and hashes
 
@@ -127,7 +127,7 @@ def check_weights(name: str | Path, kind: ModelKind = "causal") -> PreTrainedCon
 def model_class(config: PreTrainedConfig, kind: ModelKind, name: str | Path) -> Any:
     """The Auto class of a kind of model; ValueError for a config that has no such model."""
     if kind == "autoencoder":
-        auto_class, has_kind = AutoModel, isinstance(config, EEMAutoencoderConfig)
+        auto_class, has_kind = AutoModel, is_autoencoder(config)
     elif kind == "causal":
         auto_class, has_kind = AutoModelForCausalLM, type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     else:

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeGuard, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import modeling_eem.registration  # noqa: F401  # AutoModel makes an encoder's backbone
-from modeling_eem.models.bottleneck_eem import TextEncoder
+from modeling_eem.models.bottleneck_eem import TextEncoder, is_masked_mixer
 from modeling_eem.models.configuration_eem import EEMConfig
 from modeling_eem.models.configuration_masked_mixer import MaskedMixerConfig
 from modeling_eem.models.modeling_eem import EEMForCausalLM
@@ -17,7 +17,6 @@ from modeling_eem.models.modeling_masked_mixer import (
     MaskedMixerBlock,
     MaskedMixerForCausalLM,
     MaskedMixerMixing,
-    MaskedMixerModel,
 )
 from modeling_eem.models.quantization_eem import CODE_FORMATS, ScaledInteger
 
@@ -81,6 +80,15 @@ class FloatParts:
         return self.config.max_position_embeddings - int(self.introduction == "token")
 
 
+_Model = TypeVar("_Model", bound=PreTrainedModel)
+
+
+def _is_one(model: PreTrainedModel, kind: type[_Model]) -> TypeGuard[_Model]:
+    """Whether the model is of a class by its name. Code from a checkpoint's folder holds a second class of that
+    name."""
+    return any(its.__name__ == kind.__name__ for its in type(model).__mro__)
+
+
 def float_parts(model: PreTrainedModel) -> FloatParts:
     """The parts to build from.
 
@@ -89,14 +97,14 @@ def float_parts(model: PreTrainedModel) -> FloatParts:
             its decoder; a right-aligned decoder; a code without a storage format; no BOS token.
     """
     code = None
-    if isinstance(model, MaskedMixerForCausalLM):
+    if _is_one(model, MaskedMixerForCausalLM):
         decoder, embedding = model.model, model.model.embed_tokens
-    elif isinstance(model, EEMForCausalLM) and isinstance(model.model.decoder, MaskedMixerModel):
-        inner, config = model.model, model.config
-        if config.code_dtype is None:
+    elif _is_one(model, EEMForCausalLM) and is_masked_mixer(model.model.decoder.config):
+        inner, its_config = model.model, model.config
+        if its_config.code_dtype is None:
             raise ValueError("the model's code has no storage format: set config.code_dtype, for example to 'int8'.")
         decoder, embedding = model.model.decoder, inner.embed_tokens
-        code = CodeParts(config, inner.encoder, inner.memory_proj, config.code_dtype)
+        code = CodeParts(its_config, inner.encoder, inner.memory_proj, its_config.code_dtype)
     else:
         raise ValueError(
             f"a codec needs a MaskedMixerForCausalLM, or an EEMForCausalLM whose decoder is a masked mixer, not "
@@ -108,4 +116,5 @@ def float_parts(model: PreTrainedModel) -> FloatParts:
     if bos_token_id is None:
         raise ValueError("the model's config names no bos_token_id: set it, because every window begins with BOS.")
     layers = list(cast(Iterable[MaskedMixerBlock], decoder.layers))  # a ModuleList does not type its items
-    return FloatParts(model, decoder.config, layers, embedding, model.lm_head, bos_token_id, code)
+    config = cast(MaskedMixerConfig, decoder.config)
+    return FloatParts(model, config, layers, embedding, model.lm_head, bos_token_id, code)

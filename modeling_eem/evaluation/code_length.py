@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +13,9 @@ from modeling_eem.bits import CodeLength, window_length_bits
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.data.rows import Row
 from modeling_eem.loading import evaluating
-from modeling_eem.models.configuration_eem import EncoderDecoderConfig
+from modeling_eem.models.configuration_eem import has_code, is_autoencoder
 from modeling_eem.models.loss_eem import IGNORE_INDEX
 from modeling_eem.models.modeling_eem import EEMForCausalLM
-from modeling_eem.models.modeling_eem_autoencoder import EEMAutoencoder
 from modeling_eem.training import Run
 from modeling_eem.training.token_metrics import code_bits_a_row
 
@@ -132,12 +132,13 @@ def row_codes(model: PreTrainedModel, rows: Sequence[Row], collator: CausalColla
     Raises:
         ValueError: for a model without a code.
     """
-    if not isinstance(model, EEMForCausalLM | EEMAutoencoder):
+    if not has_code(model.config):
         raise ValueError(f"a {model.config.model_type!r} model has no code: name an entropy estimation model.")
+    encode = cast(EEMForCausalLM, model).encode  # or an autoencoder's
     codes = [torch.empty(0)] * len(rows)
     with evaluating(model):
         for indices, batch in _batches(model, rows, collator, batch_size):
-            for index, code_P in zip(indices, model.encode(batch["input_ids"], batch["attention_mask"])):
+            for index, code_P in zip(indices, encode(batch["input_ids"], batch["attention_mask"])):
                 codes[index] = code_P
     return torch.stack(codes)
 
@@ -157,13 +158,13 @@ def _batches(
 def _batch_nats(model: PreTrainedModel, batch: dict[str, Tensor], code: dict[str, Tensor]) -> list[float]:
     """The nats of each row, from logits, which mean the same for all models."""
     labels_BT, mask_BT = batch["labels"], batch["attention_mask"]
-    if isinstance(model, EEMAutoencoder):
+    if is_autoencoder(model.config):
         inputs = {} if code else {"input_ids": batch["input_ids"]}
         logits_BTV = model(**inputs, **code, attention_mask=mask_BT).logits
     else:
         # An entropy estimation model reads the row it is scored on: without its code, it needs the row explicitly.
         reads = {"encoder_input_ids": batch["input_ids"], "encoder_attention_mask": mask_BT}
-        memory = (code or reads) if isinstance(model.config, EncoderDecoderConfig) else {}
+        memory = (code or reads) if has_code(model.config) else {}
         logits_BTV = model(input_ids=batch["input_ids"], attention_mask=mask_BT, use_cache=False, **memory).logits
         logits_BTV, labels_BT = logits_BTV[:, :-1], labels_BT[:, 1:]
     # Row by row: the logits of a batch are large, and cross-entropy copies them.

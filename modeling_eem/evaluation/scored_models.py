@@ -8,10 +8,9 @@ from pathlib import Path
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from modeling_eem import EEMAutoencoderConfig
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.loading import check_tokenizer, context_length, load_config, load_model, load_tokenizer, padding_id
-from modeling_eem.models.configuration_eem import EncoderDecoderConfig
+from modeling_eem.models.configuration_eem import has_code, is_autoencoder
 from modeling_eem.models.quantization_eem import CODE_FORMATS
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -37,7 +36,7 @@ class Checkpoint:
         Raises:
             ValueError: as in `load_model`, for missing, extra or damaged weights, or a model that sees later tokens.
         """
-        kind = "autoencoder" if isinstance(self.config, EEMAutoencoderConfig) else "causal"
+        kind = "autoencoder" if is_autoencoder(self.config) else "causal"
         return load_model(self.folder, kind, config=self.config)
 
     @property
@@ -48,7 +47,7 @@ class Checkpoint:
     @property
     def code_size(self) -> int:
         """Numbers in a code; 0 for a causal model."""
-        return self.config.code_size if isinstance(self.config, EncoderDecoderConfig) else 0
+        return self.config.code_size if has_code(self.config) else 0
 
     def collator(self, max_length: int) -> CausalCollator:
         """A collator for rows of at most `max_length` tokens; any token may pad, because padding is masked."""
@@ -92,7 +91,7 @@ def _load(folder: Path, name: str, code_dtype: str | None) -> Checkpoint:
     if tokenizer.bos_token_id is None:
         raise ValueError(f"{folder}: the tokenizer has no BOS token, which every row begins with: set its bos_token.")
     check_tokenizer(config, tokenizer, folder)
-    if code_dtype is not None and isinstance(config, EncoderDecoderConfig):
+    if code_dtype is not None and has_code(config):
         config.code_dtype = code_dtype
     return Checkpoint(name, folder, config, tokenizer)
 

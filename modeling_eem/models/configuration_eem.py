@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import difflib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -298,4 +298,14 @@ class EEMAutoencoderConfig(EncoderDecoderConfig):
             )
 
 
-__all__ = ["EEMAutoencoderConfig", "EEMConfig", "EncoderDecoderConfig"]
+def has_code(config: PreTrainedConfig) -> TypeGuard[EncoderDecoderConfig]:
+    """Whether the name is that of a model with a code. Code from a checkpoint's folder may hold second classes."""
+    return config.model_type in (EEMConfig.model_type, EEMAutoencoderConfig.model_type)
+
+
+def is_autoencoder(config: PreTrainedConfig) -> TypeGuard[EEMAutoencoderConfig]:
+    """Whether the name is an autoencoder's, whichever class it is."""
+    return config.model_type == EEMAutoencoderConfig.model_type
+
+
+__all__ = ["EEMAutoencoderConfig", "EEMConfig", "EncoderDecoderConfig", "has_code", "is_autoencoder"]

@@ -14,7 +14,7 @@ from modeling_eem.data.rows import RowFormat
 from modeling_eem.data.saved_tokenizer import fit_to_context
 from modeling_eem.files import asset, command_without_secrets
 from modeling_eem.loading import load_tokenizer, padding_id
-from modeling_eem.models.configuration_eem import EEMAutoencoderConfig
+from modeling_eem.models.configuration_eem import is_autoencoder
 from modeling_eem.training.checkpoints import check_same_run, checkpoint_to_resume, is_finished, run_record
 from modeling_eem.training.run_arguments import RunArguments
 from modeling_eem.training.run_file import build_model, read_run_file
@@ -62,7 +62,7 @@ class Run:
 
     @property
     def is_autoencoder(self) -> bool:
-        return isinstance(self.config, EEMAutoencoderConfig)
+        return is_autoencoder(self.config)
 
     @property
     def code_bits(self) -> float | None:
@@ -87,7 +87,7 @@ class Run:
 
 def is_regression(config: PreTrainedConfig) -> bool:
     """Whether a config's model is a token classifier with one number a token."""
-    return config.num_labels == 1 and not isinstance(config, EEMAutoencoderConfig)
+    return config.num_labels == 1 and not is_autoencoder(config)
 
 
 def prepare_run(path: str | Path, overrides: Sequence[str] = ()) -> Run:

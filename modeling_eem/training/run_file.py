@@ -40,9 +40,9 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from modeling_eem import EEMAutoencoderConfig
 from modeling_eem.files import asset, without_secrets
 from modeling_eem.loading import ModelKind, check_causal, load_model, model_class
+from modeling_eem.models.configuration_eem import is_autoencoder
 
 # Keys whose values are files or folders, and keys whose values may also be other names.
 _PATHS = ("train_files", "validation_files", "train_rows", "output_dir")
@@ -182,7 +182,7 @@ def build_model(config: PreTrainedConfig) -> PreTrainedModel:
         ValueError: for a model type without such a model, a causal model or classifier that sees later tokens, or a
             checkpoint without all its weights, see `loading.load_model`.
     """
-    if isinstance(config, EEMAutoencoderConfig):
+    if is_autoencoder(config):
         kind: ModelKind = "autoencoder"
     else:
         kind = "token_classifier" if config.num_labels == 1 else "causal"

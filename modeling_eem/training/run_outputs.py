@@ -9,7 +9,7 @@ from transformers import TrainerState
 from modeling_eem.bits import nats_to_bits
 from modeling_eem.entropy.corpus_run import ENTROPIES_FILE
 from modeling_eem.files import read_record, without_secrets, write_atomically
-from modeling_eem.models.configuration_eem import EEMConfig, EncoderDecoderConfig
+from modeling_eem.models.configuration_eem import EEMConfig, has_code
 from modeling_eem.report import LearningCurve, learning_curves, provenance
 from modeling_eem.report.checkpoint_card import CheckpointFacts, ModelKind, checkpoint_card
 from modeling_eem.training.experiment import Run
@@ -89,7 +89,6 @@ def _card(run: Run, results: dict[str, Any]) -> str:
     }
     data, arguments, config = run.data, run.arguments, run.config
     pushed = arguments.hub_model_id if arguments.push_to_hub else None
-    has_code = isinstance(config, EncoderDecoderConfig)
     return str(
         checkpoint_card(
             CheckpointFacts(
@@ -98,9 +97,9 @@ def _card(run: Run, results: dict[str, Any]) -> str:
                 model_type=config.model_type,
                 num_parameters=results["parameters"],
                 context=results["max_length"],
-                code_size=config.code_size if has_code else 0,
+                code_size=config.code_size if has_code(config) else 0,
                 code_bits=run.code_bits,
-                meets_prefixes=not isinstance(config, EEMConfig) or bool(config.random_prefix_probability),
+                meets_prefixes=config.model_type != EEMConfig.model_type or bool(config.random_prefix_probability),
                 held_out=results["held_out"],
                 held_out_name=", ".join(without_secrets(data.validation_files)) or "the rows' held-out split",
                 training=settings,
@@ -121,7 +120,7 @@ def _kind(run: Run) -> ModelKind:
         return "regression"
     if run.is_autoencoder:
         return "autoencoder"
-    return "eem" if isinstance(run.config, EEMConfig) else "causal"
+    return "eem" if run.config.model_type == EEMConfig.model_type else "causal"
 
 
 def entropies_origin(rows: Path) -> str | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import EvalPrediction, PreTrainedConfig
 
 from modeling_eem.bits import window_length_bits
-from modeling_eem.models.configuration_eem import EncoderDecoderConfig
+from modeling_eem.models.configuration_eem import has_code
 from modeling_eem.models.loss_eem import IGNORE_INDEX, next_token_targets
 from modeling_eem.models.quantization_eem import CODE_FORMATS
 from modeling_eem.training.training_forward import is_scored
@@ -42,7 +42,7 @@ def _computed(metric: str, **columns: Any) -> dict[str, float]:
 
 def code_bits_a_row(config: PreTrainedConfig) -> float | None:
     """Bits of a row's code: 0 for a model without a code, None if no `code_dtype` says how it is stored."""
-    if not isinstance(config, EncoderDecoderConfig):
+    if not has_code(config):
         return 0.0
     return None if config.code_dtype is None else CODE_FORMATS[config.code_dtype].code_bits(config.code_size)
 

@@ -13,7 +13,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.data.rows import TOKEN_ENTROPIES
-from modeling_eem.models.modeling_eem_autoencoder import EEMAutoencoder
+from modeling_eem.models.configuration_eem import is_autoencoder
 from modeling_eem.training.callbacks import LEFT_OUT, SeedDevicesCallback
 from modeling_eem.training.distributed import keep_loss_precision, over_processes
 from modeling_eem.training.token_loss_arguments import TokenLossArguments
@@ -81,7 +81,7 @@ class TokenLossMixin(Trainer):
 
     def _make_forward(self, args: TokenLossArguments) -> TrainingForward | None:
         """None for autoencoders, which train on their own loss."""
-        if isinstance(self._base, EEMAutoencoder):
+        if is_autoencoder(self._base.config):
             if args.token_loss != "cross_entropy":
                 raise ValueError(f"an autoencoder takes token_loss='cross_entropy', not {args.token_loss!r}.")
             return None

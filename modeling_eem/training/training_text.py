@@ -16,7 +16,7 @@ from modeling_eem.data.rows import ROW_MODES, RowFormat
 from modeling_eem.data.text_encoding import encoded_documents
 from modeling_eem.files import asset, sha256
 from modeling_eem.loading import context_length
-from modeling_eem.models.configuration_eem import EncoderDecoderConfig
+from modeling_eem.models.configuration_eem import has_code
 
 Identity: TypeAlias = dict[str, Any]
 CARD_FIELDS = ("licence", "language")  # fields of `DataArguments` that no step depends on
@@ -79,7 +79,7 @@ class TextRows:
 
     def check(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         """ValueError for packed rows and a model with a code, or rows longer than the model takes."""
-        if self.data.rows == "pack" and isinstance(config, EncoderDecoderConfig):
+        if self.data.rows == "pack" and has_code(config):
             raise ValueError("rows: pack is for causal models; a code describes one text: choose windows or stream.")
         context = context_length(config)
         if context is None and self.data.max_length is None:

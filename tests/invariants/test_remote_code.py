@@ -56,6 +56,39 @@ for folder in sys.argv[2:]:
         AutoModelForTokenClassification.from_pretrained(folder, trust_remote_code=True)
 save_file({name: x.contiguous() for name, x in results.items()}, sys.argv[1])
 """
+# The same folder, once by its own code before this package is imported, and once by this package's classes.
+TWICE = """
+import sys
+from pathlib import Path
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+foreign = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True, dtype="float32")
+import modeling_eem
+from modeling_eem.codec import build_integer_model
+from modeling_eem.data import CausalCollator
+from modeling_eem.entropy import CausalEntropy, ExactEntropy
+from modeling_eem.evaluation.code_length import code_bits_of, row_codes, row_nats
+
+own = modeling_eem.EEMForCausalLM.from_pretrained(sys.argv[1], dtype="float32")
+assert type(foreign).__name__ == type(own).__name__ and not isinstance(foreign, modeling_eem.EEMForCausalLM)
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+rows = [{"input_ids": [own.config.bos_token_id, 5, 9, 11, 7]}, {"input_ids": [own.config.bos_token_id, 8, 12]}]
+collator = CausalCollator(pad_token_id=1, vocab_size=own.config.vocab_size, max_length=8)
+assert code_bits_of(foreign.config) == code_bits_of(own.config) > 0
+codes = row_codes(own, rows, collator)
+torch.testing.assert_close(row_codes(foreign, rows, collator), codes)
+for given in (None, codes):
+    measured = [row_nats(model, rows, collator, codes_NP=given) for model in (foreign, own)]
+    torch.testing.assert_close(*map(torch.tensor, measured))
+totals = [ExactEntropy(model)(["the sea"], tokenizer).totals() for model in (foreign, own)]
+torch.testing.assert_close(*totals)
+folders = [Path(sys.argv[1]).with_name(name) for name in ("foreign", "own")]
+for model, built in zip((foreign, own), folders):
+    build_integer_model(model, tokenizer, ["the sea was calm and a ship came over it"]).save_pretrained(built)
+tensors = [{file.name: file.read_bytes() for file in built.glob("*.safetensors")} for built in folders]
+assert tensors[0] == tensors[1] != {}
+"""
 NAMES = ["mixer, heads and kernel", "eem", "eem, llama", "autoencoder"]
 
 
@@ -101,6 +134,17 @@ def test_a_saved_folder_brings_its_code(
             same(results[f"{name} head"], model(input_ids).logits)
             generated = model.generate(input_ids[:, :4], do_sample=False, max_new_tokens=6)
             assert torch.equal(results[f"{name} generated"], generated)
+
+
+def test_a_model_of_a_folders_own_code_is_measured_as_ours(harness_model: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tmp_path / "eem"
+    shutil.copytree(harness_model("eem"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "code_dtype": "int8"}))
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    command = [sys.executable, "-P", "-c", TWICE, str(folder)]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-3000:]
 
 
 def test_a_saved_folder_names_its_code(folders: dict[str, Any]) -> None:
