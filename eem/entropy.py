@@ -97,7 +97,8 @@ def entropy(
         check_options(method, options)
         source = Source.of(data, output, TextOptions(max_length, text_column, errors))
         known = source.tokenizer(None if tokenizer is None else asset(tokenizer), method, model[0])
-        models = load_models(method, model, dtype, state.device)
+        with waiting("loading the models", quiet=not is_main):
+            models = load_models(method, model, dtype, state.device)
         estimators = build_stages(method, models, known, batch_tokens=batch_tokens, **options)
         settled: list[Any] = [None]
         if is_main:
@@ -111,7 +112,8 @@ def entropy(
         identity, begun = settled[0]
 
         rows = RowFolder.open(source.folder)
-        speed = corpus_run.measure_speed(estimators, rows)
+        with waiting("measuring the speed", quiet=not is_main):
+            speed = corpus_run.measure_speed(estimators, rows)
         fresh = rows_a_part or corpus_run.part_rows(rows, identity, speed, state.num_processes)
         run = corpus_run.EntropyRun(rows, output, estimators, begun["rows_a_part"] if begun else fresh)
         tokens_left = identity["tokens"] * run.rows_left() / rows.num_rows

@@ -4,11 +4,12 @@ eem train --config run.yaml --output_dir runs/eem --learning_rate 1e-3 --encoder
 torchrun --nproc_per_node 2 -m eem train --config run.yaml --output_dir runs/eem --use_cpu true
 """
 
+import os
 from typing import Annotated, Any
 
 import typer
 
-from eem.console import Command, one_line_errors, print_error, progress_bar, quiet_loading
+from eem.console import Command, one_line_errors, print_error, progress_bar, quiet_loading, waiting
 from eem.train_keys import PANELS
 
 TRAIN_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -73,9 +74,10 @@ def train(
     )
 
     quiet_loading()  # training shows its own progress
-    run = prepare_run(asset(config), context.args)
-    progress = ProgressCallback(run.name)
-    trainer = RunTrainer(run, [progress])
+    with waiting("reading text and model", quiet=not _is_first()):
+        run = prepare_run(asset(config), context.args)
+        progress = ProgressCallback(run.name)
+        trainer = RunTrainer(run, [progress])
     console = Console(quiet=not trainer.is_world_process_zero())
     if run.checkpoint is not None or run.is_finished:
         console.print(run.begins, soft_wrap=True)
@@ -98,24 +100,26 @@ def train(
     trainer.accelerator.end_training()
 
 
+def _is_first() -> bool:
+    """Whether this is the first process of its launch, before transformers knows."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _print_costs(config: str, overrides: list[str]) -> None:
     """Print what the run will cost, measured on a few of its steps."""
-    import os
-
     from rich.console import Console
 
     from modeling_eem.files import asset
     from modeling_eem.training import DryRun, dry_run, dry_run_table
 
     quiet_loading()
-    is_first = os.environ.get("RANK", "0") == "0"
-    with progress_bar("a few real steps", quiet=not is_first) as steps:
+    with progress_bar("a few real steps", quiet=not _is_first()) as steps:
         try:
             costs = dry_run(asset(config), overrides, steps.advance)
         except FloatingPointError as error:
             print_error(str(error))
             raise typer.Exit(1) from error
-    if is_first:
+    if _is_first():
         Console().print(dry_run_table(costs) if isinstance(costs, DryRun) else costs.begins)
 
 
