@@ -51,7 +51,8 @@ def _file_options(
         int | None, typer.Option("--max-output", help="Refuse files that hold more plain bytes than this.", min=0)
     ] = None,
     salvage: Annotated[
-        bool, typer.Option("--salvage", help="Recover every undamaged window of damaged files; report what is lost.")
+        bool,
+        typer.Option("--salvage", help="Recover undamaged windows of damaged files; if any is lost, exit with 3."),
     ] = False,
 ) -> None:
     """Options of both commands."""
@@ -102,7 +103,7 @@ def _refuse(given: dict[str, bool], is_wrong: bool, why: str) -> None:
 
 
 def _work(modes: dict[str, bool], files: list[Path] | None, test: bool, listing: bool, **options: Any) -> None:
-    """Process each file; after an error go on with the others, then exit with 2.
+    """Process each file; after an error go on with the others, then exit with 2. Exit with 3 if a salvage lost bytes.
 
     Args:
         modes: other modes that are asked for. A listing or a test comes first; without any mode, compress.
@@ -133,6 +134,8 @@ def _work(modes: dict[str, bool], files: list[Path] | None, test: bool, listing:
             results = do[mode](paths, asked, _to_stderr, _watch)
     if any(result.error is not None for result in results):
         raise typer.Exit(2)
+    if any(result.losses for result in results):
+        raise typer.Exit(3)
 
 
 @contextmanager

@@ -24,7 +24,9 @@ def view(
         typer.Option(help="Estimators chosen when the page opens; if not given, one for each model."),
     ] = None,
     max_bytes: Annotated[int, typer.Option(help="Most bytes of a text that the page takes.", min=1)] = 20_000,
-    port: Annotated[int | None, typer.Option(help="Port; if not given, the first free one from 7860 on.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port; if not given, the first free one from 7860 on.", min=1, max=65535)
+    ] = None,
     share: Annotated[
         bool, typer.Option("--share", help="Also serve on a public address of Gradio's, for everyone who knows it.")
     ] = False,

@@ -1,5 +1,7 @@
 """`Codec`: bytes into an `.eem` file and back, with a codec model or, for byte windows only, without one."""
 
+import re
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -25,6 +27,35 @@ from modeling_eem.codec.streams import (
 from modeling_eem.codec.text import TokenTable
 from modeling_eem.codec.window_decoder import WindowDecoder
 from modeling_eem.codec.window_model import WindowModel
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+File = str | Path | BinaryIO
+
+
+class _Open:
+    """`codec.open(file)`, and `Codec.open(file)` with the codec that the file names."""
+
+    def __get__(self, codec: "Codec | None", kind: "type[Codec]") -> Callable[[File], Archive]:
+        def open_archive(file: File) -> Archive:
+            """Open a file for random access: `read(start, length)`, `window(number)`.
+
+            `Codec.open(file)` takes the default model that the file names, of any release; `codec.open(file)` takes
+            files of that codec's model.
+
+            Raises:
+                WrongModel, DamagedFile: as in `decompress`, as far as header and footer show it.
+            """
+            opened = open(file, "rb", buffering=0) if isinstance(file, str | Path) else file  # noqa: SIM115 (Archive closes it)
+            try:
+                layout = Layout(opened)
+                able = kind.for_header(layout.header) if codec is None else codec
+                return Archive(opened, layout, able._decoder(layout.header))
+            except BaseException:
+                opened.close()
+                raise
+
+        return open_archive
 
 
 class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"]):
@@ -52,12 +83,22 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
         """A codec from a codec model's folder or from the Hub, with the arguments of ModelHubMixin and `carry`.
 
         Raises:
-            ValueError: for a folder without a codec model.
+            ValueError: for a folder without a codec model, or the name of neither a folder nor a repository of the
+                Hub; OSError if the Hub has none of that name, or cannot be reached.
         """
         folder = Path(pretrained_model_name_or_path)
+        _check_name(pretrained_model_name_or_path)
         if folder.is_dir() and not (folder / "config.json").exists():  # built, not saved by a Codec
             return cls(_load(folder), kwargs.get("carry", False))
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except OSError as error:
+            if folder.is_dir() or error.filename is not None:
+                raise
+            raise OSError(
+                f"{pretrained_model_name_or_path} is no folder here, and the Hub gave no codec model of that name: "
+                "check the name, and the connection."
+            ) from error
 
     @classmethod
     def for_header(cls, header: Header) -> Self:
@@ -124,19 +165,7 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
         with self.open(BytesIO(blob)) as archive:
             return archive.window(number)
 
-    def open(self, file: str | Path | BinaryIO) -> Archive:
-        """Open a file for random access: `read(start, length)`, `window(number)`.
-
-        Raises:
-            WrongModel, DamagedFile: as in `decompress`, as far as header and footer show it.
-        """
-        opened = open(file, "rb", buffering=0) if isinstance(file, str | Path) else file  # noqa: SIM115 (Archive closes it)
-        try:
-            layout = Layout(opened)
-            return Archive(opened, layout, self._decoder(layout.header))
-        except BaseException:
-            opened.close()
-            raise
+    open = _Open()
 
     def list(self, blob: bytes, estimate: bool = False) -> Report:
         """What a file is made of. Only the model's estimate of its text, if asked for, needs a model."""
@@ -206,6 +235,20 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
                 )
             )
         return cls(_load(folder), carry)
+
+
+def _check_name(name: str | Path) -> None:
+    """ValueError for a name that can only be that of a missing folder, before the Hub is asked for it.
+
+    A name whose ORG is a folder here is taken for a path.
+    """
+    path = Path(name)
+    is_hub_name = _HUB_NAME.fullmatch(str(name)) is not None and not str(name).startswith(".")
+    if not path.is_dir() and (not is_hub_name or path.parent.is_dir()):
+        raise ValueError(
+            f"{name} holds no codec model: name a folder that eem codec build wrote, or a repository of the Hub "
+            "(ORG/NAME)."
+        )
 
 
 def _load(folder: Path) -> WindowModel:

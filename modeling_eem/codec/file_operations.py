@@ -1,8 +1,8 @@
 """The work of `eem compress` and `eem decompress` on files, folders, standard input and output, as in zstd.
 
 A path `-`, or no path, is standard input to standard output. After an error each function goes on with the next file.
-It returns one FileResult a file; the exit code is 2 if any has an `error`. `say` prints lines to standard error;
-`watch` makes a progress bar.
+It returns one FileResult a file; the exit code is 2 if any has an `error`, otherwise 3 if any has `losses`. `say`
+prints lines to standard error; `watch` makes a progress bar.
 """
 
 import mmap
@@ -27,6 +27,7 @@ from modeling_eem.codec.whole_files import whole_file
 SUFFIX = ".eem"
 _LARGE = 10_000_000  # for larger inputs, in bytes, the expected time is printed first
 _LARGE_SAMPLE = 1 << 16
+_TIMED_BYTES, _TIMED_SECONDS = 100_000, 0.01  # less takes as long as the start, and shows no speed
 _STANDARD = Path("-")
 
 Say = Callable[[str], None]
@@ -69,7 +70,13 @@ class FileOptions:
 
 @dataclass
 class FileResult:
-    """The result for one input: where it went, its sizes, or a one-line error."""
+    """The result for one input: where it went, its sizes, or a one-line error.
+
+    Attributes:
+        seconds: what coding took; 0 where nothing was coded.
+        losses: a salvaged file lacks plain bytes, or may lack some.
+        note: what else the line says.
+    """
 
     source: Path
     target: Path | None = None
@@ -77,20 +84,24 @@ class FileResult:
     file_bytes: int = 0
     seconds: float = 0.0
     error: str | None = None
+    losses: bool = False
+    note: str = ""
     report: Report | None = None
     estimate: Estimate | None = None
 
     @property
     def line(self) -> str:
-        """Ratio and speed, in words."""
+        """Sizes, ratio and speed in words, where they tell something."""
         if self.error is not None:
             return f"{self.source}: {self.error}"
-        ratio = 100 * self.file_bytes / max(self.plain_bytes, 1)
-        speed = self.plain_bytes / max(self.seconds, 1e-9) / 1000
-        return (
-            f"{self.source}: {self.plain_bytes:,} plain bytes, {self.file_bytes:,} in the file "
-            f"({ratio:.1f} %, {8 * self.file_bytes / max(self.plain_bytes, 1):.3f} bits a byte), {speed:,.0f} kB/s"
-        )
+        said = f"{self.source}: {self.plain_bytes:,} plain bytes, {self.file_bytes:,} in the file"
+        if self.plain_bytes:
+            ratio = self.file_bytes / self.plain_bytes
+            said += f" ({100 * ratio:.1f} %, {8 * ratio:.3f} bits a byte)"
+        if self.plain_bytes >= _TIMED_BYTES and self.seconds >= _TIMED_SECONDS:
+            speed = self.plain_bytes / self.seconds / 1000
+            said += f", {speed:,.0f} kB/s" if speed >= 10 else f", {speed:.1f} kB/s"
+        return f"{said}; {self.note}" if self.note else said
 
 
 class _Models:
@@ -136,6 +147,8 @@ def compress_files(
 
     def compress(result: FileResult) -> None:
         given = _STANDARD if _goes_to_stdout(result.source, options) else options.output
+        if given is None and result.source.suffix == SUFFIX:
+            raise CodecError(f"its name ends in {SUFFIX} already: -d decompresses it, -o or -c compresses it again.")
         target = result.target = given or result.source.with_name(result.source.name + SUFFIX)
         if target == _STANDARD and sys.stdout.isatty() and not options.force:
             raise CodecError("compressed bytes would go to the terminal: name a file with -o, or force it with -f.")
@@ -148,6 +161,7 @@ def compress_files(
             with watch(str(result.source), size) as progress:
                 result.report = codec.compress_stream(reader, writer, progress)
         result.plain_bytes, result.file_bytes = result.report.plain_bytes, result.report.file_bytes
+        result.note = _share_of_model(result.report) if codec.model is not None else ""
 
     return _each(inputs, options, compress, say)
 
@@ -200,10 +214,12 @@ def list_files(
             layout = Layout(file)
             result.report = models.to_read(layout.header).open(file).report(True) if estimate else describe(layout)
         result.plain_bytes, result.file_bytes = result.report.plain_bytes, result.report.file_bytes
+        say(result.line)
         for line in result.report.lines():
             say(f"  {line}")
 
-    return _each(_inputs(paths, options, lambda path: path.suffix == SUFFIX), options, show, say, removes=False)
+    inputs = _inputs(paths, options, lambda path: path.suffix == SUFFIX)
+    return _each(inputs, options, show, say, removes=False, codes=False)
 
 
 def estimate_files(paths: Sequence[Path], options: FileOptions, say: Say = print) -> list[FileResult]:
@@ -213,9 +229,11 @@ def estimate_files(paths: Sequence[Path], options: FileOptions, say: Say = print
     def estimate(result: FileResult) -> None:
         result.estimate = _estimate(result.source, models.to_compress())
         result.plain_bytes, result.file_bytes = result.estimate.plain_bytes, round(result.estimate.file_bytes)
-        say(f"{result.source}: about {_duration(result.estimate.seconds)}")
+        result.note = f"about {_duration(result.estimate.seconds)}"
+        say(result.line)
 
-    return _each(_inputs(paths, options, lambda path: path.suffix != SUFFIX), options, estimate, say, removes=False)
+    inputs = _inputs(paths, options, lambda path: path.suffix != SUFFIX)
+    return _each(inputs, options, estimate, say, removes=False, codes=False)
 
 
 def _each(
@@ -224,22 +242,31 @@ def _each(
     work: Callable[[FileResult], None],
     say: Say,
     removes: bool = True,
+    codes: bool = True,
 ) -> list[FileResult]:
-    """Do `work` for every input; an error ends only that input."""
+    """Do `work` for every input; an error ends only that input.
+
+    Args:
+        removes: remove sources if the options say so; one that lost bytes stays.
+        codes: `work` codes the file: it is timed, and its line is said after it. Other work says its own line.
+    """
     results = []
     for path in inputs:
         result = FileResult(path)
         begin = time.perf_counter()
         try:
             work(result)
-            if removes and not options.keep and path != _STANDARD and result.target != _STANDARD:
+            is_replaced = path != _STANDARD and result.target != _STANDARD and not result.losses
+            if removes and not options.keep and is_replaced:
                 path.unlink()
         except OSError as error:
             result.error = str(error) if error.filename is None else f"{error.filename}: {error.strerror}"
         except ValueError as error:
             result.error = str(error)
-        result.seconds = time.perf_counter() - begin
-        say(result.line)
+        if codes:
+            result.seconds = time.perf_counter() - begin
+        if codes or result.error is not None:
+            say(result.line)
         results.append(result)
     return results
 
@@ -334,6 +361,18 @@ def _salvage(
     with _writing(result.source, target, options) as writer:
         writer.write(salvaged.data)
     result.plain_bytes, result.file_bytes = len(salvaged.data), len(blob)
+    result.losses = salvaged.has_losses
+
+
+def _share_of_model(report: Report) -> str:
+    """How many windows the model coded, if they hold less than half of the plain bytes."""
+    coded, windows = report.text_windows, report.windows.total()
+    if 2 * report.text_bytes >= report.plain_bytes:
+        return ""
+    said = f"the model coded {coded:,} of {windows:,} window{'s' * (windows > 1)}"
+    if coded:
+        said += f" ({report.text_bytes:,} bytes)"
+    return f"{said}: the rest is shorter with zstd, or not text"
 
 
 def _size(source: Path) -> int | None:

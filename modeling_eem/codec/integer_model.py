@@ -267,6 +267,10 @@ def _card(model: IntegerModel) -> str:
     return (
         "---\nlibrary_name: modeling-eem\ntags: [compression, masked-mixer]\n---\n# Codec model\n\n"
         f"Integer model `{model.id[:12]}`: {sizes.num_layers} layers of {sizes.hidden_size} features, "
-        f"{sizes.context} tokens a window, {sizes.vocab_size} tokens. It compresses and restores files exactly:\n\n"
-        "```python\nfrom modeling_eem.codec import Codec\n\ncodec = Codec.from_pretrained(FOLDER)\n```\n"
+        f"{sizes.context} tokens a window, {sizes.vocab_size} tokens. It compresses and restores files exactly. In "
+        "this folder:\n\n"
+        "```python\nfrom modeling_eem.codec import Codec\n\n"
+        'codec = Codec.from_pretrained(".")  # or a path to this folder, or its name on the Hub\n'
+        'blob = codec.compress(b"My fellow citizens, the state of our Union is strong.")\n'
+        "print(len(blob), codec.decompress(blob))\n```\n"
     )

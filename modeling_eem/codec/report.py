@@ -18,6 +18,7 @@ class Report:
     model_id: bytes | None = None
     carry: bool = False
     plain_bytes: int = 0
+    text_bytes: int = 0  # plain bytes of windows that the model coded
     header_bytes: int = 0
     record_bytes: int = 0  # heads, counts and check sums of all windows
     index_bytes: int = 0
@@ -44,11 +45,17 @@ class Report:
     def bits_per_byte(self) -> float:
         return 8 * self.file_bytes / max(self.plain_bytes, 1)
 
+    @property
+    def text_windows(self) -> int:
+        """Windows that the model coded."""
+        return sum(count for kind, count in self.windows.items() if kind.is_text)
+
     def add(self, kind: Kind, record_length: int, payload_length: int, plain_length: int) -> None:
         self.windows[kind] += 1
         self.payload_bytes[kind] += payload_length
         self.record_bytes += record_length - payload_length
         self.plain_bytes += plain_length
+        self.text_bytes += plain_length if kind.is_text else 0
 
     def add_trailer(self, length: int, footer_length: int) -> None:
         """Add a trailer of `length` bytes, from its first byte, which ends the records, to its footer."""
@@ -68,7 +75,7 @@ class Report:
         for name, kinds in names.items():
             if count := sum(self.windows[kind] for kind in kinds):
                 payload = sum(self.payload_bytes[kind] for kind in kinds)
-                out.append(f"{name:18} {payload:>12,} bytes in {count:,} windows")
+                out.append(f"{name:18} {payload:>12,} bytes in {count:,} window{'s' * (count > 1)}")
         parts = (("header", self.header_bytes), ("footer", self.footer_bytes), ("windows", self.record_bytes))
         parts = ", ".join(f"{name} {size:,}" for name, size in (*parts, ("index", self.index_bytes)))
         per_window = f"{self.framing_bytes_per_window:.2f} a window"

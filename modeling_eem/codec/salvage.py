@@ -66,6 +66,11 @@ class Salvage:
         return not self.lost and not self.notes
 
     @property
+    def has_losses(self) -> bool:
+        """Whether plain bytes are missing, or may be missing at the end."""
+        return bool(self.lost) or not self.end_is_known
+
+    @property
     def data(self) -> bytes:
         """Plain bytes of all recovered windows in order; lost windows leave no gap."""
         return b"".join(self.windows[number] for number in sorted(self.windows))

@@ -3,9 +3,11 @@
 Names of tensors end in their shape: T tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, cast
+from threading import Event
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -30,6 +32,10 @@ from modeling_eem.view.stored import stored_entropies
 Pieces = Literal["tokens", "words", "bytes"]
 PIECES: dict[Pieces, str] = {"tokens": "token", "words": "word", "bytes": "byte"}
 _SUMS = ("causal", "exact", STORED)  # methods whose values add up to a code length
+
+
+class Stopped(Exception):  # noqa: N818  # not an error: the reader asked for it
+    """The reader stopped an estimate."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,9 @@ def read_text(name: str, data: bytes, max_bytes: int) -> str:
         raise ValueError(f"{name} is not UTF-8 at byte {error.start}: save it as UTF-8.") from error
 
 
-def estimate_text(viewed: ViewedModel, method: str, text: str, metric: str = "loss") -> Estimate:
+def estimate_text(
+    viewed: ViewedModel, method: str, text: str, metric: str = "loss", stopped: Event | None = None
+) -> Estimate:
     """A model's estimate of a text of any length by one of its methods.
 
     On a text longer than the model's context, `causal` and `sliding` slide by half the context; the other methods read
@@ -95,16 +103,18 @@ def estimate_text(viewed: ViewedModel, method: str, text: str, metric: str = "lo
 
     Args:
         metric: the metric of `occlusion`.
+        stopped: once it is set, the work ends before the model's next forward pass.
 
     Raises:
-        ValueError: as in the method's estimator.
+        ValueError: as in the method's estimator; Stopped.
     """
     extra_bits: float | None
     if method == STORED:
         entropies, extra_bits, notes = stored_entropies(viewed, text)
     else:
-        estimator = _estimator(viewed, method, metric)
-        entropies, windows = _measured(estimator, viewed, text)
+        with _stops_with(cast(PreTrainedModel, viewed.model), stopped or Event()):
+            estimator = _estimator(viewed, method, metric)
+            entropies, windows = _measured(estimator, viewed, text)
         notes = _notes(estimator, entropies, windows)
         extra_bits = None
         if method in _SUMS:
@@ -189,6 +199,21 @@ def comparison(estimates: Sequence[Estimate], pieces: Pieces, bits: bool) -> pd.
 def to_tsv(table: pd.DataFrame) -> str:
     """A tab-separated table, NaN as `NaN`."""
     return table.to_csv(sep="\t", index=False, na_rep="NaN")
+
+
+@contextmanager
+def _stops_with(model: PreTrainedModel, stopped: Event) -> Iterator[None]:
+    """Raise Stopped before a forward pass of a model's backbone once `stopped` is set."""
+
+    def check(*_: Any) -> None:
+        if stopped.is_set():
+            raise Stopped
+
+    handle = model.base_model.register_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _estimator(viewed: ViewedModel, method: str, metric: str) -> EntropyEstimator:

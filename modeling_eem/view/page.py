@@ -4,14 +4,18 @@ What is unusual: the page may load nothing from other servers (a content securit
 history of runs), and it listens on loopback only.
 """
 
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NoReturn
 
 import gradio as gr  # pyright: ignore[reportMissingImports]  # of an extra
 from gradio.themes import Base  # pyright: ignore[reportMissingImports]  # of an extra
+from gradio.tunneling import CURRENT_TUNNELS  # pyright: ignore[reportMissingImports]  # of an extra
 from starlette.middleware import Middleware  # pyright: ignore[reportMissingImports]  # of an extra
 from starlette.types import ASGIApp, Message, Receive, Scope, Send  # pyright: ignore[reportMissingImports]  # of an extra
 
@@ -23,6 +27,7 @@ from modeling_eem.view.estimates import (
     PIECES,
     Estimate,
     Pieces,
+    Stopped,
     check_text,
     comparison,
     estimate_text,
@@ -99,7 +104,7 @@ def serve(
     share: bool = False,
     tell: Callable[[str], None] = print,
 ) -> None:
-    """Load models and serve their page until Ctrl-C.
+    """Load models and serve their page until Ctrl-C, which ends the process with the exit code 130.
 
     Args:
         host: None: the address in GRADIO_SERVER_NAME, as on a Space, or loopback.
@@ -112,35 +117,53 @@ def serve(
     """
     models = load_viewed(folders)
     check_methods(models, methods or [])
-    with TemporaryDirectory(prefix="eem-view-") as downloads:
+    with TemporaryDirectory(prefix="eem-view-", ignore_cleanup_errors=True) as downloads, suppress(KeyboardInterrupt):
         page = build_page(models, methods or default_methods(models), max_bytes, Path(downloads))
         _, local, public = launch(page, host=host, port=port, share=share)
         tell(f"{local}  (Ctrl-C ends it)")
         if public:
             tell(f"{public}  (for everyone who knows the address)")
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            page.close(verbose=False)
+        threading.Event().wait()
+    _end_process()
+
+
+def _end_process() -> NoReturn:
+    """End at once. Gradio waits seconds for open pages, and a thread that computes aborts Python's own end."""
+    with suppress(OSError):  # a reader of the output may be gone
+        print("stopped: the page is closed.", file=sys.stderr, flush=True)
+        for tunnel in CURRENT_TUNNELS:
+            tunnel.kill()
+        sys.stdout.flush()
+    os._exit(130)
 
 
 def launch(page: gr.Blocks, host: str | None, port: int | None, share: bool = False) -> tuple[Any, str, str | None]:
-    """Start serving in another thread, with everything off that would ask another server."""
-    return page.launch(
-        server_name=host,
-        server_port=port,
-        share=share,
-        prevent_thread_lock=True,
-        quiet=True,
-        theme=Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        head=style_tag(),
-        footer_links=[],
-        run_history=False,
-        enable_monitoring=False,
-        ssr_mode=False,
-        max_file_size=_MAX_UPLOAD,
-        app_kwargs={"middleware": [Middleware(_OnlyFromHere)]},
-    )
+    """Start serving in another thread, with everything off that would ask another server.
+
+    Raises:
+        OSError: for a port that is in use.
+    """
+    try:
+        return page.launch(
+            server_name=host,
+            server_port=port,
+            share=share,
+            prevent_thread_lock=True,
+            quiet=True,
+            theme=Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            head=style_tag(),
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            max_file_size=_MAX_UPLOAD,
+            app_kwargs={"middleware": [Middleware(_OnlyFromHere)]},
+        )
+    except OSError as error:
+        if "empty port" not in str(error):
+            raise
+        taken = "no port is free from 7860 on" if port is None else f"port {port} is in use"
+        raise OSError(f"{taken}: choose another with --port.") from error
 
 
 def _loader(max_bytes: int) -> Callable[[str], tuple[Any, str]]:
@@ -180,6 +203,8 @@ def _surprise_tab(
         sorting = gr.Dropdown([rendering.IN_ORDER], value=rendering.IN_ORDER, label="Sorted by", elem_id="order")
         table = gr.HTML(apply_default_css=False, elem_id="table", elem_classes="view-results")
 
+    stops: dict[str, threading.Event] = {}  # by session: ends the work that its page asked for last
+
     def drawn(found: list[Estimate], cut: Pieces, unit: str, order: str, request: gr.Request) -> dict[Any, Any]:
         bits = unit == "bits"
         orders = [rendering.IN_ORDER, *(estimate.name for estimate in found)]
@@ -212,15 +237,23 @@ def _surprise_tab(
             return
         found: list[Estimate] = []
         failures: list[str] = []
+        stopped = stops[str(request.session_hash)] = threading.Event()
         for number, (viewed, way) in enumerate(pairs, start=1):
             working = f"{viewed.name} · {way}: {number} of {len(pairs)} …"
             yield {message: rendering.message_html(*failures) + rendering.working_html(working)}
             try:
-                found.append(estimate_text(viewed, way, text, metric))
+                found.append(estimate_text(viewed, way, text, metric, stopped))
+            except Stopped:
+                return
             except ValueError as error:
                 failures.append(f"{viewed.name} · {way}: {error}")
             changes = drawn(found, cut, unit, order, request)
             yield {message: rendering.message_html(*failures), estimates: found, **changes}
+
+    def halt(request: gr.Request) -> str:
+        if stopped := stops.get(str(request.session_hash)):
+            stopped.set()
+        return ""
 
     outputs = [message, estimates, panels, table, tsv, page, sorting]
     settings = [pieces, unit, sorting]
@@ -232,7 +265,7 @@ def _surprise_tab(
         concurrency_id="models",
         show_progress="hidden",
     )
-    stop.click(lambda: "", None, message, cancels=[running], api_visibility="private")
+    stop.click(halt, None, message, cancels=[running], api_visibility="private")
     gr.on(
         [setting.input for setting in settings],
         drawn,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from modeling_eem.codec import Codec, DamagedFile
+from modeling_eem.codec import Codec, DamagedFile, WrongModel, registry
 from modeling_eem.codec.container import Header, Kind, pack_record
 from modeling_eem.codec.trailer import Index
 
@@ -27,6 +27,23 @@ def test_any_slice_is_that_of_the_plain_bytes(codecs: dict[str, Codec], awkward:
         for number in (-1, archive.windows):
             with pytest.raises(IndexError, match="outside the file"):
                 archive.window(number)
+
+
+def test_a_class_opens_files_of_default_models(
+    codec: Codec, text: bytes, awkward: dict[str, bytes], tmp_path: Path, monkeypatch: Any
+) -> None:
+    path = tmp_path / "x.eem"
+    path.write_bytes(Codec(None).compress(awkward["random"]))
+    with Codec.open(path) as archive:
+        assert archive.read(5, 10) == awkward["random"][5:15]
+    path.write_bytes(codec.compress(text))
+    with pytest.raises(WrongModel, match="not a default of this release"):
+        Codec.open(path)
+    release = registry.Release(codec.model_id, tmp_path, (0, 1))
+    monkeypatch.setattr("modeling_eem.codec.codec.release_of", {release.id: release}.get)
+    monkeypatch.setattr("modeling_eem.codec.codec._load", lambda folder: codec.model)
+    with Codec.open(str(path)) as archive:
+        assert archive.read(5000, 100) == text[5000:5100]
 
 
 class Repeated:

@@ -64,7 +64,7 @@ def test_a_file_goes_and_comes_back(notes: Path, text: bytes, carry: bool) -> No
     assert packed.error is None and packed.target == notes.with_name("notes.txt.eem")
     assert packed.target.stat().st_size == packed.file_bytes
     assert packed.target.stat().st_mtime == 1_000_000_000 and packed.target.stat().st_mode & 0o777 == 0o640
-    assert "bits a byte" in lines[-1] and "kB/s" in lines[-1]
+    assert "bits a byte" in lines[-1] and "the model" not in lines[-1]
     assert notes.read_bytes() == text
     notes.unlink()
     back = _one(decompress_files([packed.target], MODEL, _quiet))
@@ -159,7 +159,8 @@ def test_testing_and_listing_write_nothing(notes: Path) -> None:
     lines: list[str] = []
     listed = _one(list_files([packed], MODEL, lines.append))
     assert listed.report.file_bytes == packed.stat().st_size and listed.report.estimate_bits is None
-    assert any("framing" in line for line in lines)
+    assert lines[0].startswith(f"{packed}: ") and "kB/s" not in lines[0]
+    assert any("framing" in line for line in lines[1:])
     assert _one(list_files([packed], MODEL, _quiet, estimate=True)).report.estimate_bits > 0
     estimated = _one(estimate_files([notes], MODEL, _quiet))
     assert estimated.file_bytes == pytest.approx(packed.stat().st_size, rel=0.1)
@@ -182,6 +183,11 @@ def test_damage_leaves_no_output_and_salvage_gives_the_rest(notes: Path, text: b
     assert _one(decompress_files([packed], _with(salvage=True), lines.append)).error is None
     assert len(text) * 0.8 < len(notes.read_bytes()) < len(text)
     assert any("lost: window" in line for line in lines)
+    salvaged = _one(decompress_files([packed], _with(salvage=True, force=True, keep=False), _quiet))
+    assert salvaged.losses and packed.exists()
+    packed.write_bytes(blob[:500] + bytes([blob[500] ^ 1]) + blob[501:])
+    whole = _one(decompress_files([packed], _with(salvage=True, force=True, keep=False), _quiet))
+    assert not whole.losses and not packed.exists() and notes.read_bytes() == text
 
 
 def test_a_lost_header_of_bytes_alone_needs_no_model(
@@ -195,6 +201,27 @@ def test_a_lost_header_of_bytes_alone_needs_no_model(
     packed.write_bytes(b"\0" * 9 + Codec(None).compress(awkward["random"])[9:])
     assert _one(decompress_files([packed], FileOptions(salvage=True), _quiet)).error is None
     assert (tmp_path / "noise").read_bytes() == awkward["random"]
+
+
+def test_a_line_says_what_tells_something(tmp_path: Path, text: bytes, awkward: dict[str, bytes]) -> None:
+    def line(plain: bytes) -> str:
+        (tmp_path / "x").write_bytes(plain)
+        return _one(compress_files([tmp_path / "x"], _with(force=True), _quiet)).line.removeprefix(f"{tmp_path}/x: ")
+
+    assert line(b"") == "0 plain bytes, 26 in the file"
+    assert "kB/s" not in line(text) and "the model" not in line(text)
+    assert "the model coded 0 of 1 window: the rest is shorter with zstd, or not text" in line(awkward["random"])
+    assert "kB/s; the model coded 0 of 4 windows: " in line(bytes(200_000))
+    mixed = line(text[:2000] + awkward["random"])
+    assert "the model coded " in mixed and " bytes): the rest is" in mixed
+
+
+def test_a_file_is_not_compressed_twice_by_mistake(notes: Path, text: bytes) -> None:
+    packed = _one(compress_files([notes], MODEL, _quiet)).target
+    refused = _one(compress_files([packed], _with(force=True), _quiet))
+    assert "ends in .eem already" in refused.error
+    assert sorted(path.name for path in notes.parent.iterdir()) == ["notes.txt", "notes.txt.eem"]
+    assert _one(compress_files([packed], _with(output=notes.with_name("twice")), _quiet)).error is None
 
 
 def test_output_has_a_limit(notes: Path) -> None:

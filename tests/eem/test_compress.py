@@ -3,10 +3,12 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -83,7 +85,7 @@ def test_a_damaged_file_is_salvaged(codec: Path, notes: Path) -> None:
     assert refused.exit_code == 2 and notes.read_bytes() == data
     out = notes.with_name("saved")
     salvaged = _run("decompress", "--model", codec, "--salvage", "-o", out, packed)
-    assert salvaged.exit_code == 0 and "lost" in salvaged.stderr
+    assert salvaged.exit_code == 3 and "lost" in salvaged.stderr
     assert data.startswith(out.read_bytes()[:60_000]) and 100_000 < len(out.read_bytes()) < len(data)
 
 
@@ -111,6 +113,62 @@ def test_bad_input_is_one_line(
     monkeypatch.chdir(tmp_path)
     result = _run(*arguments, "--model", codec)
     assert result.exit_code == 2 and message in result.stderr and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["nowhere", "./nowhere", "tests/nowhere", "a/b/nowhere"])
+def test_a_name_of_nothing_is_refused_before_the_hub_is_asked(
+    notes: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(notes.parent)
+    Path("tests").mkdir()
+    monkeypatch.setattr("modeling_eem.codec.codec.ModelHubMixin.from_pretrained", None)
+    result = _run("compress", "--model", name, notes)
+    assert result.exit_code == 2 and f"{name} holds no codec model: " in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_name_that_the_hub_does_not_give_is_named(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise FileNotFoundError("An error happened while trying to locate the file on the Hub.")
+
+    monkeypatch.setattr("modeling_eem.codec.codec.ModelHubMixin.from_pretrained", offline)
+    result = _run("compress", "--model", "org/nowhere", notes)
+    assert result.exit_code == 2 and "org/nowhere is no folder here, and the Hub gave no codec model" in result.stderr
+
+
+def test_a_codec_model_is_replaced_by_force_alone(
+    harness_model: Callable[..., Path], notes: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    build = ["codec", "build", "--model", harness_model("masked_mixer"), "--calibration", notes, "--output", out]
+    assert _run(*build).exit_code == 0
+    before = (out / "codec.json").read_bytes()
+    notes.write_text(TEXT.upper())
+    refused = _run(*build)
+    assert refused.exit_code == 2 and refused.stderr == f"error: {out} holds a codec model already: -f replaces it.\n"
+    assert (out / "codec.json").read_bytes() == before
+    assert _run(*build, "-f").exit_code == 0 and (out / "codec.json").read_bytes() != before
+    (out / "codec.json").unlink()
+    refused = _run(*build, "-f")
+    assert refused.exit_code == 2 and "is not empty, and holds no codec model" in refused.stderr
+
+
+def test_the_line_about_an_eem_says_that_codes_are_left_out(
+    harness_model: Callable[..., Path], notes: Path, tmp_path: Path
+) -> None:
+    eem = shutil.copytree(harness_model("eem"), tmp_path / "model")
+    config = json.loads((eem / "config.json").read_text())
+    (eem / "config.json").write_text(json.dumps({**config, "code_dtype": "int8"}))
+    for model, is_said in ((eem, True), (harness_model("masked_mixer"), False)):
+        made = ["--model", model, "--output", tmp_path / f"of-{model.name}"]
+        result = _run("codec", "build", *made, "--calibration", notes)
+        assert result.exit_code == 0 and ("both without codes" in result.stdout) == is_said, result.output
+
+
+def test_the_card_runs_in_its_folder(codec: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(codec)
+    exec(Path("README.md").read_text().split("```python\n")[1].split("```")[0], {})
+    assert "our Union is strong" in capsys.readouterr().out
 
 
 def test_a_model_that_no_codec_can_be_made_of_is_refused(

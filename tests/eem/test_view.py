@@ -1,9 +1,13 @@
 """eem view: what the command refuses, and what it writes. The page itself is tested in tests/view."""
 
+import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -44,6 +48,22 @@ def test_what_the_page_cannot_show_is_refused_in_one_line(harness_model: Callabl
     assert not Path("space").exists()
 
 
+def test_a_port_that_does_not_exist_is_refused_in_one_line() -> None:
+    result = _run("runs/eem", "--port", 99999)
+    assert result.exit_code == 2 and "65535" in result.stderr and result.stderr.count("\n") == 1
+
+
+@needs_gradio
+def test_a_port_in_use_is_named(harness_model: Callable[..., Path]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = _run(harness_model("llama"), "--port", port)
+    assert result.exit_code == 2
+    assert result.stderr == f"error: port {port} is in use: choose another with --port.\n"
+
+
 @needs_gradio
 def test_a_space_is_written(harness_model: Callable[..., Path], tmp_path: Path) -> None:
     result = _run(harness_model("llama"), harness_model("eem"), "--space", tmp_path / "space", "--max-bytes", 50)
@@ -53,11 +73,29 @@ def test_a_space_is_written(harness_model: Callable[..., Path], tmp_path: Path) 
     assert "['models/llama-16', 'models/eem-16'], ['causal', 'exact'], max_bytes=50" in said
 
 
+def _press_show(address: str) -> None:
+    """Ask the page for an estimate that takes long."""
+    with urllib.request.urlopen(address) as answer:
+        assert answer.status == 200
+        config = json.loads(re.search(r"window\.gradio_config = (\{.*?\});</script>", answer.read().decode(), re.S)[1])  # type: ignore[index]
+    parts = {part["id"]: part["props"] for part in config["components"]}
+    (show,) = (
+        event for event in config["dependencies"] if parts.get(event["targets"][0][0], {}).get("elem_id") == "show"
+    )
+    (order,) = (part["value"] for part in parts.values() if part.get("elem_id") == "order")
+    data = ["The sea was calm. " * 1000, ["eem-16"], ["exact"], "loss", "tokens", "bits", order]
+    body = json.dumps({"data": data, "fn_index": show["id"], "session_hash": "reader", "trigger_id": 1}).encode()
+    join = urllib.request.Request(f"{address}gradio_api/queue/join", body, {"content-type": "application/json"})
+    with urllib.request.urlopen(join) as answer:
+        assert answer.status == 200
+
+
 @needs_gradio
 @pytest.mark.slow
-def test_the_page_is_served_until_ctrl_c(harness_model: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_at_work", [False, True])
+def test_the_page_is_served_until_ctrl_c(harness_model: Callable[..., Path], tmp_path: Path, is_at_work: bool) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "eem", "view", str(harness_model("llama"))],
+        [sys.executable, "-m", "eem", "view", str(harness_model("eem"))],
         cwd=tmp_path, env={**os.environ, "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
@@ -67,9 +105,13 @@ def test_the_page_is_served_until_ctrl_c(harness_model: Callable[..., Path], tmp
         assert line.startswith("http://127.0.0.1:") and line.endswith("(Ctrl-C ends it)\n")
         with urllib.request.urlopen(line.split()[0]) as answer:
             assert answer.status == 200
+        if is_at_work:
+            _press_show(line.split()[0])
+            time.sleep(3)
         process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=60)
-        assert process.returncode == 0 and rest == "" and "Traceback" not in errors
+        rest, errors = process.communicate(timeout=4)
+        assert process.returncode == 130 and rest == "" and errors.endswith("stopped: the page is closed.\n")
+        assert "Traceback" not in errors and "terminate" not in errors
         assert list(tmp_path.iterdir()) == []
     finally:
         process.kill()

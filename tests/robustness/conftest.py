@@ -111,7 +111,7 @@ def subjects(documents: dict[str, Path], models: dict[str, Path], made: dict[str
         "data tokenizer": Subject(lambda f: tokenizer(text, f / "out"), earlier=another(tokenizer)),
         "entropy": Subject(lambda f: entropy_words(made["rows"], causal, f / "out"), is_resumed=True),
         "entropy of text": Subject(lambda f: entropy_words(text, causal, f / "out"), is_resumed=True),
-        "codec build": Subject(lambda f: build(text, f / "out"), earlier=another(build)),
+        "codec build": Subject(lambda f: build(text, f / "out"), ("-f",), earlier=another(build)),
         "compress": Subject(lambda f: compress(documents["txt"], f / "out"), ("-f",), earlier=older),
         "decompress": Subject(lambda f: decompress(made["packed"], f / "out"), ("-f",), earlier=older),
         "evaluate bits": Subject(lambda f: bits(text, f / "out"), earlier=another(bits)),

@@ -2,6 +2,7 @@
 
 import io
 import math
+from threading import Event
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from modeling_eem.entropy import CausalEntropy, ExactEntropy, OcclusionEntropy
 from modeling_eem.view.estimates import (
     PIECES,
     Estimate,
+    Stopped,
     check_text,
     comparison,
     estimate_text,
@@ -49,6 +51,23 @@ def test_a_text_that_fits_has_the_estimators_own_values(viewed: dict[str, Viewed
         expected = estimator([SHORT], model.tokenizer)
         torch.testing.assert_close(shown.values, expected.values, equal_nan=True)
         assert shown.unit == expected.unit and shown.texts == expected.texts
+
+
+@pytest.mark.parametrize("kind, method", [("eem", "exact"), ("eem", "occlusion"), ("causal", "causal")])
+def test_work_stops_at_the_next_forward_pass(viewed: dict[str, ViewedModel], kind: str, method: str) -> None:
+    stopped, passes = Event(), []
+
+    def stop_soon(*_: object) -> None:
+        passes.append(stopped.is_set())
+        stopped.set()
+
+    model = viewed[kind].model.base_model
+    handle = model.register_forward_pre_hook(stop_soon)
+    with pytest.raises(Stopped):
+        estimate_text(viewed[kind], method, LONG, stopped=stopped)
+    handle.remove()
+    assert len(passes) < 3
+    estimate_text(viewed[kind], method, SHORT)  # nothing is left that stops it
 
 
 def test_a_longer_text_is_read_window_by_window(viewed: dict[str, ViewedModel]) -> None:
