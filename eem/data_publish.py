@@ -26,11 +26,14 @@ def publish(
     Example: `eem data publish --rows rows-with-entropies --output hub --repo ORG/NAME --licence cc-by-4.0`
     """
     from modeling_eem.entropy.hub_dataset import write_hub_folder
+    from modeling_eem.report.licences import licence_doubt
 
     check_output(output)
     name = repo.rpartition("/")[2] if repo else None
     write_hub_folder(rows, output, name=name, location=repo or ".", licence=licence, language=language)
     typer.echo(f"{output}: data, tokenizer and README.md")
+    if doubt := licence_doubt(licence):
+        typer.echo(doubt, err=True)
     if repo:
         from huggingface_hub import HfApi
 

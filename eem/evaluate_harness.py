@@ -8,12 +8,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eem.console import check_output, one_line_errors, progress_bar, quiet_loading, waiting
+from eem.console import EXTRAS, check_output, one_line_errors, progress_bar, quiet_loading, waiting
 
 if TYPE_CHECKING:
     from modeling_eem.report import Table
@@ -51,28 +52,31 @@ def harness(
 
     Example: `eem evaluate harness --model runs/a runs/b --tasks table --data-dir data/hub --output results`
     """
-    from accelerate import PartialState
-    from rich.console import Console
-
-    from modeling_eem.evaluation.harness import open_models, score_models
-    from modeling_eem.evaluation.harness_scores import HarnessOptions
-    from modeling_eem.evaluation.harness_tables import summary_tables, task_table
-    from modeling_eem.evaluation.harness_tasks import TABLE, load_tasks
-    from modeling_eem.files import folder_at_once
-    from modeling_eem.report import add_to_card, check_card, provenance, write_results
-
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are counted in the table's notes
-    logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)  # long pages are cut in windows
-    names = tasks or [TABLE]
-    options = HarnessOptions(batch_size, max_length, limit, bootstrap_iters, dtype)
+    names = tasks or ["table"]
+    if "table" in names or "ifeval" in names:
+        _check_extra()
     check_output(output)
-    quiet_loading()
-    models = open_models(model, max_length)
-    for folder in models if cards else []:
-        check_card(folder.path)
     is_main = os.environ.get("RANK", "0") == "0"  # the first of several processes
-    with waiting("loading the tasks' data", quiet=not is_main):
+    with waiting("loading lm-eval and the tasks' data", quiet=not is_main):
+        from accelerate import PartialState
+        from rich.console import Console
+
+        from modeling_eem.evaluation.harness import check_lengths, open_models, score_models
+        from modeling_eem.evaluation.harness_scores import HarnessOptions
+        from modeling_eem.evaluation.harness_tables import summary_tables, task_table
+        from modeling_eem.evaluation.harness_tasks import TABLE, load_tasks
+        from modeling_eem.files import folder_at_once
+        from modeling_eem.report import add_to_card, check_card, provenance, write_results
+
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are counted in the table's notes
+        logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)  # pages are cut in windows
+        options = HarnessOptions(batch_size, max_length, limit, bootstrap_iters, dtype)
+        quiet_loading()
+        models = open_models(model, max_length)
+        for folder in models if cards else []:
+            check_card(folder.path)
         loaded = load_tasks(names, data_dir)
+        check_lengths(models, loaded, options)
     with _bar(len(models) * len(loaded), is_main) as (begin, advance):
         scores = score_models(models, loaded, options, begin, advance)
     if scores:
@@ -92,6 +96,13 @@ def harness(
         Console().print(_upright(summary[0]) if is_table else summary[0], *summary[1:])
         Console().print(f"{output / 'harness.md'}, {output / 'harness.json'}")
     PartialState().destroy_process_group()
+
+
+def _check_extra() -> None:
+    """ModuleNotFoundError, before anything slow is imported, without the libraries of the task ifeval."""
+    for library in (name for name, extra in EXTRAS.items() if extra == "harness"):
+        if find_spec(library) is None:
+            raise ModuleNotFoundError(f"the task ifeval needs {library}", name=library)
 
 
 def _upright(table: Table) -> Table:

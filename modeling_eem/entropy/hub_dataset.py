@@ -2,8 +2,12 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from modeling_eem.data.arrow_files import RESULTS_FILE, TOKENIZER_FOLDER
 from modeling_eem.data.fingerprint import FINGERPRINT_FILE, check_fingerprint, read_fingerprint
@@ -41,10 +45,12 @@ def write_hub_folder(
         `output`.
 
     Raises:
-        ValueError: for rows that neither command made, a tokenizer that is damaged or another's, or an output that is
-            not empty.
+        ValueError: for a folder that does not exist, rows that neither command made, a tokenizer that is damaged or
+            another's, or an output that is not empty.
     """
     rows, output = Path(rows), Path(output)
+    if not rows.is_dir():
+        raise ValueError(f"{rows} does not exist: name a folder of eem data prepare or eem entropy.")
     splits = open_rows(rows)
     made = read_fingerprint(rows)
     check_fingerprint(rows, load_tokenizer(rows / TOKENIZER_FOLDER))  # it is published with the rows
@@ -69,7 +75,7 @@ def write_hub_folder(
             language=language,
         )
     )
-    with folder_at_once(output) as folder:
+    with folder_at_once(output) as folder, without_dataset_bars():
         (folder / "data").mkdir()
         for split, dataset in splits.items():
             shards = max(1, -(-int(dataset.data.nbytes) // _FILE_BYTES))
@@ -82,6 +88,19 @@ def write_hub_folder(
                 (folder / file).write_text(json.dumps(without_secrets(content), indent=2) + "\n")
         (folder / "README.md").write_text(str(card))
     return output
+
+
+@contextmanager
+def without_dataset_bars() -> Iterator[None]:
+    """No progress bars of `datasets` while this is open; afterwards they are as they were."""
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 def _names(models: Any) -> list[str]:

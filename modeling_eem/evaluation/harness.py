@@ -20,7 +20,7 @@ from lm_eval.tasks import TaskManager
 from sklearn.exceptions import UndefinedMetricWarning
 from transformers import PreTrainedConfig
 
-from modeling_eem.evaluation.harness_models import CausalHarnessModel, EEMHarnessModel
+from modeling_eem.evaluation.harness_models import CausalHarnessModel, EEMHarnessModel, too_long
 from modeling_eem.evaluation.harness_scores import (
     HarnessOptions,
     ModelScores,
@@ -28,6 +28,7 @@ from modeling_eem.evaluation.harness_scores import (
     TaskScores,
     ratio_standard_error,
 )
+from modeling_eem.evaluation.quiet import quiet_lm_eval
 from modeling_eem.loading import check_tokenizer, check_weights, load_tokenizer
 
 
@@ -83,6 +84,39 @@ def _checked_config(path: Path) -> PreTrainedConfig:
     return config
 
 
+def check_lengths(
+    models: Sequence[ModelFolder], tasks: Mapping[str, ConfigurableTask], options: HarnessOptions
+) -> None:
+    """Check, before any model is loaded, that each answer to be scored fits the context.
+
+    Raises:
+        ValueError: for a task with an answer of more tokens than the context; it names the task.
+    """
+    context = options.max_length or min(resolve_max_length(model.config) for model in models)
+    long = {name: _answers_over(context, task, options.limit) for name, task in tasks.items()}
+    for model in models if any(long.values()) else []:
+        tokenizer = load_tokenizer(model.path)
+        before = len(tokenizer.encode("A"))
+        for name, answers in long.items():
+            for answer in answers:
+                if (length := len(tokenizer.encode("A" + answer)) - before) > context:
+                    raise ValueError(f"task {name}: {too_long(length, context)}")
+
+
+def _answers_over(num_bytes: int, task: ConfigurableTask, limit: int | None) -> set[str]:
+    """The task's answers that may have more than so many tokens, because they have more bytes: a token is no less."""
+    if task.OUTPUT_TYPE not in ("loglikelihood", "multiple_choice"):
+        return set()  # pages are cut into windows, and generated answers are given less room
+    answers: set[str] = set()
+    context = [""] if getattr(task, "multiple_input", False) else ""
+    for number, row in task.doc_iterator(limit=limit):
+        made = task.construct_requests(row, context, metadata=(task.config.task, number, 1), apply_chat_template=False)
+        requests = made if isinstance(made, list) else [made]
+        texts = (str(request.arguments[1]) for request in requests)
+        answers |= {text for text in texts if len(text.encode()) > num_bytes}
+    return answers
+
+
 def score_models(
     models: Sequence[ModelFolder],
     tasks: dict[str, ConfigurableTask],
@@ -109,7 +143,11 @@ def score_models(
         scored = {}
         for name, task in tasks.items():
             begin(folder.name, name)
-            if (task_scores := score_task(model, task, options)) is not None:
+            try:
+                task_scores = score_task(model, task, options)
+            except ValueError as error:
+                raise ValueError(f"{folder.name}, task {name}: {error}") from error
+            if task_scores is not None:
                 scored[name] = task_scores
         if model.rank == 0:
             scores.append(
@@ -155,7 +193,12 @@ def score_task(model: CausalHarnessModel, task: ConfigurableTask, options: Harne
         task.sampler.set_rnd = set_rnd
     # lm-eval prints each bootstrap, and scikit-learn warns of each draw without a positive row: both are expected.
     # lm-eval's bootstrap stays in this process: its own would be forks of this one, with models and threads.
-    with redirect_stdout(StringIO()), warnings.catch_warnings(), patch_environment(DISABLE_MULTIPROC=1):
+    with (
+        redirect_stdout(StringIO()),
+        warnings.catch_warnings(),
+        patch_environment(DISABLE_MULTIPROC=1),
+        quiet_lm_eval(),
+    ):
         warnings.simplefilter("ignore", UndefinedMetricWarning)
         results = simple_evaluate(
             model=model,
@@ -184,6 +227,7 @@ def _task_scores(
         truncated_prompts=truncated,
         shortened_answers=shortened,
         metrics=dict(_scores(task, results["results"][name], results["samples"][name], resamples)),
+        is_rolling=task.OUTPUT_TYPE == "loglikelihood_rolling",
     )
 
 

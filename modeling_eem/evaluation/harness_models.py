@@ -104,10 +104,7 @@ class CausalHarnessModel(_HFLM):
     def _check_lengths(self, requests: Sequence[Request]) -> None:
         for texts, context, continuation in requests:
             if len(continuation) > self.max_length:
-                raise ValueError(
-                    f"a continuation of {len(continuation)} tokens does not fit a context of {self.max_length}: leave "
-                    "this task out."
-                )
+                raise ValueError(too_long(len(continuation), self.max_length))
             if texts is not None and len(context) + len(continuation) > self.max_length + 1:
                 self.truncated.add(texts[0])
 
@@ -118,6 +115,11 @@ class CausalHarnessModel(_HFLM):
     def _model_generate(self, context: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         self.advance(len(context))
         return super()._model_generate(context, *args, **kwargs)
+
+
+def too_long(num_tokens: int, context: int) -> str:
+    """What to say of a continuation that is longer than the context."""
+    return f"a continuation of {num_tokens} tokens does not fit a context of {context}: leave this task out."
 
 
 def _finite(answers: list[LogLikelihood]) -> list[LogLikelihood]:

@@ -55,6 +55,7 @@ class TaskScores:
         truncated_prompts: number of different prompts that lost their beginning, because the context was too short.
         shortened_answers: number of different prompts with less room for an answer than the task asks for.
         metrics: `metric,filter` → score.
+        is_rolling: whether whole pages were scored, which have no context.
     """
 
     version: str
@@ -64,6 +65,7 @@ class TaskScores:
     truncated_prompts: int
     shortened_answers: int
     metrics: dict[str, Score]
+    is_rolling: bool = False
 
 
 @dataclass(frozen=True)

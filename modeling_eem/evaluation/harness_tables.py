@@ -14,7 +14,7 @@ def benchmark_table(models: Sequence[ModelScores], is_offline: bool) -> Table:
         cells: list[Cell] = [model.name]
         for column in COLUMNS:
             scores = [model.tasks[task].metrics[column.metric_of(task)] for task in column.tasks(is_offline)]
-            mark = "*" if column.name == "Wikitext BPB" and model.model_type == "eem" else ""
+            mark = "*" if any(_saw_bos_alone(model, task) for task in column.tasks(is_offline)) else ""
             cells.append(_text(mean_score(scores)) + mark)
         rows.append(cells)
     counts = [sum(models[0].tasks[task].num_rows for task in column.tasks(is_offline)) for column in COLUMNS]
@@ -41,14 +41,16 @@ def differences_table(models: Sequence[ModelScores], is_table: bool, is_offline:
     in_columns = {task for parts in lines.values() for task, _ in parts}
     for task, scores in first.tasks.items():
         if task not in in_columns:
-            lines |= {f"{task} {metric}": [(task, metric)] for metric in scores.metrics}
+            lines |= {f"{task} {_plain(metric)}": [(task, metric)] for metric in scores.metrics}
     rows = []
     for other in others:
         for name, parts in lines.items():
             pairs = [[model.tasks[task].metrics[metric] for task, metric in parts] for model in (other, first)]
             apart = mean_score([score.difference(base, resamples) for score, base in zip(*pairs)])
             in_errors = apart.value / apart.standard_error if apart.standard_error else None
-            rows.append((other.name, name, mean_score(pairs[0]).value, apart.value, apart.standard_error, in_errors))
+            mark = "*" if any(_saw_bos_alone(model, task) for model in (other, first) for task, _ in parts) else ""
+            value = mean_score(pairs[0]).value
+            rows.append((other.name, name + mark, value, apart.value, apart.standard_error, in_errors))
     less = f"less {first.name}"
     notes = []
     if resamples:
@@ -58,6 +60,8 @@ def differences_table(models: Sequence[ModelScores], is_table: bool, is_offline:
             "by the linearised ratio, over pages.",
             "Of differences by chance alone about one in twenty is two standard errors or more from 0.",
         ]
+    if any("*" in row[1] for row in rows):
+        notes.append("With * an entropy estimation model's encoder was shown BOS alone.")
     if is_table:
         notes.append("Wikitext BPB is better when it is lower, the others when they are higher.")
     return Table(
@@ -65,7 +69,7 @@ def differences_table(models: Sequence[ModelScores], is_table: bool, is_offline:
         rows=rows,
         title="Differences",
         notes=notes,
-        formats={"score": ".4f", less: "+.4f", "its standard error": ".4f", "in standard errors": "+.1f"},
+        formats={"score": ".4f", less: "+.4f", "its standard error": ".4f", "in standard errors": "+z.1f"},
     )
 
 
@@ -78,19 +82,38 @@ def summary_tables(models: Sequence[ModelScores], is_table: bool, is_offline: bo
 
 
 def task_table(models: Sequence[ModelScores]) -> Table:
-    """One table row for every metric of every task."""
+    """One table row for every metric of every task; a task is marked where an encoder was shown BOS alone."""
+    shots = [f"{task} {scores.num_fewshot}" for task, scores in models[0].tasks.items() if scores.num_fewshot]
+    told = f"Solved examples in each prompt: {', '.join(shots)}; none in the others'." if shots else ""
     return Table(
-        columns=("model", "task", "metric", "value", "standard error", "rows", "shots"),
+        columns=("model", "task", "metric", "value", "standard error", "rows"),
         rows=[
-            (model.name, task, metric, score.value, score.standard_error, scores.num_rows, scores.num_fewshot)
+            (
+                model.name,
+                task + ("*" if _saw_bos_alone(model, task) else ""),
+                _plain(metric),
+                score.value,
+                score.standard_error,
+                scores.num_rows,
+            )
             for model in models
             for task, scores in model.tasks.items()
             for metric, score in scores.metrics.items()
         ],
         title="All metrics",
-        notes=_length_notes(models),
+        notes=[*([told] if told else []), *_encoder_notes(models), *_length_notes(models)],
         formats={"value": ".4f", "standard error": ".4f"},
     )
+
+
+def _plain(metric: str) -> str:
+    """lm-eval's `metric,filter`, where a filter says something."""
+    return metric.removesuffix(",none")
+
+
+def _saw_bos_alone(model: ModelScores, task: str) -> bool:
+    """Whether a model's encoder had no context to read: that of an EEM, in front of a page."""
+    return model.model_type == "eem" and model.tasks[task].is_rolling
 
 
 def _text(score: Score) -> str:
@@ -109,12 +132,16 @@ def _table_notes(models: Sequence[ModelScores], is_offline: bool) -> list[str]:
     ]
     if is_offline:
         notes[-1] += f" {' and '.join(glue.online_only)} are left out: their offline copies hold training rows."
-    if any(model.model_type == "eem" for model in models):
-        notes.append(
-            "An entropy estimation model's encoder was shown the context alone, and with * BOS alone. Its code's bits "
-            "are not counted."
-        )
-    return notes
+    return [*notes, *_encoder_notes(models)]
+
+
+def _encoder_notes(models: Sequence[ModelScores]) -> list[str]:
+    if all(model.model_type != "eem" for model in models):
+        return []
+    return [
+        "An entropy estimation model's encoder was shown the context alone, and with * BOS alone. Its code's bits "
+        "are not counted."
+    ]
 
 
 def _length_notes(models: Sequence[ModelScores]) -> list[str]:

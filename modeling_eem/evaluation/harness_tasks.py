@@ -5,7 +5,8 @@ the files of `DATA_DIR/ORG/NAME` in place of the data set `ORG/NAME` of the Hub.
 """
 
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +23,8 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import Entry
 
+from modeling_eem.evaluation.quiet import quiet_lm_eval
+
 TABLE = "table"
 # Errors that loading a task's data, or asking its first question, may raise.
 _LOADING = (
@@ -34,6 +37,7 @@ _LOADING = (
     ValueError,
 )
 _STOCK = Path(stock_tasks.__file__).parent
+_NAMED = re.compile(r"""^\s*(?:task|group|tag): *["']?([\w.-]+)""", re.MULTILINE)
 _PUNKT = "tokenizers/punkt_tab"
 _READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
 
@@ -132,16 +136,28 @@ def _stock_yamls(names: Sequence[str], is_offline: bool) -> list[Path]:
         elif known := [column.yamls[name] for column in COLUMNS if name in column.yamls]:
             paths.append(_STOCK / known[0])
         else:
+            if index is None:
+                _check_name(name)
             index = index or TaskManager().task_index
             if name not in index:
-                nearest = difflib.get_close_matches(name, [TABLE, *index], n=3)
-                hint = f"; the nearest are {', '.join(nearest)}." if nearest else "."
-                raise ValueError(f"lm-eval has no task {name!r}{hint}")
+                raise ValueError(_no_task(name, index))
             if index[name].kind.name == "GROUP":
                 raise ValueError(f"{name!r} is a group of lm-eval's tasks: name its tasks one by one.")
             members = sorted(index[name].tags) if index[name].kind.name == "TAG" else [name]
             paths += [_yaml_of(index[member]) for member in members]
     return list(dict.fromkeys(paths))
+
+
+def _check_name(name: str) -> None:
+    """ValueError for a name that no stock YAML holds. It reads the files as text, far faster than lm-eval's index."""
+    texts = [path.read_text(errors="ignore") for path in _STOCK.rglob("*.yaml")]
+    if not any(name in text for text in texts):
+        raise ValueError(_no_task(name, sorted({found for text in texts for found in _NAMED.findall(text)})))
+
+
+def _no_task(name: str, known: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(name, [TABLE, *known], n=3)
+    return f"lm-eval has no task {name!r}" + (f"; the nearest are {', '.join(nearest)}." if nearest else ".")
 
 
 def _yaml_of(entry: Entry) -> Path:
@@ -202,12 +218,13 @@ def _data_files(task: str, folder: Path, config_name: str) -> dict[str, str]:
 
 def _load(manager: TaskManager, name: str) -> ConfigurableTask:
     try:
-        task = manager.load([name])["tasks"][name]
-        if not isinstance(task, ConfigurableTask):
-            raise ValueError("its YAML names a class that is not a ConfigurableTask")
-        num_rows = len(task.eval_docs)
-        if num_rows:
-            task.build_all_requests(limit=1)
+        with quiet_lm_eval():
+            task = manager.load([name])["tasks"][name]
+            if not isinstance(task, ConfigurableTask):
+                raise ValueError("its YAML names a class that is not a ConfigurableTask")
+            num_rows = len(task.eval_docs)
+            if num_rows:
+                task.build_all_requests(limit=1)
     except _LOADING as error:
         reason = error.__cause__ or error
         hint = ". --data-dir takes them from a folder" if isinstance(error, ConnectionError) else ""

@@ -7,10 +7,9 @@ Source: Badger & Neligeorge 2025, quantization of the embedding.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
-from bitsandbytes.functional import int8_vectorwise_quant
-from bitsandbytes.nn.modules import Linear8bitLt
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -18,6 +17,7 @@ from modeling_eem.bits import CodeLength
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.data.rows import Row
 from modeling_eem.evaluation.code_length import Advance, by_document, row_codes, row_nats, window_of
+from modeling_eem.evaluation.quiet import quiet_bitsandbytes
 from modeling_eem.models.bottleneck_eem import Bottleneck
 from modeling_eem.models.quantization_eem import CODE_FORMATS, CodeFormat, pack_bits, unpack_bits
 
@@ -51,9 +51,11 @@ class StoredCodes:
 
 
 def store_codes(codes_NP: Tensor, code_dtype: str) -> StoredCodes:
-    """Codes as bytes in a format of `CODE_FORMATS`."""
-    code_format = CODE_FORMATS[code_dtype]
-    integers_NP, scale_N1 = code_format.encode(codes_NP.float().cpu())
+    """Codes as bytes in a format of `CODE_FORMATS`; ValueError for another format."""
+    code_format = CODE_FORMATS.get(code_dtype)
+    if code_format is None:
+        raise ValueError(f"a code cannot be stored in {code_dtype!r}: choose one of {', '.join(CODE_FORMATS)}.")
+    integers_NP, scale_N1 = code_format.encode(codes_NP.detach().float().cpu())
     scales = b"" if scale_N1 is None else scale_N1.float().numpy().tobytes()
     num_codes, code_size = codes_NP.shape
     return StoredCodes(code_dtype, num_codes, code_size, pack_bits(integers_NP, code_format.bits), scales)
@@ -68,6 +70,14 @@ def load_codes(stored: StoredCodes) -> Tensor:
     return code_format.decode(integers_NP, scale_N1)
 
 
+def _bitsandbytes() -> ModuleType:
+    """bitsandbytes, imported when it is needed."""
+    with quiet_bitsandbytes():
+        import bitsandbytes
+        import bitsandbytes.functional
+    return bitsandbytes
+
+
 class Int8Linear(nn.Module):
     """LLM.int8() of a Linear, written out: rows of the input and of the weight as int8, scaled by their largest value.
 
@@ -78,11 +88,11 @@ class Int8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
-        self.weight_DP, self.scale_D, _ = int8_vectorwise_quant(linear.weight.detach())
+        self.weight_DP, self.scale_D, _ = _bitsandbytes().functional.int8_vectorwise_quant(linear.weight.detach())
         self.bias = linear.bias
 
     def forward(self, x_BP: Tensor) -> Tensor:
-        x_BP, scale_B, _ = int8_vectorwise_quant(x_BP)
+        x_BP, scale_B, _ = _bitsandbytes().functional.int8_vectorwise_quant(x_BP)
         # Sums of products below 2**14 are exact in float64, as in the int32 of a GPU.
         y_BD = x_BP.double() @ self.weight_DP.double().T
         y_BD = (y_BD * scale_B[:, None].double() * self.scale_D.double() / _LARGEST**2).float()
@@ -94,7 +104,7 @@ def int8_linear(linear: nn.Linear) -> nn.Module:
     if linear.weight.device.type == "cpu":
         return Int8Linear(linear)
     has_bias = linear.bias is not None
-    quantized = Linear8bitLt(
+    quantized = _bitsandbytes().nn.Linear8bitLt(
         linear.in_features, linear.out_features, bias=has_bias, has_fp16_weights=False, threshold=0.0
     )
     quantized.load_state_dict({name: value.detach().cpu() for name, value in linear.state_dict().items()})

@@ -40,7 +40,7 @@ def formats_table(formats: Formats) -> Table:
                     cost.bits_a_code,
                     cost.length.cross_entropy,
                     more_D.sum() / tokens_D.sum(),
-                    ratio_interval(more_D, tokens_D).text("+.4f"),
+                    ratio_interval(more_D, tokens_D).text("+z.4f"),
                     cost.length.bits_per_byte,
                 )
             )
@@ -55,7 +55,7 @@ def formats_table(formats: Formats) -> Table:
             "int8 probe: an identity Linear behind the code under LLM.int8(), and the same with W_up under it too.",
             "95 %: bootstrap over documents.",
         ),
-        formats={"nats a token": ".4f", "more than float32": "+.4f", "bits a code": ",.1f"},
+        formats={"nats a token": ".4f", "more than float32": "+z.4f", "bits a code": ",.1f"},
     )
 
 
@@ -67,13 +67,13 @@ def comparison_table(formats: Formats) -> Table:
         for cost, first in zip(costs, first_others):
             if cost.code_format == first.code_format and cost.by_document.keys() == first.by_document.keys():
                 less, spread = ratio_difference(*_more(cost, plain), *_more(first, first_plain))
-                rows.append((model, cost.code_format, less, spread.text("+.4f")))
+                rows.append((model, cost.code_format, less, spread.text("+z.4f")))
     return Table(
         columns=("model", "code in", f"costs more than it costs {first_name}", "its 95 %"),
         rows=rows,
         title="The same format, two models",
         notes=("Nats a token; below zero, rounding costs this model less. The same documents are drawn for both.",),
-        formats={f"costs more than it costs {first_name}": "+.4f"},
+        formats={f"costs more than it costs {first_name}": "+z.4f"},
     )
 
 
@@ -98,7 +98,7 @@ def sweep_table(sweeps: Sweeps) -> Table:
         rows=rows,
         title="One layer at a time",
         notes=("Nats a token more when that part of one Linear or Embedding alone is rounded; the code is not.",),
-        formats={"median nats more": "+.5f", "most": "+.4f"},
+        formats={"median nats more": "+z.5f", "most": "+z.5f"},
     )
 
 

@@ -13,7 +13,7 @@ def readable(value: float | int, spec: str = "") -> str:
 
     Without a specification integers have thousands separators and floats three decimals. A float that is too large for
     decimals, or so small that it would be shown as zero, has two significant digits and a power of ten: "3.0e+08",
-    "4.1e-05".
+    "4.1e-05". With a `z`, as in "+z.4f", a small one is shown as zero, without a minus: for columns of one width.
     """
     if not math.isfinite(value):
         return str(value)
@@ -23,7 +23,7 @@ def readable(value: float | int, spec: str = "") -> str:
     decimals = _DECIMALS.search(spec)
     if abs(value) >= _HUGE or (decimals and int(decimals[1]) > 0 and abs(value) >= _LARGE):
         return format(value, f"{sign}.1e")
-    if value and decimals and not any(digit in text for digit in "123456789"):
+    if value and decimals and "z" not in spec and not any(digit in text for digit in "123456789"):
         return format(value, f"{sign}.1e")
     return text
 

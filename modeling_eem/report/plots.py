@@ -80,13 +80,13 @@ def learning_curves(
     _limit_values(axes, curves, references)
     _label_in_margin(axes, labels)
     if any(curve.train for curve in curves):
-        axes.plot([], [], color=GREY, alpha=0.5, linewidth=1, label="the same on training text")
+        axes.plot([], [], color=GREY, alpha=0.5, linewidth=1, label="training")
 
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     label_axes(axes, "training tokens", unit, title)
     scale_ticks(axes, "y")
-    if len(curves) > 1 or curves[0].name not in title:
+    if len(curves) > 1 or curves[0].train or curves[0].name not in title:
         add_legend(axes)
     return save_png(path, figure)
 

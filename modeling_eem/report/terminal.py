@@ -1,8 +1,8 @@
 """A table on a terminal of any width: no number and no name is ever cut.
 
 It takes the first of these forms that fits: columns side by side, with names over several lines if that helps; rows
-side by side, one line a column (transposed); one block a row, one line a value. In the last form a value that is
-longer than a line continues on the next line.
+side by side, one line a column (transposed); one table for each value of the first column, below that value; one
+block a row, one line a value. In the last form a value that is longer than a line continues on the next line.
 """
 
 import textwrap
@@ -37,12 +37,31 @@ def lay_out(columns: Sequence[str], cells: Cells, to_right: Sequence[bool], widt
         first, *others = upright
         yield _grid(first, others, widths, [False, *[True] * len(cells)])
         return
+    if (grouped := _grouped(columns, cells, to_right, width)) is not None:
+        yield from grouped
+        return
     indent = min(max(map(cell_len, columns), default=0), width // 2) + 2
     for number, row in enumerate(cells):
         if number:
             yield Text("")
         for name, text in zip(columns, row):
             yield from _line(name, text, indent, width)
+
+
+def _grouped(
+    columns: Sequence[str], cells: Cells, to_right: Sequence[bool], width: int
+) -> list[RenderableType] | None:
+    """A table for each value of the first column, of one width; None if they do not fit, or no two rows share it."""
+    groups = {row[0]: [other[1:] for other in cells if other[0] == row[0]] for row in cells}
+    widths = _fit(columns[1:], [row[1:] for row in cells], width)
+    if len(groups) == len(cells) or widths is None or len(columns) < 3:
+        return None
+    headings = [_fold(name, size) for name, size in zip(columns[1:], widths)]
+    shown: list[RenderableType] = []
+    for name, rows in groups.items():
+        shown.append(Text(f"{columns[0]}: {name}", style="bold", overflow="fold"))
+        shown.append(_grid(headings, rows, widths, to_right[1:]))
+    return shown
 
 
 def _line(name: str, text: str, indent: int, width: int) -> Iterator[RenderableType]:

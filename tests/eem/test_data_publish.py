@@ -90,10 +90,31 @@ def test_it_is_uploaded_where_a_repository_is_named(
     assert 'load_dataset("someone/words")' in card.text and card.text.lstrip().startswith("# words")
 
 
+@pytest.mark.parametrize(
+    ("licence", "said"),
+    [
+        ([], "no licence: "),
+        (
+            ["--licence", "cc-by40"],
+            "licence 'cc-by40' is none of the Hub's names that are known here; the nearest are ",
+        ),
+        (["--licence", "cc-by-4.0"], ""),
+    ],
+)
+def test_a_doubtful_licence_is_said_and_nothing_else(
+    licence: list[str], said: str, rows: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    result = _run("--rows", rows / "rows", "--output", tmp_path / "hub", *licence)
+    assert result.exit_code == 0 and result.stderr.startswith(said)
+    assert result.stderr.count("\n") == (1 if said else 0)
+    assert capfd.readouterr().err == "", "no bars of `datasets`"
+
+
 def test_what_is_no_rows_and_what_is_in_the_way(rows: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     for arguments, message in (
+        (("--rows", tmp_path / "nowhere", "--output", tmp_path / "hub"), "nowhere does not exist"),
         (("--rows", tmp_path, "--output", tmp_path / "hub"), "is not complete"),
         (("--rows", rows / "out", "--output", tmp_path / "full"), "is not empty"),
     ):

@@ -98,6 +98,17 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("tasks", [[], ["--tasks", "arc_easy", "ifeval"]])
+def test_a_missing_extra_is_said_before_anything_is_loaded(
+    tasks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eem.evaluate_harness.find_spec", lambda name: None if name == "langdetect" else name)
+    result = _run("--model", "none", *tasks, "--output", tmp_path / "out")
+    message = 'error: langdetect is not installed: pip install "modeling-eem[harness]"\n'
+    assert (result.exit_code, result.stderr) == (2, message)
+    assert "none holds no model" in _run("--model", "none", "--tasks", "arc_easy", "--output", tmp_path).stderr
+
+
 ACCELERATE = ("accelerate", "launch", "--mixed_precision", "no", "--main_process_port", "29541")
 LAUNCHERS = {
     "torchrun": ("torchrun", "--standalone", "--nproc_per_node", "2"),

@@ -16,7 +16,7 @@ from modeling_eem import EEMAutoencoderConfig
 from modeling_eem.bits import nats_to_bits
 from modeling_eem.data import CausalCollator, RowFormat, encode_text, windows
 from modeling_eem.evaluation import held_out_code_length
-from modeling_eem.evaluation.harness import _RandomOfProcess, open_models, score_models, score_task
+from modeling_eem.evaluation.harness import _RandomOfProcess, check_lengths, open_models, score_models, score_task
 from modeling_eem.evaluation.harness_models import CausalHarnessModel
 from modeling_eem.evaluation.harness_scores import HarnessOptions, ModelScores
 from modeling_eem.evaluation.harness_tasks import COLUMNS, load_tasks
@@ -91,6 +91,40 @@ def test_limit_and_batch_size(harness_model: Callable[..., Path], harness_data: 
     )
     without = score_task(model, task, HarnessOptions(bootstrap_iters=0))
     assert {score.standard_error for score in without.metrics.values()} == {None}
+
+
+def test_an_answer_that_does_not_fit_is_found_before_scoring(
+    harness_model: Callable[..., Path], harness_data: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(harness_data, tmp_path / "hub"))
+    choices = {"text": ["the rain " * 20, "home"], "label": ["A", "B"]}
+    lines = [{"question": "What fell?", "choices": {"text": ["rain", "home"], "label": ["A", "B"]}, "answerKey": "A"}]
+    lines.append(lines[0] | {"choices": choices})
+    (data / "allenai/ai2_arc/ARC-Easy/test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    models, tasks = open_models([harness_model("masked_mixer")]), load_tasks(["gsm8k", "arc_easy", "wikitext"], data)
+    message = r"task arc_easy: a continuation of \d+ tokens does not fit a context of 16: leave this task out"
+    with pytest.raises(ValueError, match=f"^{message}"):
+        check_lengths(models, tasks, HarnessOptions())
+    with pytest.raises(ValueError, match=f"^masked_mixer-16, {message}"):
+        score_models(models, {"arc_easy": tasks["arc_easy"]}, HarnessOptions(), _ignore, _ignore)
+    check_lengths(models, tasks, HarnessOptions(limit=1))  # the long one is not scored
+    check_lengths(open_models([harness_model("masked_mixer", CONTEXT)]), tasks, HarnessOptions())
+
+
+def test_scoring_prints_nothing_and_does_not_ask_git(
+    harness_model: Callable[..., Path],
+    harness_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    model = CausalHarnessModel(str(harness_model("masked_mixer", CONTEXT)))
+    tasks = load_tasks(["arc_easy", "lambada_openai"], harness_data)  # lambada's perplexity is bootstrapped
+    capfd.readouterr()
+    monkeypatch.chdir(tmp_path)  # no repository
+    for task in tasks.values():
+        score_task(model, task, HarnessOptions(limit=2, bootstrap_iters=1000))
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from modeling_eem.evaluation.harness_scores import ModelScores, Score, TaskScores
-from modeling_eem.evaluation.harness_tables import benchmark_table, differences_table, summary_tables
+from modeling_eem.evaluation.harness_tables import benchmark_table, differences_table, summary_tables, task_table
 from modeling_eem.evaluation.harness_tasks import COLUMNS
 
 
@@ -14,7 +14,9 @@ def _made_up(name: str, model_type: str = "llama", adapter: str = "CausalHarness
     """Task number i scored i / 100 ± i / 1000."""
     tasks = [(column, task) for column in COLUMNS for task in column.tasks(is_offline=True)]
     scored = {
-        task: TaskScores("1.0", 0, 500, 500, 0, 0, {column.metric_of(task): Score(i / 100, i / 1000)})
+        task: TaskScores(
+            "1.0", 0, 500, 500, 0, 0, {column.metric_of(task): Score(i / 100, i / 1000)}, task == "wikitext"
+        )
         for i, (column, task) in enumerate(tasks)
     }
     return ModelScores(name, model_type, adapter, 10, 512, "float32", 1, scored)
@@ -65,9 +67,27 @@ def test_differences_of_other_tasks_are_in_all_their_metrics() -> None:
     own = TaskScores("1.0", 0, 4, 4, 0, 0, {"f1,none": Score(0.5, 0.1), "acc,none": Score(0.25, 0.1)})
     models = [replace(model, tasks=model.tasks | {"own": own}) for model in (_made_up("one"), _made_up("two"))]
     lines = [row[1] for row in differences_table(models, is_table=True, is_offline=True, resamples=10).rows]
-    assert lines == [*(column.name for column in COLUMNS), "own f1,none", "own acc,none"]
+    assert lines == [*(column.name for column in COLUMNS), "own f1", "own acc"]
     lines = [row[1] for row in differences_table(models, is_table=False, is_offline=True, resamples=10).rows]
-    assert lines[0] == "wikitext bits_per_byte,none" and lines[-2:] == ["own f1,none", "own acc,none"]
+    assert lines[0] == "wikitext bits_per_byte" and lines[-2:] == ["own f1", "own acc"]
+
+
+def test_where_an_encoder_saw_bos_alone_every_table_marks_it() -> None:
+    causal, eem = _made_up("causal"), _made_up("code", "eem", "EEMHarnessModel")
+    table = task_table([causal, eem])
+    assert [row[:3] for row in table.rows if "*" in str(row)] == [("code", "wikitext*", "bits_per_byte")]
+    assert "with * BOS alone" in table.notes[0]
+    for is_table in (True, False):
+        table = differences_table([causal, eem], is_table, is_offline=True, resamples=10)
+        assert [row[1] for row in table.rows if "*" in str(row)] == [table.rows[0][1]]
+        assert any("With * an entropy" in note for note in table.notes)
+    assert "*" not in str([task_table([causal]), differences_table([causal, causal], True, True, 10)])
+
+
+def test_solved_examples_are_told() -> None:
+    made = _made_up("one")
+    made = replace(made, tasks=made.tasks | {"gsm8k": replace(made.tasks["gsm8k"], num_fewshot=5)})
+    assert "Solved examples in each prompt: gsm8k 5; none in the others'." in task_table([made]).notes
 
 
 def test_what_a_card_shows() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from datasets.utils import are_progress_bars_disabled
 from lm_eval.tasks import TaskManager
 
 from modeling_eem.evaluation.harness_tasks import _STOCK, COLUMNS, load_tasks
@@ -120,11 +121,24 @@ def test_a_yaml_that_is_no_task(tmp_path: Path) -> None:
         load_tasks([str(tmp_path / "other.yaml")])
 
 
+def test_a_mistyped_name_is_found_without_lm_evals_index(harness_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("modeling_eem.evaluation.harness_tasks.TaskManager")
+    with pytest.raises(ValueError, match="no task 'arc_eazy'; the nearest are arc_easy"):
+        load_tasks(["arc_eazy"], harness_data)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("arc_eazy", "no task 'arc_eazy'; the nearest are arc_easy"), ("mmlu", "'mmlu' is a group")],
+    [("arc_eas", "no task 'arc_eas'; the nearest are arc_easy"), ("mmlu", "'mmlu' is a group")],
 )
 def test_names_that_lm_eval_does_not_have(name: str, message: str, harness_data: Path) -> None:
     with pytest.raises(ValueError, match=message):
         load_tasks([name], harness_data)
+
+
+def test_loading_shows_no_bars(harness_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(harness_data, tmp_path / "new")  # `datasets` has cached the other
+    assert not are_progress_bars_disabled()
+    load_tasks(["arc_easy"], tmp_path / "new")
+    assert capfd.readouterr().err == "" and not are_progress_bars_disabled()

@@ -73,6 +73,16 @@ def test_stored_codes_are_the_rounded_ones_bit_for_bit(name: str, shape: tuple[i
     assert exact <= stored.num_bits < exact + 8, "the size of bytes, and no more than a byte is filled up"
 
 
+def test_codes_of_a_model_in_training_are_stored_as_others() -> None:
+    codes_NP = torch.randn(3, 4)
+    assert store_codes(codes_NP.clone().requires_grad_(), "int4") == store_codes(codes_NP, "int4")
+
+
+def test_a_format_that_is_none_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="'int9': choose one of float16, .*int2"):
+        store_codes(torch.randn(3, 4), "int9")
+
+
 @pytest.mark.parametrize("kind", ["model", "autoencoder"])
 @pytest.mark.parametrize("name", CODE_FORMATS)
 def test_unpacked_codes_lose_exactly_what_rounding_in_memory_loses(

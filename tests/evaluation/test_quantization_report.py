@@ -27,6 +27,12 @@ def test_costs_are_told_from_the_unrounded_code_and_from_another_model_s() -> No
     assert (model, name, less, spread) == ("noisy", "int8", pytest.approx(-0.05), "-0.0500 … -0.0500")
 
 
+def test_a_cost_too_small_for_its_digits_is_zero_everywhere() -> None:
+    costs = [_cost(UNROUNDED, [20.0, 30.0, 40.0]), _cost("float16", [20.0 - 1e-6, 30.0, 40.0])]
+    markdown = formats_table({"model": costs}).to_markdown()
+    assert "+0.0000 | +0.0000 … +0.0000" in markdown and "e-0" not in markdown and "-0.0" not in markdown
+
+
 def test_the_layer_that_minds_most_is_named() -> None:
     effects = [
         LayerEffect(layer, part, name, value)

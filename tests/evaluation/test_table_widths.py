@@ -146,5 +146,19 @@ def test_the_widest_form_that_fits(width: int, form: str) -> None:
     }[form], text
 
 
+def test_rows_that_share_their_first_value_stand_in_tables_below_it() -> None:
+    columns, models = ["model", "task", "bits"], ["a" * 30, "b" * 30]
+    text = shown(Table(columns, [[model, "x" * 40, i] for model in models for i in (1, 2)]), 60)
+    assert text.count(f"model: {models[0]}\n┏") == text.count(f"model: {models[1]}\n┏") == 1
+    assert text.count("x" * 40) == 4 and text.count("┃ task") == 2
+
+
+@pytest.mark.parametrize("name", ["formats", "all metrics"])
+def test_a_long_table_is_no_list_of_blocks_at_80_columns(name: str) -> None:
+    table = TABLES[name]()
+    lines = shown(table, 80).splitlines()
+    assert sum(line.startswith("│") for line in lines) == len(table.rows)
+
+
 def test_a_table_without_columns_or_rows_is_shown() -> None:
     assert "only" in shown(Table(["only"], []), 60)

@@ -2,6 +2,7 @@ import math
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from modeling_eem.report import LearningCurve, learning_curves
@@ -23,6 +24,14 @@ def test_draws_a_png_with_every_part(tmp_path: Path) -> None:
 
 def test_one_flat_curve_is_enough(tmp_path: Path) -> None:
     assert learning_curves(tmp_path / "a.png", [LearningCurve("flat", [(1, 2.0)])], unit="nats").stat().st_size > 0
+
+
+def test_the_line_of_training_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr("modeling_eem.report.plots.save_png", lambda path, figure: drawn.append(figure))
+    learning_curves(tmp_path / "a.png", [CURVE], unit="held-out bits per byte", title="Learning curve of EEM")
+    legend = drawn[0].axes[0].get_legend()
+    assert legend is not None and [text.get_text() for text in legend.get_texts()] == ["EEM", "training"]
 
 
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:

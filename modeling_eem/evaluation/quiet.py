@@ -1,0 +1,45 @@
+"""Libraries without what they print of their own: nobody reads it in a log, and commands show progress themselves.
+
+It imports nothing heavy: the package does, in `quiet_bitsandbytes`.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from unittest.mock import patch
+
+
+@contextmanager
+def quiet_bitsandbytes() -> Iterator[None]:
+    """While this is open, bitsandbytes is imported without its warning that the Hub's kernels are missing.
+
+    It needs none. transformers' trainer imports it if peft is installed.
+    """
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def quiet_lm_eval() -> Iterator[None]:
+    """While this is open, no bars of prompts, bootstraps and data, and no question to git for a commit.
+
+    lm-eval has no argument for these, and outside a repository git complains on stderr.
+    """
+    from lm_eval.api import task
+
+    from modeling_eem.entropy.hub_dataset import without_dataset_bars
+
+    silent = partial(task.tqdm, disable=True)
+    with (
+        patch("lm_eval.api.task.tqdm", silent),  # of prompts
+        patch("tqdm.tqdm", silent),  # of bootstraps, which import it when they run
+        patch("lm_eval.evaluator.get_git_commit_hash", lambda: None),
+        without_dataset_bars(),
+    ):
+        yield
