@@ -30,6 +30,7 @@ _COUNTED, _TIMED = 3, 10  # steps at most
 _SECONDS = 10.0  # for each kind; no step begins later
 _SAMPLED_ROWS = 1000
 _MEASURED_BATCHES = 4
+_DESCRIPTION_BYTES = 80_000  # card, learning curve, numbers and lists beside the weights
 
 
 @dataclass(frozen=True)
@@ -303,11 +304,11 @@ def _evaluation_seconds(run: Run, trainer: RunTrainer) -> float:
 
 
 def _sizes(run: Run, trainer: RunTrainer, folder: Path) -> tuple[int, int]:
-    """File sizes: of the model with its code and tokenizer, and of the optimizer's state."""
+    """File sizes: of the model with its code, tokenizer and card, and of the optimizer's state."""
     weights = {tensor.data_ptr(): tensor.nbytes for tensor in run.model.state_dict().values()}  # tied weights once
     run.tokenizer.save_pretrained(folder)
     run.model.save_pretrained(folder, state_dict={})  # its config and code
-    files = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    files = _DESCRIPTION_BYTES + sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     assert isinstance(trainer.optimizer, torch.optim.Optimizer)
     return sum(weights.values()) + files, _nbytes(trainer.optimizer.state_dict()["state"])
 

@@ -43,7 +43,9 @@ FORKS.set_forkserver_preload(
     ]
 )
 # Told before an error, on the way to it.
-_PROGRESS = re.compile(r"[\d,]+ tokens a second; .*|.*: about .* for .* bytes")
+_PROGRESS = re.compile(
+    r"[\d,]+ tokens a second; .*|.*: about .* for .* bytes|.*: \d+ s so far|[^/]*: [\d,]+( of [\d,]+)?(, .*)?"
+)
 
 
 @dataclass(frozen=True)
