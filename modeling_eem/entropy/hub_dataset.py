@@ -11,10 +11,10 @@ from datasets.utils import are_progress_bars_disabled, disable_progress_bars, en
 
 from modeling_eem.data.arrow_files import RESULTS_FILE, TOKENIZER_FOLDER
 from modeling_eem.data.fingerprint import FINGERPRINT_FILE, check_fingerprint, read_fingerprint
-from modeling_eem.data.row_checksums import open_rows
+from modeling_eem.data.row_checksums import CONTENTS_FILE, open_rows
 from modeling_eem.data.rows import TOKEN_ENTROPIES
 from modeling_eem.entropy.corpus_run import ENTROPIES_FILE
-from modeling_eem.files import folder_at_once, read_record, without_secrets
+from modeling_eem.files import folder_at_once, read_record, sha256, without_secrets
 from modeling_eem.loading import load_tokenizer
 from modeling_eem.report.dataset_card import RowsFacts, dataset_card
 
@@ -70,7 +70,8 @@ def write_hub_folder(
             method=measured.get("method"),
             unit=measured.get("unit", "nats"),
             models=_names(measured.get("models")),
-            origin=_origin(made, measured),
+            # `datasets` takes a folder with the same card for the same rows (5.2): other rows need another card.
+            origin={**_origin(made, measured), "rows, SHA-256": sha256(rows / CONTENTS_FILE)},
             licence=licence,
             language=language,
         )

@@ -62,6 +62,8 @@ def dataset_card(facts: RowsFacts) -> DatasetCard:
         told["token_entropies"] = (
             f"one number a token, {facts.unit}, method `{facts.method}`{by}; NaN where nothing was scored"
         )
+        earlier = [name for name in facts.columns if name.startswith("token_entropies_")]
+        told |= dict.fromkeys(earlier, "the same by an earlier model, the earliest first")
     names = list(next(iter(facts.splits.values()), {}))
     return DatasetCard(
         render(
