@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fnmatch import fnmatch
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any, Literal
 
@@ -290,6 +291,21 @@ def reading(name: str | Path, what: str) -> Iterator[None]:
         hub_logging.set_verbosity(hub_verbosity)
         if has_bars:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def quiet_bitsandbytes() -> Iterator[None]:
+    """While this is open, bitsandbytes is imported without its warning that the Hub's kernels are missing.
+
+    It needs none. transformers' trainer imports it if peft is installed.
+    """
+    logger = getLogger("bitsandbytes.backends.cpu.ops")
+    level = logger.level
+    logger.setLevel(ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def check_finite(tensors: Iterable[tuple[str, Tensor]], name: str | Path) -> None:

@@ -3,6 +3,8 @@
 import json
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -317,3 +319,12 @@ def test_eight_bit_floats_are_not_asked_whether_they_are_finite() -> None:
     )
     with pytest.raises(ValueError, match="w hold numbers that are not finite"):
         loading.check_finite([("w", torch.tensor([torch.inf]))], "x")
+
+
+@pytest.mark.parametrize("module", ["modeling_eem", "modeling_eem.training", "modeling_eem.evaluation.quantization"])
+def test_nothing_is_said_on_import(module: str) -> None:
+    """bitsandbytes warns of a kernel on the Hub that it does not need; transformers' trainer imports it."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", f"import {module}"], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -17,7 +17,7 @@ from modeling_eem.bits import CodeLength
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.data.rows import Row
 from modeling_eem.evaluation.code_length import Advance, by_document, row_codes, row_nats, window_of
-from modeling_eem.evaluation.quiet import quiet_bitsandbytes
+from modeling_eem.loading import quiet_bitsandbytes
 from modeling_eem.models.bottleneck_eem import Bottleneck
 from modeling_eem.models.quantization_eem import CODE_FORMATS, CodeFormat, pack_bits, unpack_bits
 

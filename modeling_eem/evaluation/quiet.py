@@ -1,28 +1,9 @@
-"""Libraries without what they print of their own: nobody reads it in a log, and commands show progress themselves.
+"""lm-eval without what it prints of its own: nobody reads it in a log, and commands show progress themselves."""
 
-It imports nothing heavy: the package does, in `quiet_bitsandbytes`.
-"""
-
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from unittest.mock import patch
-
-
-@contextmanager
-def quiet_bitsandbytes() -> Iterator[None]:
-    """While this is open, bitsandbytes is imported without its warning that the Hub's kernels are missing.
-
-    It needs none. transformers' trainer imports it if peft is installed.
-    """
-    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 @contextmanager
