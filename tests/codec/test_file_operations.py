@@ -203,7 +203,9 @@ def test_a_lost_header_of_bytes_alone_needs_no_model(
     assert (tmp_path / "noise").read_bytes() == awkward["random"]
 
 
-def test_a_line_says_what_tells_something(tmp_path: Path, text: bytes, awkward: dict[str, bytes]) -> None:
+def test_a_line_says_what_tells_something(
+    tmp_path: Path, text: bytes, awkward: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def line(plain: bytes) -> str:
         (tmp_path / "x").write_bytes(plain)
         return _one(compress_files([tmp_path / "x"], _with(force=True), _quiet)).line.removeprefix(f"{tmp_path}/x: ")
@@ -211,7 +213,10 @@ def test_a_line_says_what_tells_something(tmp_path: Path, text: bytes, awkward: 
     assert line(b"") == "0 plain bytes, 26 in the file"
     assert "kB/s" not in line(text) and "the model" not in line(text)
     assert "the model coded 0 of 1 window: the rest is shorter with zstd, or not text" in line(awkward["random"])
+    monkeypatch.setattr("modeling_eem.codec.file_operations._TIMED_SECONDS", 0)  # however fast the machine
     assert "kB/s; the model coded 0 of 4 windows: " in line(bytes(200_000))
+    monkeypatch.setattr("modeling_eem.codec.file_operations._TIMED_SECONDS", 1e9)
+    assert "kB/s" not in line(bytes(200_000))
     mixed = line(text[:2000] + awkward["random"])
     assert "the model coded " in mixed and " bytes): the rest is" in mixed
 
