@@ -247,7 +247,7 @@ class IntegerModel:
             tokenizer_json = (folder / TOKENIZER_FILE).read_text(encoding="utf-8")
             model = cls(sizes, load_file(folder / WEIGHTS_FILE), folder, tokenizer_json, encoder)
         if model.id != content["id"]:
-            raise ValueError(f"{folder}: weights, tables or tokenizer are not those of model {content['id'][:12]}.")
+            raise ValueError(f"{folder}: weights, tables or tokenizer are not those of model {content['id'][:12]!r}.")
         return model
 
 

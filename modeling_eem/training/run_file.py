@@ -203,6 +203,8 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ValueError(f"{path} does not exist.") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply for a run file.") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold `key: value` lines.")
     for key in values.keys() & {*_PATHS, *_PATHS_OR_NAMES}:

@@ -33,7 +33,7 @@ def assert_is_a_run(values: Any, original: dict[str, Any]) -> None:
     assert keys(values) <= keys(original)
     for name, value in values.items():
         if is_number(original[name]) and value is not None:
-            assert is_number(float(value)) and not isinstance(value, bool), (name, value)
+            assert not isinstance(value, (bool, list, dict)) and is_number(float(value)), (name, value)
         if isinstance(original[name], dict) and name.endswith("config"):
             assert_is_a_run(value, original[name])
 

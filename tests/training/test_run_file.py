@@ -316,6 +316,12 @@ def test_a_cpu_pins_no_memory(tmp_path: Path) -> None:
     assert not read_run_file(path, (DataArguments, RunArguments))[1][1].dataloader_pin_memory
 
 
+def test_a_file_that_is_nested_too_deeply_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "deep.yaml").write_text("a: " + "[" * 5000 + "]" * 5000 + "\n")
+    with pytest.raises(ValueError, match="deep.yaml is nested too deeply for a run file"):
+        read_run_file(tmp_path / "deep.yaml", ARGUMENTS)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nowhere.yaml does not exist"):
         read_run_file(tmp_path / "nowhere.yaml", ARGUMENTS)
