@@ -336,9 +336,17 @@ def _parse(dataclass_types: Sequence[type], values: dict[str, Any]) -> tuple[Any
     for kind in dataclass_types:
         fields = [field for field in dataclasses.fields(kind) if field.init]
         hints = typing.get_type_hints(kind)  # the parser removes None from the fields' own
+        for name in hints.keys() & values.keys():
+            if isinstance(values[name], list) and not _is_list(hints[name]):  # the parser takes `[1]` for 1
+                raise ValueError(f"{name} takes one value, not the list {values[name]}.")
         nulls = {field.name: _null(field.name, hints) for field in fields if values.get(field.name, 0) is None}
         instances.append(kind(**{field.name: parsed[field.name] for field in fields} | nulls))
     return tuple(instances)
+
+
+def _is_list(hint: Any) -> bool:
+    """Whether a field's type is a list, or may be one."""
+    return hint is list or typing.get_origin(hint) is list or any(map(_is_list, typing.get_args(hint)))
 
 
 def _null(name: str, hints: dict[str, Any]) -> Any:

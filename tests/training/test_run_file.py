@@ -322,6 +322,14 @@ def test_a_file_that_is_nested_too_deeply_is_one_line(tmp_path: Path) -> None:
         read_run_file(tmp_path / "deep.yaml", ARGUMENTS)
 
 
+@pytest.mark.parametrize("changes", [{"logging_steps": [1]}, {"learning_rate": [0.1]}, {"padding_side": ["left"]}])
+def test_a_list_is_no_single_value(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({"model_type": "masked_mixer", **DATA, "use_cpu": True, **changes}))
+    with pytest.raises(ValueError, match=f"{next(iter(changes))} takes one value, not the list"):
+        read_run_file(path, (DataArguments, RunArguments))
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nowhere.yaml does not exist"):
         read_run_file(tmp_path / "nowhere.yaml", ARGUMENTS)
