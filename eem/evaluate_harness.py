@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,6 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from eem.console import EXTRAS, check_output, one_line_errors, progress_bar, quiet_loading, waiting
+from eem.launch import is_first_process
+
+_TABLE = "table"  # `TABLE` of evaluation/harness_tasks.py, which takes seconds to import
 
 if TYPE_CHECKING:
     from modeling_eem.report import Table
@@ -52,11 +54,11 @@ def harness(
 
     Example: `eem evaluate harness --model runs/a runs/b --tasks table --data-dir data/hub --output results`
     """
-    names = tasks or ["table"]
-    if "table" in names or "ifeval" in names:
+    names = tasks or [_TABLE]
+    if _TABLE in names or "ifeval" in names:
         _check_extra()
     check_output(output)
-    is_main = os.environ.get("RANK", "0") == "0"  # the first of several processes
+    is_main = is_first_process()
     with waiting("loading lm-eval and the tasks' data", quiet=not is_main):
         from accelerate import PartialState
         from rich.console import Console
@@ -64,7 +66,7 @@ def harness(
         from modeling_eem.evaluation.harness import check_lengths, open_models, score_models
         from modeling_eem.evaluation.harness_scores import HarnessOptions
         from modeling_eem.evaluation.harness_tables import summary_tables, task_table
-        from modeling_eem.evaluation.harness_tasks import TABLE, load_tasks
+        from modeling_eem.evaluation.harness_tasks import load_tasks
         from modeling_eem.files import folder_at_once
         from modeling_eem.report import add_to_card, check_card, provenance, write_results
 
@@ -80,7 +82,7 @@ def harness(
     with _bar(len(models) * len(loaded), is_main) as (begin, advance):
         scores = score_models(models, loaded, options, begin, advance)
     if scores:
-        is_table = TABLE in names
+        is_table = _TABLE in names
         summary = summary_tables(scores, is_table, data_dir is not None, bootstrap_iters)
         tables = [*summary, task_table(scores)] if is_table else summary
         content = {

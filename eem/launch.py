@@ -21,6 +21,11 @@ def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_first_process() -> bool:
+    """Whether this is the first process of its launch, before any library knows."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def is_first_to_say(message: str) -> bool:
     """Whether no other process of the launch has printed this message.
 

@@ -4,12 +4,12 @@ eem train --config run.yaml --output_dir runs/eem --learning_rate 1e-3 --encoder
 torchrun --nproc_per_node 2 -m eem train --config run.yaml --output_dir runs/eem --use_cpu true
 """
 
-import os
 from typing import Annotated, Any
 
 import typer
 
 from eem.console import Command, one_line_errors, print_error, progress_bar, quiet_loading, waiting
+from eem.launch import is_first_process
 from eem.train_keys import PANELS
 
 TRAIN_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -74,7 +74,7 @@ def train(
     )
 
     quiet_loading()  # training shows its own progress
-    with waiting("reading text and model", quiet=not _is_first()):
+    with waiting("reading text and model", quiet=not is_first_process()):
         run = prepare_run(asset(config), context.args)
         progress = ProgressCallback(run.name)
         trainer = RunTrainer(run, [progress])
@@ -100,11 +100,6 @@ def train(
     trainer.accelerator.end_training()
 
 
-def _is_first() -> bool:
-    """Whether this is the first process of its launch, before transformers knows."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _print_costs(config: str, overrides: list[str]) -> None:
     """Print what the run will cost, measured on a few of its steps."""
     from rich.console import Console
@@ -113,13 +108,13 @@ def _print_costs(config: str, overrides: list[str]) -> None:
     from modeling_eem.training import DryRun, dry_run, dry_run_table
 
     quiet_loading()
-    with progress_bar("a few real steps", quiet=not _is_first()) as steps:
+    with progress_bar("a few real steps", quiet=not is_first_process()) as steps:
         try:
             costs = dry_run(asset(config), overrides, steps.advance)
         except FloatingPointError as error:
             print_error(str(error))
             raise typer.Exit(1) from error
-    if _is_first():
+    if is_first_process():
         Console().print(dry_run_table(costs) if isinstance(costs, DryRun) else costs.begins)
 
 

@@ -317,6 +317,16 @@ def read_record(path: Path, types: Mapping[str, type | UnionType]) -> dict[str, 
     return record
 
 
+def is_path_to_nothing(name: str | Path) -> bool:
+    """Whether a name is a path and nothing is there: the Hub's names are NAME or ORG/NAME.
+
+    A name whose ORG is a folder here is taken for a path.
+    """
+    parts = str(name).split("/")
+    is_path = str(name).startswith((".", "/", "~")) or len(parts) > 2 or (len(parts) == 2 and Path(parts[0]).is_dir())
+    return is_path and not Path(name).exists()
+
+
 @contextmanager
 def readable(name: str | Path, what: str) -> Iterator[None]:
     """Turn whatever a library raises on a damaged file into a ValueError of one line; OSError if there is none."""

@@ -39,7 +39,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
 import modeling_eem.registration  # noqa: F401  # a program may have imported the codec alone
-from modeling_eem.files import readable, sha256
+from modeling_eem.files import is_path_to_nothing, readable, sha256
 from modeling_eem.models.configuration_eem import is_autoencoder
 
 COMPLETE_FILE = "complete.json"  # what a training ends with: its files, with their sizes and hashes
@@ -147,13 +147,8 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
 
 
 def check_name(name: str | Path) -> None:
-    """OSError for a path to nothing, before the Hub is asked for it: a name there is NAME or ORG/NAME.
-
-    A name whose ORG is a folder here is taken for a path.
-    """
-    path, parts = Path(name), str(name).split("/")
-    is_path = str(name).startswith((".", "/", "~")) or len(parts) > 2 or (len(parts) == 2 and Path(parts[0]).is_dir())
-    if is_path and not path.exists():
+    """OSError for a path to nothing, before the Hub is asked for it."""
+    if is_path_to_nothing(name):
         raise OSError(f"{name} does not exist: name a folder that save_pretrained wrote, or a repository of the Hub.")
 
 

@@ -1,6 +1,5 @@
 """`Codec`: bytes into an `.eem` file and back, with a codec model or, for byte windows only, without one."""
 
-import re
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -27,8 +26,7 @@ from modeling_eem.codec.streams import (
 from modeling_eem.codec.text import TokenTable
 from modeling_eem.codec.window_decoder import WindowDecoder
 from modeling_eem.codec.window_model import WindowModel
-
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+from modeling_eem.files import is_path_to_nothing
 
 File = str | Path | BinaryIO
 
@@ -238,13 +236,9 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
 
 
 def _check_name(name: str | Path) -> None:
-    """ValueError for a name that can only be that of a missing folder, before the Hub is asked for it.
-
-    A name whose ORG is a folder here is taken for a path.
-    """
+    """ValueError for a name that is neither a folder's nor ORG/NAME, before the Hub is asked for it."""
     path = Path(name)
-    is_hub_name = _HUB_NAME.fullmatch(str(name)) is not None and not str(name).startswith(".")
-    if not path.is_dir() and (not is_hub_name or path.parent.is_dir()):
+    if not path.is_dir() and ("/" not in str(name) or path.exists() or is_path_to_nothing(name)):
         raise ValueError(
             f"{name} holds no codec model: name a folder that eem codec build wrote, or a repository of the Hub "
             "(ORG/NAME)."

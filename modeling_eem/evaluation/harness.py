@@ -108,7 +108,7 @@ def _answers_over(num_bytes: int, task: ConfigurableTask, limit: int | None) -> 
     if task.OUTPUT_TYPE not in ("loglikelihood", "multiple_choice"):
         return set()  # pages are cut into windows, and generated answers are given less room
     answers: set[str] = set()
-    context = [""] if getattr(task, "multiple_input", False) else ""
+    context = [""] if task.multiple_input else ""
     for number, row in task.doc_iterator(limit=limit):
         made = task.construct_requests(row, context, metadata=(task.config.task, number, 1), apply_chat_template=False)
         requests = made if isinstance(made, list) else [made]

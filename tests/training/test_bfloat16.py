@@ -22,14 +22,14 @@ from modeling_eem.training import RunTrainer, bfloat16, prepare_run
 def test_a_line_if_the_precision_costs_time(
     write_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, is_on: bool, speedup: float, said: str | None
 ) -> None:
-    monkeypatch.setattr(bfloat16, "bfloat16_speedup", lambda width: speedup)
+    monkeypatch.setattr(bfloat16, "bfloat16_speedup", lambda: speedup)
     advice = bfloat16.bfloat16_advice(prepare_run(write_run(bf16=is_on)))
     assert advice is None if said is None else said in str(advice)
 
 
 def test_the_speed_is_measured() -> None:
     before = torch.get_rng_state()
-    assert 0.005 < bfloat16.bfloat16_speedup(64) < 200
+    assert 0.005 < bfloat16.bfloat16_speedup() < 200
     assert torch.equal(torch.get_rng_state(), before)
 
 
