@@ -1,9 +1,24 @@
-"""What torch.compile and bfloat16 autocast make of a training step; nothing is promised, all is told."""
+"""What torch.compile and bfloat16 autocast make of a training step, and what it holds; nothing is promised here."""
+
+from collections.abc import Callable
 
 import torch
 from figures import Figure
-from paired import paired_ratios
-from training_cases import DEVICE, mixer, ours_step, random_rows, step_of
+from paired import paired_ratios, peak_megabytes
+from plain import PlainMixer
+from torch import nn
+from training_cases import (
+    DEVICE,
+    LAYERS,
+    LENGTH,
+    VOCABULARY,
+    WIDTH,
+    llama_of,
+    mixer,
+    ours_step,
+    random_rows,
+    step_of,
+)
 
 
 def compiled(repeats: int) -> list[Figure]:
@@ -17,16 +32,47 @@ def compiled(repeats: int) -> list[Figure]:
 
 
 def bfloat16(repeats: int) -> list[Figure]:
-    """A step under bfloat16 autocast, and in float32."""
+    """A step under bfloat16 autocast: against our own in float32, the plain one in both, and Llama's in bfloat16."""
     input_ids = random_rows()
-    plain, model = mixer(), mixer()
+    plain = PlainMixer(VOCABULARY, WIDTH, LENGTH, LAYERS).to(DEVICE)
+    ours = mixer()
+    llama = llama_of(ours.num_parameters())
+    step = _low_step(ours, lambda: ours(input_ids=input_ids, labels=input_ids, use_cache=False).loss)
+    others = {
+        "float32's": ours_step(mixer(), input_ids),
+        "the plain one's in float32": step_of(plain, lambda: plain(input_ids)),
+        "the plain one's, both in bfloat16": _low_step(plain, lambda: plain(input_ids)),
+        "Llama's, both in bfloat16": _low_step(
+            llama, lambda: llama(input_ids=input_ids, labels=input_ids, use_cache=False).loss
+        ),
+    }
+    what = "a training step under bfloat16 autocast, speed over"
+    return [Figure(f"{what} {name}", paired_ratios(step, other, repeats)) for name, other in others.items()]
 
-    def loss() -> torch.Tensor:
+
+def _low_step(model: nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
+    def low() -> torch.Tensor:
         with torch.autocast(DEVICE, dtype=torch.bfloat16):
-            return model(input_ids=input_ids, labels=input_ids, use_cache=False).loss
+            return loss()
 
-    ratios = paired_ratios(step_of(model, loss), ours_step(plain, input_ids), repeats)
-    return [Figure("a training step under bfloat16 autocast, speed over float32's", ratios)]
+    return step_of(model, low)
 
 
-CASES = {"compile": compiled, "bfloat16": bfloat16}
+def step_memory(repeats: int) -> list[Figure]:
+    """What a step holds at its highest beside weights, gradients and AdamW's moments, over the plain one's."""
+    setup = (
+        "from training_cases import *\ninput_ids = random_rows()\n"
+        "model = {model}\nstep = step_of(model, lambda: {loss})\nstep()"
+    )
+    ours, plain = (
+        peak_megabytes("step()", setup.format(model=model, loss=loss))
+        for model, loss in (
+            ("mixer()", "model(input_ids=input_ids, labels=input_ids, use_cache=False).loss"),
+            ("PlainMixer(VOCABULARY, WIDTH, LENGTH, LAYERS).to(DEVICE)", "model(input_ids)"),
+        )
+    )
+    note = f"a training step's memory: {ours:.0f} MB, the plain one's {plain:.0f} MB"
+    return [Figure("peak memory of a training step, over the plain one's", [ours / plain], None, True, notes=[note])]
+
+
+CASES = {"compile": compiled, "bfloat16": bfloat16, "step-memory": step_memory}

@@ -47,9 +47,10 @@ def quickstart(
     from modeling_eem.evaluation import compressed_bits, held_out
     from modeling_eem.files import ASSETS, write_atomically
     from modeling_eem.report import learning_curves
-    from modeling_eem.training import prepare_run, training_flops
+    from modeling_eem.training import keep_freed_memory, prepare_run, training_flops
 
     check_output(output)
+    keep_freed_memory()
     quiet_loading()
     console = Console()
     began = time.monotonic()

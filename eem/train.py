@@ -70,9 +70,11 @@ def train(
         TrainingInterrupted,
         bfloat16_advice,
         held_out_metrics,
+        keep_freed_memory,
         prepare_run,
     )
 
+    keep_freed_memory()
     quiet_loading()  # training shows its own progress
     with waiting("reading text and model", quiet=not is_first_process()):
         run = prepare_run(asset(config), context.args)
@@ -105,8 +107,9 @@ def _print_costs(config: str, overrides: list[str]) -> None:
     from rich.console import Console
 
     from modeling_eem.files import asset
-    from modeling_eem.training import DryRun, dry_run, dry_run_table
+    from modeling_eem.training import DryRun, dry_run, dry_run_table, keep_freed_memory
 
+    keep_freed_memory()
     quiet_loading()
     with progress_bar("a few real steps", quiet=not is_first_process()) as steps:
         try:

@@ -64,7 +64,12 @@ def onednn_linear(layer: nn.Module, x: Tensor) -> Tensor | None:
     x's is needed and W is not frozen. Up to `FEW_ROWS` rows without gradients, the last bits depend on the address of
     large weights, as they do in PyTorch's own product of one row.
     """
-    if type(layer) is not nn.Linear or _is_watched(layer) or not _is_taken(x, layer.weight):
+    if type(layer) is not nn.Linear or _is_watched(layer):
+        return None
+    if _is_low(layer, x):
+        low_x, weight, bias = (tensor.bfloat16() for tensor in (x, layer.weight, layer.bias))
+        return _linear_rows(low_x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], len(weight))
+    if not _is_taken(x, layer.weight):
         return None
     # Not from the layer's own sizes: under tensor parallelism its weight is only a part.
     num_outputs, num_inputs = layer.weight.shape
@@ -93,6 +98,26 @@ def _is_taken(x: Tensor, weight_OI: Tensor) -> bool:
         and _is_plain(x, weight_OI, torch.float32)
         and x.numel() > 0
         and x.shape[-1] == weight_OI.shape[-1]
+    )
+
+
+def _is_low(layer: nn.Linear, x: Tensor) -> bool:
+    """Whether a Linear computes in bfloat16 and has a bias: PyTorch copies that bias to all rows before the product,
+    which on a CPU with AMX takes as long as the product itself. oneDNN adds it on the way."""
+    tensors = (x, layer.weight, layer.bias)
+    if torch.is_autocast_enabled("cpu"):
+        is_low = torch.get_autocast_dtype("cpu") == torch.bfloat16
+    else:
+        is_low = x.dtype == torch.bfloat16
+    return (
+        HAS_ONEDNN
+        and is_low
+        and torch.backends.mkldnn.enabled
+        and all(type(tensor) in _PLAIN_TENSORS and tensor.is_cpu for tensor in tensors)
+        and all(tensor.dtype in (torch.float32, torch.bfloat16) for tensor in tensors)
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        and x.numel() > 0
+        and x.shape[-1] == layer.weight.shape[-1]
     )
 
 

@@ -20,6 +20,8 @@ from .mixing_masked_mixer import linear, product
 IGNORE_INDEX = -100
 # Tokens whose logits exist at one time: enough for full matrix speed, few enough to cost little memory.
 CHUNK_SIZE = 512
+# Logits whose softmax a CPU computes at one time: 2 MB in float32, which its cores' own caches hold.
+BLOCK_NUMBERS = 1 << 19
 
 
 # Turns cross-entropies into losses: (cross-entropies [n], the predictions' entropies [n] or None, which of the N
@@ -50,43 +52,52 @@ class _LinearTokenLoss(torch.autograd.Function):
         entropies_N = torch.empty_like(losses_N) if with_entropy else None
         grad_hidden = torch.empty_like(hidden_ND) if needs_hidden else None
         grad_weight = torch.zeros(weight_VD.shape, dtype=torch.float32, device=device) if needs_weight else None
+        # A token loss is called once a chunk; without one, less than a chunk at a time stays in a CPU's cache.
+        is_small = token_loss is None and device.type == "cpu"
+        num_rows = min(max(BLOCK_NUMBERS // len(weight_VD), 1), CHUNK_SIZE) if is_small else CHUNK_SIZE
+        # One memory for all float32 copies: to fetch new memory took longer than to fill it.
+        copies = None if dtype == torch.float32 else losses_N.new_empty(min(num_rows, len(labels_N)), len(weight_VD))
+        logits = None
         with torch.autocast(device.type, enabled=False):
-            for start in range(0, hidden_ND.shape[0], CHUNK_SIZE):
+            for start in range(0, len(labels_N), CHUNK_SIZE):
                 chunk = slice(start, start + CHUNK_SIZE)
-                hidden_low = hidden_ND[chunk].to(dtype)
-                labels = labels_N[chunk]
-                is_scored = labels != IGNORE_INDEX
-                targets = labels.masked_fill(~is_scored, 0)[:, None]
-                logits = exponentials = grad_logits = None  # frees the previous chunk's first
-                logits = product(hidden_low, weight_low_VD).float()
-                logits = logits.sub_(logits.amax(-1, keepdim=True))
-                target_logits = logits.gather(1, targets)
-                exponentials = logits.exp() if with_entropy else logits.exp_()
-                z = exponentials.sum(-1, keepdim=True)
-                log_z = z.log()
-                losses = (log_z - target_logits).squeeze(1).masked_fill(~is_scored, 0.0)
-                entropies = None
-                if entropies_N is not None:
-                    entropies = (log_z - torch.einsum("nv,nv->n", exponentials, logits)[:, None] / z).squeeze(1)
-                    entropies_N[chunk] = entropies
-                losses_N[chunk] = losses
+                hidden_low, labels_C = hidden_ND[chunk].to(dtype), labels_N[chunk]
+                is_scored_C = labels_C != IGNORE_INDEX
+                weights = 1.0 if loss_weights_N is None else loss_weights_N[chunk].float()
+                slopes_C = torch.where(is_scored_C, weights, 0.0)
+                logits = None  # frees the previous chunk's first
+                logits = product(hidden_low, weight_low_VD)
+                for first in range(0, len(labels_C), num_rows):
+                    rows = slice(first, first + num_rows)
+                    low, is_scored, slopes = logits[rows], is_scored_C[rows], slopes_C[rows]
+                    exact = low if copies is None else copies[: len(low)].copy_(low)
+                    exact.sub_(exact.amax(-1, keepdim=True))
+                    targets = labels_C[rows].masked_fill(~is_scored, 0)[:, None]
+                    target_logits = exact.gather(1, targets)
+                    exponentials = exact.exp() if with_entropy else exact.exp_()
+                    z = exponentials.sum(-1, keepdim=True)
+                    log_z = z.log()
+                    losses = (log_z - target_logits).squeeze(1).masked_fill(~is_scored, 0.0)
+                    losses_N[chunk][rows] = losses
+                    entropies = None
+                    if entropies_N is not None:
+                        entropies = (log_z - torch.einsum("nv,nv->n", exponentials, exact)[:, None] / z).squeeze(1)
+                        entropies_N[chunk][rows] = entropies
+                    if token_loss is not None:
+                        chunk_total, slopes = _value_and_slopes(token_loss, losses, entropies, chunk, is_scored)
+                        total += chunk_total
+                    if needs_hidden or needs_weight:
+                        # d CE / d logits = softmax - onehot, times the slope of the token's loss, in their memory.
+                        slopes = slopes[:, None].to(z.dtype)
+                        low.copy_(exponentials.mul_(slopes / z).scatter_add_(1, targets, -slopes))
                 if token_loss is None:
-                    weights = 1.0 if loss_weights_N is None else loss_weights_N[chunk].float()
-                    slopes = torch.where(is_scored, weights, 0.0)
-                    total += (losses * slopes).sum()
-                else:
-                    chunk_total, slopes = _value_and_slopes(token_loss, losses, entropies, chunk, is_scored)
-                    total += chunk_total
-                if needs_hidden or needs_weight:
-                    # d CE / d logits = softmax - onehot, times the slope of the token's loss, in the logits' memory.
-                    slopes = slopes[:, None].to(z.dtype)
-                    grad_logits = exponentials.mul_(slopes / z).scatter_add_(1, targets, -slopes).to(dtype)
-                    if grad_hidden is not None:
-                        grad_hidden[chunk] = product(grad_logits, weight_low_VD.T)
-                    if grad_weight is not None and dtype == torch.float32:
-                        grad_weight.addmm_(grad_logits.T, hidden_low)
-                    elif grad_weight is not None:
-                        grad_weight += (grad_logits.T @ hidden_low).float()
+                    total += (losses_N[chunk] * slopes_C).sum()
+                if grad_hidden is not None:
+                    grad_hidden[chunk] = product(logits, weight_low_VD.T)
+                if grad_weight is not None and dtype == torch.float32:
+                    grad_weight.addmm_(logits.T, hidden_low)
+                elif grad_weight is not None:
+                    grad_weight += logits.T @ hidden_low
         grad_weight = None if grad_weight is None else grad_weight.to(weight_VD.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight, (labels_N == IGNORE_INDEX).all())
         ctx.mark_non_differentiable(losses_N, *(() if entropies_N is None else (entropies_N,)))

@@ -7,6 +7,7 @@ with quiet_bitsandbytes():
     from modeling_eem.training.dry_run import DryRun, dry_run, dry_run_table
     from modeling_eem.training.experiment import Run, prepare_run
     from modeling_eem.training.flops import training_flops
+    from modeling_eem.training.freed_memory import keep_freed_memory
     from modeling_eem.training.resumable_trainer import RunTrainer, TrainingInterrupted
     from modeling_eem.training.run_arguments import RunArguments
     from modeling_eem.training.run_file import build_config, build_model, read_run_file
@@ -36,6 +37,7 @@ __all__ = [
     "dry_run",
     "dry_run_table",
     "held_out_metrics",
+    "keep_freed_memory",
     "learning_curve",
     "prepare_run",
     "read_run_file",

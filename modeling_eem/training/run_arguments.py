@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
 from transformers.integrations.integration_utils import get_available_reporting_integrations, is_tensorboard_available
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import HubStrategy, SaveStrategy
@@ -69,6 +70,8 @@ class RunArguments(TokenWeightedTrainingArguments):
             self.report_to = "tensorboard" if is_tensorboard_available() else "none"
         _check_numbers(self)
         _check_refused(self)
+        if self.bf16 and not torch.accelerator.is_available():
+            self.use_cpu = True  # transformers refuses bf16 on a CPU unless it is told that a CPU is meant
         super().__post_init__()
         for name in self.report_to:
             if name not in (known := get_available_reporting_integrations()):

@@ -165,6 +165,42 @@ def test_autocast_decides_the_dtype() -> None:
         assert linear(nn.Linear(256, 512), torch.randn(1, 256)).dtype == torch.bfloat16
 
 
+needs_bfloat16 = pytest.mark.skipif(
+    not (cpu.HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()), reason="oneDNN has no bfloat16 here"
+)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("is_autocast", [True, False])
+def test_a_bias_in_bfloat16_goes_by_onednn(is_autocast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The product of the rounded numbers, rounded once more; gradients in each tensor's own dtype."""
+    layer, x = nn.Linear(48, 32), torch.randn(6, 5, 48)
+    if not is_autocast:
+        layer, x = layer.bfloat16(), x.bfloat16()
+    x.requires_grad_()
+    called = []
+    monkeypatch.setattr(cpu, "_onednn", lambda *given, whole=cpu._onednn: called.append(1) or whole(*given))
+    upstream = torch.randn(6, 5, 32).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_autocast):
+        y = linear(layer, x)
+    y.backward(upstream)
+    assert called and y.dtype == torch.bfloat16
+    exact = [tensor.detach().bfloat16().double().requires_grad_() for tensor in (x, layer.weight, layer.bias)]
+    exact_y = nn.functional.linear(*exact)
+    exact_y.backward(upstream.double())
+    torch.testing.assert_close(y.double(), exact_y, rtol=2**-8, atol=1e-6)
+    for tensor, exact_tensor in zip((x, layer.weight, layer.bias), exact):
+        assert tensor.grad is not None and tensor.grad.dtype == tensor.dtype
+        torch.testing.assert_close(tensor.grad.double(), exact_tensor.grad, rtol=2**-8, atol=1e-5)
+
+
+@needs_bfloat16
+def test_without_a_bias_bfloat16_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "_onednn", lambda *_: pytest.fail("there was no bias to save"))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        linear(nn.Linear(48, 32, bias=False), torch.randn(5, 48))
+
+
 HOOKS: dict[str, Callable[[nn.Module, list], object]] = {
     "forward": lambda layer, seen: layer.register_forward_hook(lambda *_: seen.append(1)),
     "before forward": lambda layer, seen: layer.register_forward_pre_hook(lambda *_: seen.append(1)),

@@ -27,6 +27,12 @@ def test_a_line_if_the_precision_costs_time(
     assert advice is None if said is None else said in str(advice)
 
 
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="for machines with a CPU alone")
+def test_one_flag_trains_in_bfloat16_on_a_cpu(write_run: Callable[..., Path]) -> None:
+    arguments = prepare_run(write_run(), ["--bf16", "true"]).arguments
+    assert arguments.use_cpu and arguments.bf16 and arguments.mixed_precision == "bf16"
+
+
 def test_the_speed_is_measured() -> None:
     before = torch.get_rng_state()
     assert 0.005 < bfloat16.bfloat16_speedup() < 200
