@@ -80,9 +80,10 @@ def peak_megabytes(statement: str, setup: str) -> float:
     """Memory that `statement` adds at its highest to what is held after `setup`, in a process of its own.
 
     On a GPU what PyTorch allocated there; else the process's resident memory, on Linux only: its highest is reset by
-    writing 5 to /proc/self/clear_refs.
+    writing 5 to /proc/self/clear_refs. `malloc_trim` is glibc's.
     """
     program = f"""
+import ctypes
 import re
 from pathlib import Path
 import torch
@@ -97,6 +98,7 @@ if torch.cuda.is_available():
     {statement}
     print((torch.cuda.max_memory_allocated() - before) / 2**20)
 else:
+    ctypes.CDLL(None).malloc_trim(0)  # what setup freed is not held
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
     {statement}

@@ -12,6 +12,7 @@ from . import cpu
 CPU_KERNELS = {
     "token_mixing": cpu.block_token_mixing,
     "linear": cpu.onednn_linear,
+    "activated_linear": cpu.onednn_gelu_linear,
     "product": cpu.onednn_product,
 }
 

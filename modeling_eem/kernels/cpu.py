@@ -1,11 +1,13 @@
-"""Faster ways on a CPU to the models' own numbers, in float32 and double precision.
+"""Faster ways on a CPU to the models' own numbers.
 
 * `block_token_mixing`: token mixing by blocks, which never computes the half above the diagonal: of W's rows by
   oneDNN, or, with taps, of its columns by the BLAS, which adds in place. Taps by a fast FIR algorithm.
 * `onednn_linear`, `onednn_product`: products of many rows by oneDNN. On an x86 CPU PyTorch gives them to MKL, although
   its own oneDNN can be faster. oneDNN's sums do not depend on the weights' address, nor on the number of rows if there
   is more than one; MKL's do. With a few rows, as in generation, reading the weights takes the time. `x W^T` reads them
-  with one core; `W x^T` in two halves, one batched product, reads them with two.
+  with one core; `W x^T` in two halves, one batched product, reads them with two. In bfloat16 a Linear with a bias goes
+  by oneDNN too, which adds the bias on the way.
+* `onednn_gelu_linear`: the second half of a feed-forward in training, which keeps half of its memory.
 
 Each declines what it was not made for (other devices and dtypes, shards, quantized or watched layers) by returning
 None, and the models then compute it themselves. `docs/speed.md` shows the gain of each.
@@ -18,6 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.activations import GELUActivation
 
 # Columns of W that a product takes at a time: few enough to skip most of the upper triangle, enough for full speed.
 BLOCK_SIZE = 64
@@ -79,6 +82,19 @@ def onednn_linear(layer: nn.Module, x: Tensor) -> Tensor | None:
     return _linear_rows(x.reshape(-1, num_inputs), layer.weight, layer.bias).view(*x.shape[:-1], num_outputs)
 
 
+def onednn_gelu_linear(layer: nn.Module, activation: nn.Module, x: Tensor) -> Tensor | None:
+    """`layer(gelu(x))` of a plain `nn.Linear` in training: keeps x alone, and computes the gelu again in backward."""
+    is_gelu = type(activation) is GELUActivation and activation.act is F.gelu and not _is_watched(activation)
+    if not is_gelu or not torch.is_grad_enabled() or type(layer) is not nn.Linear or _is_watched(layer):
+        return None
+    weight, bias = layer.weight, layer.bias
+    if _is_low(layer, x):
+        x, weight, bias = (tensor.bfloat16() for tensor in (x, weight, bias))
+    elif not _is_taken(x, weight):
+        return None
+    return _GeluProduct.apply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], len(weight))
+
+
 def onednn_product(x_NI: Tensor, weight_OI: Tensor) -> Tensor | None:
     """`x W^T [N, O]`, without gradients."""
     return _onednn(x_NI, weight_OI, None) if _is_taken(x_NI, weight_OI) else None
@@ -102,8 +118,10 @@ def _is_taken(x: Tensor, weight_OI: Tensor) -> bool:
 
 
 def _is_low(layer: nn.Linear, x: Tensor) -> bool:
-    """Whether a Linear computes in bfloat16 and has a bias: PyTorch copies that bias to all rows before the product,
-    which on a CPU with AMX takes as long as the product itself. oneDNN adds it on the way."""
+    """Whether a Linear computes in bfloat16 and has a bias.
+
+    PyTorch 2.13 copies the bias to all rows before the product; with AMX that takes as long as the product.
+    """
     tensors = (x, layer.weight, layer.bias)
     if torch.is_autocast_enabled("cpu"):
         is_low = torch.get_autocast_dtype("cpu") == torch.bfloat16
@@ -155,6 +173,26 @@ class _RowsProduct(torch.autograd.Function):
         grad_x = _linear_rows(grad_NO, weight_OI.T) if needs_x else None
         # By the BLAS, which reads transposes in place; oneDNN would copy them.
         grad_weight = grad_NO.T @ x_NI if needs_weight else None
+        return grad_x, grad_weight, grad_NO.sum(0) if needs_bias else None
+
+
+class _GeluProduct(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+        return _onednn(F.gelu(x_NI), weight_OI, bias_O)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x_NI, weight_OI = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        grad_weight = grad_NO.T @ F.gelu(x_NI) if needs_weight else None
+        grad_x = torch.ops.aten.gelu_backward(_linear_rows(grad_NO, weight_OI.T), x_NI) if needs_x else None
         return grad_x, grad_weight, grad_NO.sum(0) if needs_bias else None
 
 
@@ -445,4 +483,11 @@ def _rows_from(start: int, matrix: Tensor) -> Tensor:
     return matrix.narrow(0, start, matrix.shape[0] - start)
 
 
-__all__ = ["HAS_ONEDNN", "block_token_mixing", "few_rows_linear", "onednn_linear", "onednn_product"]
+__all__ = [
+    "HAS_ONEDNN",
+    "block_token_mixing",
+    "few_rows_linear",
+    "onednn_gelu_linear",
+    "onednn_linear",
+    "onednn_product",
+]

@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # Operation -> a function of its arguments that returns the same numbers faster, or None if it declines:
-# "token_mixing" as `dense_token_mixing`, "linear" of (layer, x), "product" of (x [N, I], weight [O, I]).
+# "token_mixing" as `dense_token_mixing`, "linear" of (layer, x), "activated_linear" of (layer, activation, x),
+# "product" of (x [N, I], weight [O, I]).
 KERNELS: dict[str, Callable[..., Tensor | None]] = {}
 # Rows of W that one read of a cache serves: the more rows, the less often a batch of texts is read.
 LOOK_AHEAD = 16
@@ -40,6 +41,12 @@ def linear(layer: nn.Module, x: Tensor) -> Tensor:
     """`layer(x)`."""
     y = by_kernel("linear", layer, x)
     return layer(x) if y is None else y
+
+
+def activated_linear(layer: nn.Module, activation: nn.Module, x: Tensor) -> Tensor:
+    """`layer(activation(x))`."""
+    y = by_kernel("activated_linear", layer, activation, x)
+    return linear(layer, activation(x)) if y is None else y
 
 
 def product(x_NI: Tensor, weight_OI: Tensor) -> Tensor:
@@ -166,6 +173,7 @@ def gathered_token_mixing(
 __all__ = [
     "KERNELS",
     "LookAhead",
+    "activated_linear",
     "continued_token_mixing",
     "dense_token_mixing",
     "gathered_token_mixing",

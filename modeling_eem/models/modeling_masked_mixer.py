@@ -33,6 +33,7 @@ from .layout_masked_mixer import (
 )
 from .loss_eem import logits_and_loss, next_token_targets, token_classification_loss
 from .mixing_masked_mixer import (
+    activated_linear,
     continued_token_mixing,
     gathered_token_mixing,
     linear,
@@ -126,7 +127,7 @@ class MaskedMixerMLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(self.down_proj, self.act_fn(linear(self.up_proj, x)))
+        return activated_linear(self.down_proj, self.act_fn, linear(self.up_proj, x))
 
 
 class MaskedMixerBlock(GradientCheckpointingLayer):

@@ -6,11 +6,12 @@ from unittest.mock import patch
 import pytest
 import torch
 from torch import nn
+from transformers.activations import ACT2FN
 
 from modeling_eem import MaskedMixerConfig, MaskedMixerForCausalLM
 from modeling_eem.kernels import cpu
 from modeling_eem.kernels.cpu import FEW_ROWS
-from modeling_eem.models.mixing_masked_mixer import linear, product
+from modeling_eem.models.mixing_masked_mixer import activated_linear, linear, product
 
 
 @pytest.mark.parametrize("shape", [(12,), (1, 12), (1, 1, 12), (5, 12), (2, 3, 12), (3, 1, 12)])
@@ -199,6 +200,59 @@ def test_without_a_bias_bfloat16_is_left_to_pytorch(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(cpu, "_onednn", lambda *_: pytest.fail("there was no bias to save"))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         linear(nn.Linear(48, 32, bias=False), torch.randn(5, 48))
+
+
+def _activated(layer: nn.Linear, activation: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return linear(layer, activation(x))
+
+
+@pytest.mark.parametrize("is_low", [False, True])
+def test_a_gelu_before_a_linear_is_not_kept(is_low: bool) -> None:
+    """The numbers and gradients of one that is, bit for bit, and half of the memory."""
+    layer, x = nn.Linear(48, 32), torch.randn(6, 5, 48, requires_grad=True)
+    results, sizes = [], []
+    for way in (activated_linear, _activated):
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
+            kept[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_low),
+        ):
+            y = way(layer, ACT2FN["gelu"], x.bfloat16() if is_low else x)
+        results.append([y, *torch.autograd.grad(y.float().pow(2).sum(), (x, layer.weight, layer.bias))])
+        sizes.append(sum(kept.values()))
+    for ours, theirs in zip(*results):
+        assert torch.equal(ours, theirs)
+    if not is_low or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        assert sizes[1] - sizes[0] == x.numel()
+
+
+@pytest.mark.parametrize("activation", ["gelu_new", "relu", "gelu_python"])
+def test_other_activations_are_called(activation: str) -> None:
+    layer, x = nn.Linear(48, 32), torch.randn(5, 48)
+    assert torch.equal(activated_linear(layer, ACT2FN[activation], x), _activated(layer, ACT2FN[activation], x))
+
+
+def test_second_gradients_through_a_gelu() -> None:
+    layer, x = nn.Linear(6, 4), torch.randn(3, 6, requires_grad=True)
+
+    def second(way: Callable) -> torch.Tensor:
+        (first,) = torch.autograd.grad(way(layer, ACT2FN["gelu"], x).pow(3).sum(), x, create_graph=True)
+        return torch.autograd.grad(first.pow(2).sum(), layer.weight)[0]
+
+    torch.testing.assert_close(second(activated_linear), second(_activated), rtol=1e-5, atol=1e-5)
+
+
+def test_a_watched_activation_is_called() -> None:
+    layer, activation, seen = nn.Linear(6, 4), ACT2FN["gelu"], []
+    handle = activation.register_forward_hook(lambda *_: seen.append(1))
+    activated_linear(layer, activation, torch.randn(3, 6))
+    handle.remove()
+    assert seen
 
 
 HOOKS: dict[str, Callable[[nn.Module, list], object]] = {
