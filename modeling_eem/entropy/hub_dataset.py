@@ -11,7 +11,7 @@ from datasets.utils import are_progress_bars_disabled, disable_progress_bars, en
 
 from modeling_eem.data.arrow_files import RESULTS_FILE, TOKENIZER_FOLDER
 from modeling_eem.data.fingerprint import FINGERPRINT_FILE, check_fingerprint, read_fingerprint
-from modeling_eem.data.row_checksums import CONTENTS_FILE, open_rows
+from modeling_eem.data.row_checksums import CONTENTS_FILE, open_rows, verify_rows
 from modeling_eem.data.rows import TOKEN_ENTROPIES
 from modeling_eem.entropy.corpus_run import ENTROPIES_FILE
 from modeling_eem.files import folder_at_once, read_record, sha256, without_secrets
@@ -52,6 +52,8 @@ def write_hub_folder(
     if not rows.is_dir():
         raise ValueError(f"{rows} does not exist: name a folder of eem data prepare or eem entropy.")
     splits = open_rows(rows)
+    if (rows / CONTENTS_FILE).exists():
+        verify_rows(rows)  # what is published has no changed bit
     made = read_fingerprint(rows)
     check_fingerprint(rows, load_tokenizer(rows / TOKENIZER_FOLDER))  # it is published with the rows
     counted = read_record(rows / RESULTS_FILE, {"splits": dict})["splits"]

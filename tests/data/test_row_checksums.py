@@ -13,12 +13,15 @@ from shutil import copytree
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from typer.testing import CliRunner
 
+from eem.__main__ import app
 from modeling_eem.data.fingerprint import read_fingerprint
 from modeling_eem.data.prepare import prepare_rows
 from modeling_eem.data.row_checksums import open_rows, verify_rows
 from modeling_eem.data.row_options import Launch, RowOptions
 from modeling_eem.data.shards import plan_shards
+from modeling_eem.entropy.hub_dataset import write_hub_folder
 from modeling_eem.files import locked, read_record
 
 COMMITTED = Path(__file__).parents[2] / "tokenizer"
@@ -100,6 +103,21 @@ def test_verifying_finds_any_bit(rows: Path) -> None:
         verify_rows(rows, ["held_out"])
         with pytest.raises(ValueError, match="data-.*is not as it was written"):
             verify_rows(rows)
+    with pytest.raises(ValueError, match="data-.*is not as it was written"):
+        write_hub_folder(rows, rows.parent / "hub")
+    assert not (rows.parent / "hub").exists()
+
+
+def test_the_command_verifies(rows: Path) -> None:
+    whole = CliRunner().invoke(app, ["data", "verify", "--rows", str(rows)])
+    assert whole.exit_code == 0 and "as written" in whole.output and "train" in whole.output
+    path = _arrow(rows)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    damaged = CliRunner().invoke(app, ["data", "verify", "--rows", str(rows)])
+    assert damaged.exit_code == 2 and len(damaged.output.splitlines()) == 1
+    assert f"{path} is not as it was written" in damaged.output
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ COMMANDS = {
     "data prepare": "eem data prepare --data",
     "data publish": "eem data publish --rows",
     "data tokenizer": "eem data tokenizer --data",
+    "data verify": "eem data verify --rows",
     "entropy": "eem entropy --model",
     "compress": "eem compress notes.txt",
     "decompress": "eem decompress notes.txt.eem",
