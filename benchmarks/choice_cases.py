@@ -11,8 +11,9 @@ from training_cases import DEVICE, LENGTH, ROWS, WIDTH, mixer, random_rows
 from transformers import PreTrainedModel
 
 from modeling_eem import kernels
-from modeling_eem.kernels import cpu
-from modeling_eem.kernels.cpu import BLOCK_SIZE, FEW_ROWS, ROW_BLOCK_SIZE, block_token_mixing, few_rows_linear
+from modeling_eem.kernels import cpu_mixing
+from modeling_eem.kernels.cpu_linear import FEW_ROWS, few_rows_linear
+from modeling_eem.kernels.cpu_mixing import BLOCK_SIZE, ROW_BLOCK_SIZE, block_token_mixing
 from modeling_eem.models.mixing_masked_mixer import linear, product
 
 
@@ -25,7 +26,7 @@ def _mixing(name: str, block_size: int, kernel_size: int) -> Callable[[], None]:
     upstream = torch.randn_like(x)
 
     def run() -> None:
-        with patch.object(cpu, name, block_size):
+        with patch.object(cpu_mixing, name, block_size):
             torch.autograd.grad(block_token_mixing(weight, bias, x, is_causal=True), (weight, bias, x), upstream)
 
     return run

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from modeling_eem import MaskedMixerConfig, MaskedMixerForCausalLM
 from modeling_eem.entropy import ExactEntropy
-from modeling_eem.kernels import cpu
+from modeling_eem.kernels import cpu_mixing
 from modeling_eem.models.mixing_masked_mixer import dense_token_mixing
 
 BLOCKS = (128, 256, 512)  # columns of W that a product of the blocked way takes
@@ -53,7 +53,7 @@ def token_mixing_figures(scale: Scale, repeats: int) -> Iterator[Figure]:
 
 def _mixings() -> Iterator[tuple[str, object, Callable[..., Tensor]]]:
     for size in BLOCKS:
-        yield f"in blocks of {size}", patch.object(cpu, "BLOCK_SIZE", size), cpu._BlockMixing.apply
+        yield f"in blocks of {size}", patch.object(cpu_mixing, "BLOCK_SIZE", size), cpu_mixing._BlockMixing.apply
     if DEVICE == "cuda":
         from modeling_eem.kernels.cuda import triangle_token_mixing
 

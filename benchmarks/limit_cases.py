@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from training_cases import DEVICE, compared_mixers
 
-from modeling_eem.kernels.cpu import HAS_ONEDNN
+from modeling_eem.kernels.cpu_linear import HAS_ONEDNN
 from modeling_eem.models.mixing_masked_mixer import product
 from modeling_eem.training.flops import counted_flops
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from figures import Figure
 from paired import paired_ratios, peak_megabytes
-from plain import PlainMixer
+from plain import PlainMixer, load_mixer
 from torch import nn
 from training_cases import (
     DEVICE,
@@ -13,6 +13,7 @@ from training_cases import (
     LENGTH,
     VOCABULARY,
     WIDTH,
+    check_equal,
     llama_of,
     mixer,
     ours_step,
@@ -36,6 +37,10 @@ def bfloat16(repeats: int) -> list[Figure]:
     input_ids = random_rows()
     plain = PlainMixer(VOCABULARY, WIDTH, LENGTH, LAYERS).to(DEVICE)
     ours = mixer()
+    load_mixer(plain, ours)
+    with torch.no_grad():
+        loss = ours(input_ids=input_ids, labels=input_ids).loss.item()
+        check_equal(loss, plain(input_ids).item(), "mixer")
     llama = llama_of(ours.num_parameters())
     step = _low_step(ours, lambda: ours(input_ids=input_ids, labels=input_ids, use_cache=False).loss)
     others = {

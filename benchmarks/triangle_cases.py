@@ -14,7 +14,7 @@ from paired import seconds
 from torch import Tensor
 from training_cases import DEVICE
 
-from modeling_eem.kernels.cpu import BLOCK_SIZE, ROW_BLOCK_SIZE
+from modeling_eem.kernels.cpu_mixing import BLOCK_SIZE, ROW_BLOCK_SIZE
 from modeling_eem.models.mixing_masked_mixer import product
 
 WIDTH = 8 * 512  # columns: 8 rows of d = 512

@@ -33,7 +33,7 @@ FILES = {name: path for name, path in FILES.items() if not name.startswith("acce
 
 def _says_its_model(path: Path) -> bool:
     values = yaml.safe_load(path.read_text())
-    return "model_type" in values or ("base" in values and _says_its_model(path.parent / values["base"]))
+    return "model_type" in values or ("base" in values and _says_its_model(path.parent / asset(values["base"])))
 
 
 EXPERIMENTS = {name: path for name, path in FILES.items() if _says_its_model(path)}  # the others are bases
@@ -135,7 +135,7 @@ def test_layers_can_be_wrapped(experiment: tuple[str, PreTrainedModel]) -> None:
 
 def test_every_run_file_is_in_the_table_or_a_base() -> None:
     values = {path: yaml.safe_load(path.read_text()) for path in FILES.values()}
-    bases = {(path.parent / value["base"]).resolve() for path, value in values.items() if "base" in value}
+    bases = {(path.parent / asset(value["base"])).resolve() for path, value in values.items() if "base" in value}
     assert set(_readme()) == set(EXPERIMENTS)
     assert {path for name, path in FILES.items() if name not in EXPERIMENTS} <= bases
     assert all(_header(path)[0] for path in FILES.values())
@@ -163,7 +163,7 @@ def test_paths_lead_into_the_checkout_from_any_folder(
 
 def _key(values: dict[str, Any], path: Path) -> str:
     own = {key: value for key, value in values.items() if key != "base"}
-    base = path.parent / values["base"] if "base" in values else None
+    base = path.parent / asset(values["base"]) if "base" in values else None
     return yaml.safe_dump({"base": str(base and base.resolve()), **own})
 
 

@@ -123,11 +123,10 @@ def test_the_evaluate_library_is_not_hidden() -> None:
     assert "function load" in done.stdout and str(ROOT / "evaluate.py") not in done.stdout
 
 
-@pytest.mark.parametrize("original, copy", [("tokenizer", "tokenizer"), ("configs", "configs")])
-def test_copies_at_the_root_are_those_that_ship(original: str, copy: str) -> None:
-    files = sorted(path.name for path in (PACKAGE / "assets" / original).iterdir())
+def test_the_tokenizer_at_the_root_is_the_one_that_ships() -> None:
+    files = sorted(path.name for path in (PACKAGE / "assets/tokenizer").iterdir())
     assert files
-    assert filecmp.cmpfiles(PACKAGE / "assets" / original, ROOT / copy, files, shallow=False)[0] == files
+    assert filecmp.cmpfiles(PACKAGE / "assets/tokenizer", ROOT / "tokenizer", files, shallow=False)[0] == files
 
 
 def test_everything_that_ships_is_package_data() -> None:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling_eem.entropy.result import NATS, TokenEntropies
 from modeling_eem.entropy.texts import Rows, TextRows, real_tokens, rows_of_ids, rows_of_texts
-from modeling_eem.kernels.cpu import FEW_ROWS
+from modeling_eem.kernels.cpu_linear import FEW_ROWS
 from modeling_eem.loading import ModelKind, check_tokenizer, context_length, evaluating
 from modeling_eem.models.modeling_eem import EEMForCausalLM
 

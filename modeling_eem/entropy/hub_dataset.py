@@ -52,8 +52,6 @@ def write_hub_folder(
     if not rows.is_dir():
         raise ValueError(f"{rows} does not exist: name a folder of eem data prepare or eem entropy.")
     splits = open_rows(rows)
-    if (rows / CONTENTS_FILE).exists():
-        verify_rows(rows)  # what is published has no changed bit
     made = read_fingerprint(rows)
     check_fingerprint(rows, load_tokenizer(rows / TOKENIZER_FOLDER))  # it is published with the rows
     counted = read_record(rows / RESULTS_FILE, {"splits": dict})["splits"]
@@ -63,6 +61,7 @@ def write_hub_folder(
         measured = without_secrets(read_record(rows / ENTROPIES_FILE, {"method": str, "unit": str}))
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} is not empty: choose another --output.")
+    verify_rows(rows)  # what is published has no changed bit
     card = dataset_card(
         RowsFacts(
             name=name or rows.name,

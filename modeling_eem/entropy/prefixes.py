@@ -13,7 +13,7 @@ from torch import Tensor
 
 from modeling_eem.entropy.base import length_batches, pad_right
 from modeling_eem.entropy.nats import token_nats
-from modeling_eem.kernels.cpu import FEW_ROWS
+from modeling_eem.kernels.cpu_linear import FEW_ROWS
 from modeling_eem.models.bottleneck_eem import TextEncoder
 from modeling_eem.models.modeling_eem import EEMForCausalLM
 

@@ -16,6 +16,7 @@ from modeling_eem.data.row_checksums import CONTENTS_FILE, open_rows, verify_row
 from modeling_eem.data.rows import Row, RowFormat, pad, stream, windows
 from modeling_eem.data.text_encoding import encoded_documents, vocabulary_bytes
 from modeling_eem.data.tokenizer import token_byte_lengths
+from modeling_eem.files import asset
 
 # The rows to score; `full` are the rows of `pad` that fill the context (the published "full-context rows").
 RowChoice = Literal["windows", "pad", "full", "stream"]
@@ -57,7 +58,7 @@ def row_bytes(rows: Sequence[Row], tokenizer: Tokenizer) -> list[bytes]:
 
 def _documents(data: Sequence[Path]) -> Iterator[Document]:
     """The documents of all files and folders; after the last one, ValueError if a file had no text."""
-    files = [file for path in data for file in document_files(path)]
+    files = [file for path in data for file in document_files(Path(asset(str(path))))]
     empty = dict.fromkeys(files)
     for document in read_documents(files):
         if document.text:

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from modeling_eem.models.mixing_masked_mixer import KERNELS
 
-from . import cpu
+from . import cpu_linear, cpu_mixing
 
 CPU_KERNELS = {
-    "token_mixing": cpu.block_token_mixing,
-    "linear": cpu.onednn_linear,
-    "activated_linear": cpu.onednn_gelu_linear,
-    "product": cpu.onednn_product,
+    "token_mixing": cpu_mixing.block_token_mixing,
+    "linear": cpu_linear.onednn_linear,
+    "activated_linear": cpu_linear.onednn_gelu_linear,
+    "product": cpu_linear.onednn_product,
 }
 
 
@@ -44,7 +44,7 @@ def triton() -> Iterator[None]:
 
     def token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor, is_causal: bool) -> Tensor | None:
         y_HTBE = cuda.triangle_token_mixing(weight_HTTK, bias_HT, x_HTBE, is_causal)
-        return cpu.block_token_mixing(weight_HTTK, bias_HT, x_HTBE, is_causal) if y_HTBE is None else y_HTBE
+        return cpu_mixing.block_token_mixing(weight_HTTK, bias_HT, x_HTBE, is_causal) if y_HTBE is None else y_HTBE
 
     before = dict(KERNELS)
     KERNELS["token_mixing"] = token_mixing

@@ -53,11 +53,10 @@ class _LinearTokenLoss(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden_ND) if needs_hidden else None
         grad_weight = torch.zeros(weight_VD.shape, dtype=torch.float32, device=device) if needs_weight else None
         # A token loss is called once a chunk; without one, less than a chunk at a time stays in a CPU's cache.
-        is_small = token_loss is None and device.type == "cpu"
+        is_small = token_loss is None and device.type == "cpu" and not torch.compiler.is_compiling()
         num_rows = min(max(BLOCK_NUMBERS // len(weight_VD), 1), CHUNK_SIZE) if is_small else CHUNK_SIZE
         # One memory for all float32 copies: to fetch new memory took longer than to fill it.
         copies = None if dtype == torch.float32 else losses_N.new_empty(min(num_rows, len(labels_N)), len(weight_VD))
-        logits = None
         with torch.autocast(device.type, enabled=False):
             for start in range(0, len(labels_N), CHUNK_SIZE):
                 chunk = slice(start, start + CHUNK_SIZE)
@@ -65,7 +64,7 @@ class _LinearTokenLoss(torch.autograd.Function):
                 is_scored_C = labels_C != IGNORE_INDEX
                 weights = 1.0 if loss_weights_N is None else loss_weights_N[chunk].float()
                 slopes_C = torch.where(is_scored_C, weights, 0.0)
-                logits = None  # frees the previous chunk's first
+                logits = low = exact = exponentials = None  # frees the previous chunk's first
                 logits = product(hidden_low, weight_low_VD)
                 for first in range(0, len(labels_C), num_rows):
                     rows = slice(first, first + num_rows)

@@ -43,7 +43,17 @@ _DELETED = "deleted-"  # begins the name of a checkpoint that is being deleted
 # Beginnings of the training arguments that may change between the starts of a run. They decide how long it trains and
 # what is measured, kept and shown, and where; they do not change what a step computes.
 _MAY_CHANGE = ("max_steps", "num_train_epochs", "eval_", "per_device_eval_", "save_", "logging_", "log_", "report_to")
-_MAY_CHANGE += ("disable_tqdm", "output_dir", "run_name", "project", "trackio_", "push_to_hub", "hub_", "do_")
+_MAY_CHANGE += (
+    "use_cpu",
+    "disable_tqdm",
+    "output_dir",
+    "run_name",
+    "project",
+    "trackio_",
+    "push_to_hub",
+    "hub_",
+    "do_",
+)
 _MAY_CHANGE += ("resume_from_checkpoint", "dataloader_num_workers", "dataloader_pin_memory", "local_rank")
 _MAY_CHANGE += ("load_best_model_at_end", "metric_for_best_model", "greater_is_better", "ddp_timeout")
 # How the rows of a step are cut up. Their product is the rows of a step, which a step depends on.

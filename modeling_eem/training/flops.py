@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import PreTrainedModel
 
-from modeling_eem.kernels.cpu import HAS_ONEDNN
+from modeling_eem.kernels.cpu_linear import HAS_ONEDNN
 from modeling_eem.loading import in_mode
 
 

@@ -10,7 +10,7 @@ _MOST_KEPT, _LARGEST_TENSOR = 2**31 - 1, 2**25
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep the memory of freed tensors of up to 32 MiB; whether the C library is one that can.
+    """Let this process keep the memory of freed tensors below 32 MiB; whether the C library is one that can.
 
     Every training step allocates tensors of the same sizes. glibc gives freed memory back to the system, and the next
     step fetches and clears each page again (`docs/speed.md` says what that takes). On another C library than glibc

@@ -9,6 +9,7 @@ import torch
 from transformers.integrations.integration_utils import get_available_reporting_integrations, is_tensorboard_available
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import HubStrategy, SaveStrategy
+from transformers.utils import is_torch_xla_available
 
 from modeling_eem.training.token_loss_arguments import TokenWeightedTrainingArguments
 
@@ -70,7 +71,8 @@ class RunArguments(TokenWeightedTrainingArguments):
             self.report_to = "tensorboard" if is_tensorboard_available() else "none"
         _check_numbers(self)
         _check_refused(self)
-        if self.bf16 and not torch.accelerator.is_available():
+        has_device = torch.accelerator.is_available() or is_torch_xla_available()
+        if self.bf16 and not has_device and not self.deepspeed:
             self.use_cpu = True  # transformers refuses bf16 on a CPU unless it is told that a CPU is meant
         super().__post_init__()
         for name in self.report_to:

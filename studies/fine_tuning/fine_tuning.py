@@ -89,8 +89,13 @@ class Sample:
         return cls(rows, [sum(map(len, token_bytes(tokenizer, row[1:]))) for row in rows])
 
     def bits(self, model: PreTrainedModel) -> list[float]:
-        """Of each row."""
-        return [sum(nats) / math.log(2) for nats in surprisals(model, self.rows)]
+        """Of each row, in the model's own precision: accelerate's autocast stays on a model that it trains."""
+        autocast = vars(model).pop("forward", None)
+        try:
+            return [sum(nats) / math.log(2) for nats in surprisals(model, self.rows)]
+        finally:
+            if autocast is not None:
+                model.forward = autocast
 
 
 def surprisals(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> list[list[float]]:

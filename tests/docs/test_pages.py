@@ -17,7 +17,7 @@ from page_runner import blocks  # noqa: E402
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
 # Pages whose blocks make all their own inputs; the quickstart's training is run once for all of them.
-RUN = ["tutorial", "bits", "entropy", "extend", "generalize", "know"]
+RUN = ["tutorial", "bits", "codes", "entropy", "extend", "generalize", "know", "quantize"]
 
 
 def _commands() -> Iterator[tuple[str, str]]:
@@ -78,6 +78,7 @@ def test_pages_run_from_top_to_bottom(
 ) -> None:
     shutil.copytree(quickstart, tmp_path / "quickstart")
     text = (ROOT / "docs" / f"{name}.md").read_text()
+    text = text.replace("--output_dir runs/speaking\n", "--output_dir runs/speaking --max_steps 20\n")
     (tmp_path / "page.md").write_text(re.sub(r"^eem quickstart .*\n", "", text, flags=re.MULTILINE))
     runner = [sys.executable, str(Path(__file__).with_name("page_runner.py")), "page.md"]
     done = subprocess.run(runner, cwd=tmp_path, env=offline_environment, capture_output=True, text=True)

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from modeling_eem.entropy import CausalEntropy, ExactEntropy
 from modeling_eem.entropy.prefixes import is_prefix_consistent, prefix_nats
-from modeling_eem.kernels.cpu import FEW_ROWS
+from modeling_eem.kernels.cpu_linear import FEW_ROWS
 
 CONTEXT = 16
 ENCODERS: dict[str, tuple[str, dict[str, Any], bool]] = {

@@ -19,6 +19,7 @@ from modeling_eem.data.row_options import RowOptions
 from modeling_eem.data.shards import corpus_files, plan_shards
 from modeling_eem.data.tokenizer import encode_text, token_byte_lengths
 from modeling_eem.evaluation.held_out_text import held_out_rows, row_bytes
+from modeling_eem.files import asset
 
 TEXTS = ["Call me Ishmael. Some years ago, never mind how long. " * 3, "Whale 👍!", "The sea. " * 40]
 N = 16
@@ -56,6 +57,12 @@ def test_windows_hold_every_byte(text: Path, tokenizer: PreTrainedTokenizerBase,
     rows = held_out_rows([text], tokenizer, config, "windows", N)
     assert b"".join(row_bytes(rows, tokenizer)) == "".join(TEXTS).encode()
     assert [row["num_bytes"] for row in rows] == [len(data) for data in row_bytes(rows, tokenizer)]
+
+
+def test_text_that_ships_is_named_as_an_asset(tokenizer: PreTrainedTokenizerBase, config: LlamaConfig) -> None:
+    name = "asset:quickstart/validation.jsonl.gz"
+    named, found = (held_out_rows([Path(path)], tokenizer, config, "pad", N) for path in (name, asset(name)))
+    assert named == found and len(named) > 1
 
 
 def test_full_rows_are_those_of_pad_that_fill_the_context(

@@ -9,8 +9,8 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from modeling_eem import MaskedMixerConfig, MaskedMixerForCausalLM
-from modeling_eem.kernels import cpu
-from modeling_eem.kernels.cpu import FEW_ROWS
+from modeling_eem.kernels import cpu_linear
+from modeling_eem.kernels.cpu_linear import FEW_ROWS
 from modeling_eem.models.mixing_masked_mixer import activated_linear, linear, product
 
 
@@ -21,7 +21,7 @@ def test_few_rows_are_a_linear(shape: tuple[int, ...], has_bias: bool) -> None:
     bias = torch.randn(8) if has_bias else None
     for rows in (x, x.transpose(0, -2) if x.dim() > 2 else x):  # also rows that do not lie one after the other
         expected = nn.functional.linear(rows, weight, bias)
-        torch.testing.assert_close(cpu.few_rows_linear(rows, weight, bias), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(cpu_linear.few_rows_linear(rows, weight, bias), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, FEW_ROWS, FEW_ROWS + 1])
@@ -39,7 +39,7 @@ def test_the_layer_is_a_linear_for_any_rows(num_rows: int, num_outputs: int, dty
 def test_only_large_weights_go_the_other_way(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """What fits a core's cache gains nothing."""
     called = []
-    monkeypatch.setattr("modeling_eem.kernels.cpu.few_rows_linear", lambda *_: called.append(1))
+    monkeypatch.setattr("modeling_eem.kernels.cpu_linear.few_rows_linear", lambda *_: called.append(1))
     with torch.no_grad():
         linear(nn.Linear(*size), torch.randn(1, size[0]))
     assert bool(called) == (size == (256, 512))
@@ -53,7 +53,7 @@ def test_a_product_of_rows_is_one(num_rows: int, num_inputs: int, num_outputs: i
     # As it is, as a transpose, and with gaps between its rows.
     for weight in (dense, dense.T.contiguous().T, wide[:, :num_inputs]):
         expected = (x.double() @ weight.double().T + bias.double()).float()
-        torch.testing.assert_close(cpu._onednn(x, weight, bias), expected, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(cpu_linear.onednn(x, weight, bias), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_gradients_are_those_of_a_linear() -> None:
@@ -91,7 +91,7 @@ def test_bits_do_not_depend_on_the_place_of_the_weights_or_the_number_of_rows() 
 
 @pytest.mark.parametrize(
     "switch",
-    ["torch.backends.mkldnn.enabled", "modeling_eem.kernels.cpu.HAS_ONEDNN"],
+    ["torch.backends.mkldnn.enabled", "modeling_eem.kernels.cpu_linear.HAS_ONEDNN"],
     ids=["off", "not built"],
 )
 def test_without_onednn_it_is_pytorchs_linear(switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ def test_autocast_decides_the_dtype() -> None:
 
 
 needs_bfloat16 = pytest.mark.skipif(
-    not (cpu.HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()), reason="oneDNN has no bfloat16 here"
+    not (cpu_linear.HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()), reason="oneDNN has no bfloat16 here"
 )
 
 
@@ -180,7 +180,9 @@ def test_a_bias_in_bfloat16_goes_by_onednn(is_autocast: bool, monkeypatch: pytes
         layer, x = layer.bfloat16(), x.bfloat16()
     x.requires_grad_()
     called = []
-    monkeypatch.setattr(cpu, "_onednn", lambda *given, whole=cpu._onednn: called.append(1) or whole(*given))
+    monkeypatch.setattr(
+        cpu_linear, "onednn", lambda *given, whole=cpu_linear.onednn: called.append(1) or whole(*given)
+    )
     upstream = torch.randn(6, 5, 32).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_autocast):
         y = linear(layer, x)
@@ -197,7 +199,7 @@ def test_a_bias_in_bfloat16_goes_by_onednn(is_autocast: bool, monkeypatch: pytes
 
 @needs_bfloat16
 def test_without_a_bias_bfloat16_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "_onednn", lambda *_: pytest.fail("there was no bias to save"))
+    monkeypatch.setattr(cpu_linear, "onednn", lambda *_: pytest.fail("there was no bias to save"))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         linear(nn.Linear(48, 32, bias=False), torch.randn(5, 48))
 
@@ -206,7 +208,8 @@ def _activated(layer: nn.Linear, activation: nn.Module, x: torch.Tensor) -> torc
     return linear(layer, activation(x))
 
 
-@pytest.mark.parametrize("is_low", [False, True])
+@pytest.mark.skipif(not cpu_linear.HAS_ONEDNN, reason="oneDNN is missing")
+@pytest.mark.parametrize("is_low", [False, pytest.param(True, marks=needs_bfloat16)])
 def test_a_gelu_before_a_linear_is_not_kept(is_low: bool) -> None:
     """The numbers and gradients of one that is, bit for bit, and half of the memory."""
     layer, x = nn.Linear(48, 32), torch.randn(6, 5, 48, requires_grad=True)
@@ -227,8 +230,7 @@ def test_a_gelu_before_a_linear_is_not_kept(is_low: bool) -> None:
         sizes.append(sum(kept.values()))
     for ours, theirs in zip(*results):
         assert torch.equal(ours, theirs)
-    if not is_low or torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        assert sizes[1] - sizes[0] == x.numel()
+    assert sizes[1] - sizes[0] == x.numel()
 
 
 @pytest.mark.parametrize("activation", ["gelu_new", "relu", "gelu_python"])
@@ -247,12 +249,19 @@ def test_second_gradients_through_a_gelu() -> None:
     torch.testing.assert_close(second(activated_linear), second(_activated), rtol=1e-5, atol=1e-5)
 
 
-def test_a_watched_activation_is_called() -> None:
-    layer, activation, seen = nn.Linear(6, 4), ACT2FN["gelu"], []
-    handle = activation.register_forward_hook(lambda *_: seen.append(1))
-    activated_linear(layer, activation, torch.randn(3, 6))
-    handle.remove()
+@pytest.mark.parametrize("watched", [0, 1])
+def test_a_watched_layer_or_activation_is_called(watched: int) -> None:
+    modules, seen = (nn.Linear(6, 4), ACT2FN["gelu"]), []
+    modules[watched].register_forward_hook(lambda *_: seen.append(1))
+    activated_linear(*modules, torch.randn(3, 6))
     assert seen
+
+
+def test_without_autocast_a_mixture_of_dtypes_is_refused_as_by_pytorch() -> None:
+    layer = nn.Linear(6, 4)
+    for x, mixed in ((torch.randn(3, 6).bfloat16(), layer), (torch.randn(3, 6), nn.Linear(6, 4).bfloat16())):
+        with pytest.raises(RuntimeError, match="dtype"):
+            linear(mixed, x)
 
 
 HOOKS: dict[str, Callable[[nn.Module, list], object]] = {

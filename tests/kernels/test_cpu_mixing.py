@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modeling_eem.kernels.cpu import block_token_mixing
+from modeling_eem.kernels.cpu_mixing import block_token_mixing
 from modeling_eem.models.mixing_masked_mixer import reference_token_mixing
 
 BLOCK_LENGTHS = [1, 7, 63, 64, 65, 300]  # around one block and its multiples

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from modeling_eem import EEMForCausalLM, MaskedMixerForCausalLM
+from modeling_eem.models import loss_eem
 from modeling_eem.models.loss_eem import (
     CHUNK_SIZE,
     causal_lm_loss,
@@ -39,6 +40,14 @@ def _expected(hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor | 
     return (losses if weights is None else losses * weights).sum(), losses
 
 
+@pytest.fixture(params=[None, 100], ids=["chunks", "blocks"])
+def block_numbers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As tests' vocabularies are, a chunk is one block; so also with blocks of nine tokens."""
+    if request.param:
+        monkeypatch.setattr(loss_eem, "BLOCK_NUMBERS", request.param)
+
+
+@pytest.mark.usefixtures("block_numbers")
 @pytest.mark.parametrize("is_weighted", [True, False])
 @pytest.mark.parametrize("num_tokens", LENGTHS)
 def test_chunks_equal_whole_logits(num_tokens: int, is_weighted: bool) -> None:
@@ -55,6 +64,7 @@ def test_chunks_equal_whole_logits(num_tokens: int, is_weighted: bool) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("block_numbers")
 @pytest.mark.parametrize("trained", [[], ["hidden"], ["weight"]])
 def test_a_frozen_input_gets_no_gradient_and_changes_none(trained: list[str]) -> None:
     hidden, weight, labels, weights = _problem(40)
@@ -123,6 +133,7 @@ def test_large_logits_do_not_overflow() -> None:
     assert hidden.grad.isfinite().all()
 
 
+@pytest.mark.usefixtures("block_numbers")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_products_with_a_float32_softmax(dtype: torch.dtype) -> None:
     """Under autocast and for weights of low precision: the losses are those of the rounded products, in float32."""

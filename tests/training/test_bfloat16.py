@@ -29,7 +29,7 @@ def test_a_line_if_the_precision_costs_time(
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="for machines with a CPU alone")
 def test_one_flag_trains_in_bfloat16_on_a_cpu(write_run: Callable[..., Path]) -> None:
-    arguments = prepare_run(write_run(), ["--bf16", "true"]).arguments
+    arguments = prepare_run(write_run(use_cpu=None), ["--bf16", "true"]).arguments
     assert arguments.use_cpu and arguments.bf16 and arguments.mixed_precision == "bf16"
 
 

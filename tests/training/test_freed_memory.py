@@ -26,4 +26,6 @@ def test_pages_are_fetched_once() -> None:
         how: int(subprocess.run([sys.executable, "-c", STEPS, how], capture_output=True, text=True, check=True).stdout)
         for how in ("keep", "default")
     }
+    if faults["default"] < 10_000:
+        pytest.skip("another allocator than glibc's, or pages of megabytes")
     assert faults["keep"] < faults["default"] / 10

@@ -1,13 +1,7 @@
-"""Faster ways on a CPU to the models' own numbers.
+"""Faster token mixing on a CPU, to the models' own numbers.
 
 * `block_token_mixing`: token mixing by blocks, which never computes the half above the diagonal: of W's rows by
   oneDNN, or, with taps, of its columns by the BLAS, which adds in place. Taps by a fast FIR algorithm.
-* `onednn_linear`, `onednn_product`: products of many rows by oneDNN. On an x86 CPU PyTorch gives them to MKL, although
-  its own oneDNN can be faster. oneDNN's sums do not depend on the weights' address, nor on the number of rows if there
-  is more than one; MKL's do. With a few rows, as in generation, reading the weights takes the time. `x W^T` reads them
-  with one core; `W x^T` in two halves, one batched product, reads them with two. In bfloat16 a Linear with a bias goes
-  by oneDNN too, which adds the bias on the way.
-* `onednn_gelu_linear`: the second half of a feed-forward in training, which keeps half of its memory.
 
 Each declines what it was not made for (other devices and dtypes, shards, quantized or watched layers) by returning
 None, and the models then compute it themselves. `docs/speed.md` shows the gain of each.
@@ -18,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from transformers.activations import GELUActivation
+from torch import Tensor
+
+from .cpu_linear import HAS_ONEDNN, is_plain, onednn
 
 # Columns of W that a product takes at a time: few enough to skip most of the upper triangle, enough for full speed.
 BLOCK_SIZE = 64
@@ -29,185 +23,13 @@ ROW_BLOCK_SIZE = 128
 LEAST_COLUMNS = 256
 # Numbers in a cache line: products of taps that were a column short of it took a sixth longer.
 COLUMN_MULTIPLE = 16
-# Up to so many rows, two halves of W measured faster.
-FEW_ROWS = 4
-# For so many numbers in W and more; a smaller W fits a core's own cache.
-LEAST_WEIGHTS = 1 << 16
-# The operator that `torch.compile` writes for a Linear on a CPU; builds without oneDNN lack it.
-HAS_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
-# Shards (DTensor) and quantized weights are neither.
-_PLAIN_TENSORS = (Tensor, nn.Parameter)
-
-
-def _is_plain(x: Tensor, weight: Tensor, *dtypes: torch.dtype) -> bool:
-    """Whether a product is of plain tensors of these dtypes on a CPU, without autocast."""
-    return (
-        x.is_cpu
-        and weight.is_cpu
-        and x.dtype == weight.dtype
-        and x.dtype in dtypes
-        and type(x) in _PLAIN_TENSORS
-        and type(weight) in _PLAIN_TENSORS
-        and weight.layout == torch.strided
-        and not torch.is_autocast_enabled("cpu")
-    )
 
 
 def block_token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor, is_causal: bool) -> Tensor | None:
     """`dense_token_mixing` by blocks; not in half precision, which would round the sum of each block and tap."""
-    if not _is_plain(x_HTBE, weight_HTTK, torch.float32, torch.float64):
+    if not is_plain(x_HTBE, weight_HTTK, torch.float32, torch.float64):
         return None
     return _BlockMixing.apply(weight_HTTK, bias_HT, x_HTBE, is_causal)
-
-
-def onednn_linear(layer: nn.Module, x: Tensor) -> Tensor | None:
-    """A plain `nn.Linear` without hooks.
-
-    A custom autograd function cannot do two things: forward-mode differentiation, and leaving out W's gradient if only
-    x's is needed and W is not frozen. Up to `FEW_ROWS` rows without gradients, the last bits depend on the address of
-    large weights, as they do in PyTorch's own product of one row.
-    """
-    if type(layer) is not nn.Linear or _is_watched(layer):
-        return None
-    if _is_low(layer, x):
-        low_x, weight, bias = (tensor.bfloat16() for tensor in (x, layer.weight, layer.bias))
-        return _linear_rows(low_x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], len(weight))
-    if not _is_taken(x, layer.weight):
-        return None
-    # Not from the layer's own sizes: under tensor parallelism its weight is only a part.
-    num_outputs, num_inputs = layer.weight.shape
-    is_halved = x.numel() <= FEW_ROWS * num_inputs and layer.weight.numel() >= LEAST_WEIGHTS and num_outputs % 2 == 0
-    if is_halved and not torch.is_grad_enabled():
-        return few_rows_linear(x, layer.weight, layer.bias)
-    return _linear_rows(x.reshape(-1, num_inputs), layer.weight, layer.bias).view(*x.shape[:-1], num_outputs)
-
-
-def onednn_gelu_linear(layer: nn.Module, activation: nn.Module, x: Tensor) -> Tensor | None:
-    """`layer(gelu(x))` of a plain `nn.Linear` in training: keeps x alone, and computes the gelu again in backward."""
-    is_gelu = type(activation) is GELUActivation and activation.act is F.gelu and not _is_watched(activation)
-    if not is_gelu or not torch.is_grad_enabled() or type(layer) is not nn.Linear or _is_watched(layer):
-        return None
-    weight, bias = layer.weight, layer.bias
-    if _is_low(layer, x):
-        x, weight, bias = (tensor.bfloat16() for tensor in (x, weight, bias))
-    elif not _is_taken(x, weight):
-        return None
-    return _GeluProduct.apply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], len(weight))
-
-
-def onednn_product(x_NI: Tensor, weight_OI: Tensor) -> Tensor | None:
-    """`x W^T [N, O]`, without gradients."""
-    return _onednn(x_NI, weight_OI, None) if _is_taken(x_NI, weight_OI) else None
-
-
-def _is_watched(layer: nn.Module) -> bool:
-    """Whether calling the layer does more than its class's forward: it has hooks, or a replaced forward."""
-    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    return any(hooks) or "forward" in vars(layer)
-
-
-def _is_taken(x: Tensor, weight_OI: Tensor) -> bool:
-    """Whether oneDNN takes a product; `torch.backends.mkldnn.enabled = False` leaves all to PyTorch's choice."""
-    return (
-        HAS_ONEDNN
-        and torch.backends.mkldnn.enabled
-        and _is_plain(x, weight_OI, torch.float32)
-        and x.numel() > 0
-        and x.shape[-1] == weight_OI.shape[-1]
-    )
-
-
-def _is_low(layer: nn.Linear, x: Tensor) -> bool:
-    """Whether a Linear computes in bfloat16 and has a bias.
-
-    PyTorch 2.13 copies the bias to all rows before the product; with AMX that takes as long as the product.
-    """
-    tensors = (x, layer.weight, layer.bias)
-    if torch.is_autocast_enabled("cpu"):
-        is_low = torch.get_autocast_dtype("cpu") == torch.bfloat16
-    else:
-        is_low = x.dtype == torch.bfloat16
-    return (
-        HAS_ONEDNN
-        and is_low
-        and torch.backends.mkldnn.enabled
-        and all(type(tensor) in _PLAIN_TENSORS and tensor.is_cpu for tensor in tensors)
-        and all(tensor.dtype in (torch.float32, torch.bfloat16) for tensor in tensors)
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        and x.numel() > 0
-        and x.shape[-1] == layer.weight.shape[-1]
-    )
-
-
-def _onednn(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-    # oneDNN has no fast way for a W with gaps between its rows.
-    if not (weight_OI.is_contiguous() or weight_OI.T.is_contiguous()):
-        return F.linear(x_NI, weight_OI, bias_O)
-    return torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, bias_O, "none", [], "")
-
-
-def _linear_rows(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """`x W^T + b [N, O]`, with gradients of any order."""
-    if torch.is_grad_enabled():
-        return _RowsProduct.apply(x_NI, weight_OI, bias_O)
-    return _onednn(x_NI, weight_OI, bias_O)
-
-
-class _RowsProduct(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-        return _onednn(x_NI, weight_OI, bias_O)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-        x_NI, weight_OI, _ = inputs
-        needs_x, needs_weight, _ = ctx.needs_input_grad
-        ctx.save_for_backward(x_NI if needs_weight else None, weight_OI if needs_x else None)
-
-    @staticmethod
-    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x_NI, weight_OI = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        grad_x = _linear_rows(grad_NO, weight_OI.T) if needs_x else None
-        # By the BLAS, which reads transposes in place; oneDNN would copy them.
-        grad_weight = grad_NO.T @ x_NI if needs_weight else None
-        return grad_x, grad_weight, grad_NO.sum(0) if needs_bias else None
-
-
-class _GeluProduct(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-        return _onednn(F.gelu(x_NI), weight_OI, bias_O)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:2])
-
-    @staticmethod
-    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x_NI, weight_OI = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        grad_weight = grad_NO.T @ F.gelu(x_NI) if needs_weight else None
-        grad_x = torch.ops.aten.gelu_backward(_linear_rows(grad_NO, weight_OI.T), x_NI) if needs_x else None
-        return grad_x, grad_weight, grad_NO.sum(0) if needs_bias else None
-
-
-def few_rows_linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-    """`F.linear(x [..., I], W [O, I], b)` as `W x^T` in two halves of W; O is even. Returns `[..., O]`, a view."""
-    num_outputs, num_inputs = weight_OI.shape
-    num_rows = x.numel() // num_inputs
-    x_2IN = x.reshape(num_rows, num_inputs).T.expand(2, num_inputs, num_rows)
-    weight_2OI = weight_OI.reshape(2, num_outputs // 2, num_inputs)
-    if bias_O is None:
-        y_2ON = torch.bmm(weight_2OI, x_2IN)
-    else:
-        y_2ON = torch.baddbmm(bias_O.reshape(2, num_outputs // 2, 1), weight_2OI, x_2IN)
-    shape = (*x.shape[:-1], num_outputs)
-    return y_2ON.view(shape) if num_rows == 1 else y_2ON.view(num_outputs, num_rows).T.view(shape)
 
 
 class _BlockMixing(torch.autograd.Function):
@@ -399,7 +221,7 @@ def _mix(taps: Sequence[Tensor], bias_HT: Tensor | None, x_HTF: Tensor, num_outp
         y_HTF = torch.empty_like(x_HTF)
         for weight_TT, bias_T, x_TF, y_TF in zip(taps[0], bias_HT, x_HTF, y_HTF):
             for start, stop in _row_blocks(len(x_TF)):
-                block_LF = _onednn(weight_TT[start:stop, :stop], x_TF[:stop].T, None)
+                block_LF = onednn(weight_TT[start:stop, :stop], x_TF[:stop].T, None)
                 torch.add(block_LF, bias_T[start:stop, None], out=y_TF[start:stop])
         return y_HTF
     if bias_HT is None:
@@ -420,7 +242,7 @@ def _mix_transposed(taps: Sequence[Tensor], grad_HTF: Tensor, num_inputs: int, i
         for weight_TT, grad_x_TF, grad_TF in zip(taps[0], grad_x_HTF, grad_HTF):
             for start, stop in _row_blocks(length):
                 seeing_LS = _rows_from(start, weight_TT).narrow(1, start, stop - start).T
-                block_LF = _onednn(seeing_LS, _rows_from(start, grad_TF).T, None)
+                block_LF = onednn(seeing_LS, _rows_from(start, grad_TF).T, None)
                 grad_x_TF.narrow(0, start, stop - start).copy_(block_LF)
         return grad_x_HTF
     size = _block_size(length, is_causal)
@@ -441,7 +263,7 @@ def _mix_slopes(grad_HTF: Tensor, x_HTF: Tensor, num_taps: int, is_causal: bool)
     if _is_by_rows(num_taps, grad_HTF, is_causal):
         for slope_TT, x_TF, grad_TF in zip(slopes[0], x_HTF, grad_HTF):
             for start, stop in _row_blocks(length):
-                block_LS = _onednn(grad_TF.narrow(0, start, stop - start), x_TF.narrow(0, 0, stop), None)
+                block_LS = onednn(grad_TF.narrow(0, start, stop - start), x_TF.narrow(0, 0, stop), None)
                 slope_TT.narrow(0, start, stop - start).narrow(1, 0, stop).copy_(block_LS.tril(start))
         return slopes
     for slopes_SL, x_LF, grad_SF in _column_blocks(slopes, x_HTF, grad_HTF, is_causal):
@@ -483,11 +305,4 @@ def _rows_from(start: int, matrix: Tensor) -> Tensor:
     return matrix.narrow(0, start, matrix.shape[0] - start)
 
 
-__all__ = [
-    "HAS_ONEDNN",
-    "block_token_mixing",
-    "few_rows_linear",
-    "onednn_gelu_linear",
-    "onednn_linear",
-    "onednn_product",
-]
+__all__ = ["block_token_mixing"]
