@@ -9,7 +9,7 @@ import torch
 from transformers.integrations.integration_utils import get_available_reporting_integrations, is_tensorboard_available
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import HubStrategy, SaveStrategy
-from transformers.utils import is_torch_xla_available
+from transformers.utils.import_utils import is_torch_xla_available
 
 from modeling_eem.training.token_loss_arguments import TokenWeightedTrainingArguments
 
