@@ -21,6 +21,8 @@ from training_cases import (
     step_of,
 )
 
+from modeling_eem.kernels.cpu_linear import has_bfloat16
+
 
 def compiled(repeats: int) -> list[Figure]:
     """A step of the flat mixer, with `torch.compile` and without."""
@@ -52,7 +54,7 @@ def bfloat16(repeats: int) -> list[Figure]:
         ),
     }
     what = "a training step under bfloat16 autocast, speed over"
-    has_instructions = DEVICE == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    has_instructions = DEVICE == "cuda" or has_bfloat16()
     floors = {"float32's": 1.9} if has_instructions else {}  # 2.20 and 2.34 were seen; other processors only lose time
     return [
         Figure(f"{what} {name}", paired_ratios(step, other, repeats), floors.get(name))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from eem.console import check_output, one_line_errors
+from eem.console import check_output, one_line_errors, waiting
 
 
 @one_line_errors()
@@ -30,7 +30,8 @@ def publish(
 
     check_output(output)
     name = repo.rpartition("/")[2] if repo else None
-    write_hub_folder(rows, output, name=name, location=repo or ".", licence=licence, language=language)
+    with waiting(f"reading {rows}"):
+        write_hub_folder(rows, output, name=name, location=repo or ".", licence=licence, language=language)
     typer.echo(f"{output}: data, tokenizer and README.md")
     if doubt := licence_doubt(licence):
         typer.echo(doubt, err=True)

@@ -45,7 +45,8 @@ def write_hub_folder(
         `output`.
 
     Raises:
-        ValueError: for a folder that does not exist, rows that neither command made, a tokenizer that is damaged or
+        ValueError: for a folder that does not exist, rows that neither command made or that
+            changed since, a tokenizer that is damaged or
             another's, or an output that is not empty.
     """
     rows, output = Path(rows), Path(output)

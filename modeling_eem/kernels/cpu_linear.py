@@ -28,6 +28,11 @@ HAS_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 _PLAIN_TENSORS = (Tensor, nn.Parameter)
 
 
+def has_bfloat16() -> bool:
+    """Whether oneDNN multiplies bfloat16 on this CPU."""
+    return HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def is_plain(x: Tensor, weight: Tensor, *dtypes: torch.dtype) -> bool:
     """Whether a product is of plain tensors of these dtypes on a CPU, without autocast."""
     return (
@@ -105,16 +110,15 @@ def _is_low(layer: nn.Linear, x: Tensor) -> bool:
     PyTorch 2.13 copies the bias to all rows before the product; with AMX that takes as long as the product.
     """
     tensors = (x, layer.weight, layer.bias)
-    is_autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    dtypes = (torch.float32, torch.bfloat16) if is_autocast else (torch.bfloat16,)
+    dtypes = [torch.bfloat16]
+    if torch.is_autocast_enabled("cpu"):
+        dtypes = [torch.float32, torch.bfloat16] if torch.get_autocast_dtype("cpu") == torch.bfloat16 else []
     return (
-        HAS_ONEDNN
+        has_bfloat16()
         and torch.is_grad_enabled()  # else autocast's own copies of the weights serve many calls
         and torch.backends.mkldnn.enabled
-        and (is_autocast or not torch.is_autocast_enabled("cpu"))
         and all(type(tensor) in _PLAIN_TENSORS and tensor.is_cpu and tensor.dtype in dtypes for tensor in tensors)
         and layer.weight.layout == torch.strided
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
         and x.numel() > 0
         and x.shape[-1] == layer.weight.shape[-1]
     )
@@ -196,6 +200,7 @@ def few_rows_linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tens
 __all__ = [
     "HAS_ONEDNN",
     "few_rows_linear",
+    "has_bfloat16",
     "is_plain",
     "onednn",
     "onednn_gelu_linear",

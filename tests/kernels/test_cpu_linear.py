@@ -166,9 +166,7 @@ def test_autocast_decides_the_dtype() -> None:
         assert linear(nn.Linear(256, 512), torch.randn(1, 256)).dtype == torch.bfloat16
 
 
-needs_bfloat16 = pytest.mark.skipif(
-    not (cpu_linear.HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()), reason="oneDNN has no bfloat16 here"
-)
+needs_bfloat16 = pytest.mark.skipif(not cpu_linear.has_bfloat16(), reason="oneDNN has no bfloat16 here")
 
 
 @needs_bfloat16

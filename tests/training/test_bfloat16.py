@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from modeling_eem.training import RunTrainer, bfloat16, prepare_run
+from modeling_eem.training import RunTrainer, bfloat16, prepare_run, run_arguments
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,18 @@ def test_a_line_if_the_precision_costs_time(
 def test_one_flag_trains_in_bfloat16_on_a_cpu(write_run: Callable[..., Path]) -> None:
     arguments = prepare_run(write_run(use_cpu=None), ["--bf16", "true"]).arguments
     assert arguments.use_cpu and arguments.bf16 and arguments.mixed_precision == "bf16"
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="for machines with a CPU alone")
+@pytest.mark.parametrize("other", ["deepspeed", "xla"])
+def test_other_launches_keep_the_answer_of_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """On a CPU accelerate would leave DeepSpeed out without a word, and XLA has devices of its own."""
+    monkeypatch.setattr(run_arguments, "is_torch_xla_available", lambda: other == "xla")
+    given = {"deepspeed": {"zero_optimization": {"stage": 3}}} if other == "deepspeed" else {}
+    with pytest.raises(ValueError, match="use_cpu"):
+        run_arguments.RunArguments(str(tmp_path), bf16=True, **given)
 
 
 def test_the_speed_is_measured() -> None:

@@ -203,6 +203,10 @@ def test_another_run_is_refused(again: Callable[..., Path], changes: dict[str, A
         prepare_run(again(**changes))
 
 
+def test_a_run_may_go_on_on_another_device(again: Callable[..., Path]) -> None:
+    assert prepare_run(again(use_cpu=False)).checkpoint is not None
+
+
 def test_other_text_under_the_same_name_is_refused(again: Callable[..., Path], tmp_path: Path, run_text: Path) -> None:
     shutil.copy(run_text / "train.jsonl", tmp_path / "train.jsonl")
     path = again(train_files=[str(tmp_path / "train.jsonl")], output_dir=str(tmp_path / "text"), save_steps=2)
