@@ -7,10 +7,6 @@ import hashlib
 import os
 import sys
 from datetime import timedelta
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 _PATIENCE = timedelta(seconds=5)
 _LOST = "gloo/transport"  # how PyTorch's error about a closed connection begins
@@ -33,11 +29,10 @@ def is_first_to_say(message: str) -> bool:
     """
     if num_processes() == 1:
         return True
-    store = _store()
-    if store is None:
+    counts = _add({_said(): 1, f"{_said()}/{hashlib.sha256(message.encode()).hexdigest()}": 1})
+    if counts is None:
         return os.environ.get("LOCAL_RANK", "0") == "0"
-    store.add(_said(), 1)
-    return store.add(f"{_said()}/{hashlib.sha256(message.encode()).hexdigest()}", 1) == 1
+    return counts[1] == 1
 
 
 def lost_process(error: RuntimeError) -> str | None:
@@ -47,8 +42,8 @@ def lost_process(error: RuntimeError) -> str | None:
     """
     if num_processes() == 1 or _LOST not in str(error):
         return None
-    store = _store()
-    if store is None or store.add(_said(), 0):
+    counts = _add({_said(): 0})
+    if counts is None or counts[0]:
         return ""
     return "another process of this launch ended without an error message: was it killed, or out of memory?"
 
@@ -79,8 +74,11 @@ def _said() -> str:
     return f"eem/said/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
-def _store() -> "TCPStore | None":
-    """The store that connected processes share; None before they are connected, and after its host has ended."""
+def _add(amounts: dict[str, int]) -> list[int] | None:
+    """Add to counts that connected processes share; what they are then, in the same order.
+
+    None before the processes are connected, and if the counts' host has ended, be it while they are read.
+    """
     if "torch.distributed" not in sys.modules:
         return None
     import torch.distributed as dist
@@ -89,8 +87,9 @@ def _store() -> "TCPStore | None":
         return None
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
-        return dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]  # documented there
+        store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]  # documented there
             host, port, is_master=False, wait_for_workers=False, timeout=_PATIENCE
         )
+        return [store.add(key, amount) for key, amount in amounts.items()]
     except dist.DistError:
         return None

@@ -134,3 +134,22 @@ def test_a_process_that_was_killed_is_spoken_of(connected: dict[str, int]) -> No
     launch.is_first_to_say("a")
     assert launch.lost_process(closed) == ""
     assert launch.lost_process(RuntimeError("shapes do not match")) is None
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+def test_the_counts_may_go_while_they_are_read(
+    asked: int, connected: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first process hosts them: it may end between this one's connection and its question, or between two."""
+    add = dist.TCPStore.add
+
+    def gone(store: Any, key: str, amount: int) -> int:
+        if len(connected) >= asked:
+            raise dist.DistNetworkError("Connection reset by peer")
+        return add(store, key, amount)
+
+    monkeypatch.setattr(dist.TCPStore, "add", gone)
+    assert not launch.is_first_to_say("a")
+    connected.clear()
+    closed = RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer")
+    assert (launch.lost_process(closed) == "") == (asked == 0)
