@@ -8,6 +8,9 @@ chooses the learning rate, on the validation documents; all losses then use it. 
 pretrained one before training ("self"), and the same after one pass over many other documents of the kind ("teacher").
 After each epoch the validation documents are measured. Test documents and general text are measured where early
 stopping stops (the lowest validation value) and at the end, in bits a byte. Finished runs are kept in OUTPUT.
+
+Two rivals stand beside the token losses: label smoothing, and distillation, the divergence from the teacher's whole
+distributions, of which a surprisal is one number.
 """
 
 import json
@@ -22,6 +25,7 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+import torch.nn.functional as F
 import typer
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
@@ -31,17 +35,21 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
+    Trainer,
     TrainerCallback,
+    TrainingArguments,
 )
 
 from eem.console import one_line_errors, quiet_loading
+from modeling_eem.data.collator import CausalCollator
 from modeling_eem.data.tokenizer import token_bytes
 from modeling_eem.entropy import CausalEntropy
 from modeling_eem.files import write_atomically
 from modeling_eem.report import Table, write_results
-from modeling_eem.training import TokenWeightedTrainer, TokenWeightedTrainingArguments
+from modeling_eem.training import TOKEN_LOSSES, TokenWeightedTrainer, TokenWeightedTrainingArguments
 
-RATES = (5e-5, 1.5e-4)
+RATES = (5e-5, 1.5e-4, 4e-4)
+SMOOTHING = 0.1
 LENGTH = 256  # tokens of a row; a longer document gives its beginning
 BATCH = 4
 
@@ -64,6 +72,8 @@ METHODS = [  # in the order they run
     Method("hinge", "teacher"),
     Method("complement", "self"),
     Method("distance", "teacher"),
+    Method("distillation", "teacher"),
+    Method("label_smoothing"),
     Method("selective", "self"),
     Method("selective", "teacher"),
     Method("mile"),
@@ -107,20 +117,41 @@ def surprisals(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> list[li
 
 
 class MeasureEpochs(TrainerCallback):
-    """Measures the validation documents after each epoch, and the other samples where that is the lowest so far."""
+    """Measures the validation documents after each epoch, and keeps the weights where that is the lowest so far."""
 
-    def __init__(self, validation: Sample, others: dict[str, Sample]):
+    def __init__(self, validation: Sample):
         self.validation = validation
-        self.others = others
         self.values: list[float] = []
-        self.best: dict[str, list[float]] = {}
+        self.best: dict[str, torch.Tensor] = {}
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: PreTrainedModel, **kwargs: Any) -> None:
         model.eval()
         self.values.append(sum(self.validation.bits(model)) / sum(self.validation.num_bytes))
         if self.values[-1] == min(self.values):
-            self.best = bits_of(self.others, model)
+            self.best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         model.train()
+
+
+class RivalTrainer(Trainer):
+    """Label smoothing, or distillation: KL(teacher ‖ student), the mean over tokens, the teacher in float32."""
+
+    def __init__(self, *args: Any, teacher: PreTrainedModel | None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.teacher = teacher
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        logits_BTV = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits[:, :-1]
+        labels_BT = inputs["labels"][:, 1:]
+        logp_NV = F.log_softmax(logits_BTV[labels_BT != -100].float(), dim=-1)
+        labels_N = labels_BT[labels_BT != -100]
+        if self.teacher is None:
+            return F.cross_entropy(logp_NV, labels_N, label_smoothing=SMOOTHING)
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            known_BTV = self.teacher(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+            teacher_NV = F.log_softmax(known_BTV[:, :-1][labels_BT != -100].float(), dim=-1)
+        return F.kl_div(logp_NV, teacher_NV, log_target=True, reduction="batchmean")
 
 
 def bits_of(samples: dict[str, Sample], model: PreTrainedModel) -> dict[str, list[float]]:
@@ -138,35 +169,45 @@ def train(
     seed: int,
     pad: int,
     bf16: bool,
+    teacher: PreTrainedModel | None = None,
 ) -> PreTrainedModel:
     """A copy of the pretrained model, trained on `rows`, AdamW, the rate constant after two steps."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.config.pad_token_id = pad
+    options = {
+        "learning_rate": rate,
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": 2,
+        "num_train_epochs": epochs,
+        "per_device_train_batch_size": BATCH,
+        "max_grad_norm": 1.0,
+        "weight_decay": 0.0,
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "use_cpu": True,
+        "bf16": bf16,
+        "seed": seed,
+    }
+    given = {
+        "model": model,
+        "train_dataset": Dataset.from_dict(rows),
+        "callbacks": [] if measure is None else [measure],
+    }
     with TemporaryDirectory() as output:
-        trainer = TokenWeightedTrainer(
-            model=model,
-            args=TokenWeightedTrainingArguments(
-                output_dir=output,
-                token_loss=method.loss,
-                learning_rate=rate,
-                lr_scheduler_type="constant_with_warmup",
-                warmup_steps=2,
-                num_train_epochs=epochs,
-                per_device_train_batch_size=BATCH,
-                max_grad_norm=1.0,
-                weight_decay=0.0,
-                save_strategy="no",
-                logging_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-                dataloader_pin_memory=False,
-                use_cpu=True,
-                bf16=bf16,
-                seed=seed,
-            ),
-            train_dataset=Dataset.from_dict(rows),
-            callbacks=[] if measure is None else [measure],
-        )
+        if method.loss in TOKEN_LOSSES:
+            args = TokenWeightedTrainingArguments(output_dir=output, token_loss=method.loss, **options)
+            trainer = TokenWeightedTrainer(args=args, **given)
+        else:
+            args = TrainingArguments(output_dir=output, **options)
+            trainer = RivalTrainer(
+                args=args,
+                data_collator=CausalCollator(pad_token_id=pad, vocab_size=model.config.vocab_size, max_length=LENGTH),
+                teacher=teacher if method.entropies else None,
+                **given,
+            )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     return model.eval()
@@ -306,16 +347,19 @@ def main(
         rows: dict[str, list] = {"input_ids": rows_of(seed)}
         if entropies is not None:
             rows["token_entropies"] = [[math.nan, *values] for values in entropies]
-        measure = MeasureEpochs(held_out, others)
-        trained = train(model, method, rate, rows, measure, epochs=epochs, seed=seed, **common)
+        measure = MeasureEpochs(held_out)
+        trained = train(model, method, rate, rows, measure, epochs=epochs, seed=seed, teacher=teacher, **common)
         stop = int(np.argmin(measure.values))
-        is_last = stop == epochs - 1
-        end = measure.best if is_last else bits_of(others, trained)
+        end = best = bits_of(others, trained)
+        if stop < epochs - 1:
+            trained.load_state_dict(measure.best)
+            best = bits_of(others, trained)
         seconds = time.monotonic() - began
-        kept = {"validation": measure.values, "stop": stop + 1, "best": measure.best, "end": end, "seconds": seconds}
+        kept = {"validation": measure.values, "stop": stop + 1, "best": best, "end": end, "seconds": seconds}
         results.keep(name, kept | asdict(method) | {"rate": rate})
         print(f"{name}: {measure.values}, {seconds:.0f} s", flush=True)
 
+    teacher = None
     for rate in RATES:
         run(f"rate {rate:g}", CONTROL, rate, 0, None)
     rate = min(RATES, key=lambda r: min(results.runs[f"rate {r:g}"]["validation"]))
@@ -334,9 +378,8 @@ def main(
         given = {"self": surprisals(pretrained, rows_of(seed)), "teacher": surprisals(teacher, rows_of(seed))}
         for method in METHODS:
             run(f"{method.name} #{seed}", method, rate, seed, given.get(method.entropies))
-            table = table_of(results.runs)
-            content = {"settings": settings | {"rate": rate}, "runs": results.runs}
-            write_results(records, "fine-tuning", [table], content)
+        content = {"settings": settings | {"rate": rate}, "runs": results.runs}
+        write_results(records, "fine-tuning", [table_of(results.runs)], content)
 
 
 if __name__ == "__main__":
