@@ -48,7 +48,7 @@ from modeling_eem.files import write_atomically
 from modeling_eem.report import Table, write_results
 from modeling_eem.training import TOKEN_LOSSES, TokenWeightedTrainer, TokenWeightedTrainingArguments
 
-RATES = (5e-5, 1.5e-4, 4e-4)
+RATES = (2e-5, 5e-5, 1.5e-4)
 SMOOTHING = 0.1
 LENGTH = 256  # tokens of a row; a longer document gives its beginning
 BATCH = 4
