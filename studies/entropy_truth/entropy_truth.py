@@ -3,19 +3,21 @@
 python studies/entropy_truth/entropy_truth.py --output runs/entropy-truth
 
 On sources whose conditional probabilities are known, small mixers and small Llamas are trained: entropy estimation
-models, a causal model, a teacher with a tokenizer of its own, and regressions on the exact values. Each estimator's
-values on held-out rows are compared with two truths, in bits: the surprisal `-log2 p(x_j | x_<j)` of the token that
-came, and the conditional entropy `H(X_j | x_<j)` of the one that was to come. Cells (a source, a backbone) are files
-of OUTPUT, and the same command goes on where a kill left off.
+models, one of them with a code large enough to say most of a row, a causal model, a teacher with a tokenizer of its
+own, and regressions on the exact values. No row is seen twice. Each estimator's values on held-out rows are compared
+with two truths, in bits: the surprisal `-log2 p(x_j | x_<j)` of the token that came, and the conditional entropy
+`H(X_j | x_<j)` of the one that was to come. Cells (a source, a backbone, a seed of rows and models) are files of
+OUTPUT, and the same command goes on where a kill left off.
 """
 
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -66,18 +68,20 @@ class Settings:
         long_length: symbols of the rows that only a sliding window can take.
         regression_rows: training rows whose exact values the regressions are fitted to.
         teacher_merges: pairs that the teacher's tokenizer makes one token.
+        large_code: numbers of the large code.
     """
 
     length: int = 32
     long_length: int = 48
-    training_rows: int = 8192
+    training_rows: int = 30_720
     held_out_rows: int = 64
     regression_rows: int = 256
     teacher_merges: int = 64
+    large_code: int = 64
     stride: int = 8
     shape: Shape = Shape(width=32, layers=2, heads=4, code_size=4)
-    schedule: Schedule = Schedule(snapshots=(40, 80, 160, 320), batch_size=32, learning_rate=5e-3)
-    regression_schedule: Schedule = Schedule(snapshots=(120,), batch_size=32, learning_rate=5e-3)
+    schedule: Schedule = Schedule(snapshots=(60, 240, 960), batch_size=32, learning_rate=5e-3)
+    regression_schedule: Schedule = Schedule(snapshots=(240,), batch_size=32, learning_rate=5e-3)
 
     @property
     def vocab_size(self) -> int:
@@ -100,9 +104,9 @@ app = typer.Typer(add_completion=False)
 class Cell:
     """All models of one backbone on one source, and what their estimators score."""
 
-    def __init__(self, settings: Settings, source: Source, backbone: str):
-        self.settings, self.source, self.backbone = settings, source, backbone
-        generator = torch.Generator().manual_seed(0)
+    def __init__(self, settings: Settings, source: Source, backbone: str, seed: int = 0):
+        self.settings, self.source, self.backbone, self.seed = settings, source, backbone, seed
+        generator = torch.Generator().manual_seed(seed)
         self.train_RT = source.sample(settings.training_rows, settings.length, generator)
         self.held_out_RT = source.sample(settings.held_out_rows, settings.length, generator)
         # The rows of some sources have an end, and nothing comes after it.
@@ -132,6 +136,12 @@ class Cell:
                 result = SlidingEntropy(model, self.settings.stride)(input_ids=with_bos(self.long_RT))
                 result.values[:, : self.settings.length + 1] = float("nan")  # these are the exact estimator's
                 found += self._score("sliding", step, result, self.long_RT)
+        for step, model in self._train(eem_model, self.train_RT, code_size=self.settings.large_code).items():
+            for name, estimator in (
+                ("exact", ExactEntropy(model)),
+                ("occlusion, loss", OcclusionEntropy(model, "loss")),
+            ):
+                found += self._score(f"{name}, large code", step, self._measure(estimator), self.held_out_RT)
         for name, result in self._regressions(longer[self.settings.schedule.snapshots[-1]]):
             found += self._score(name, self.settings.schedule.snapshots[-1], result, self.held_out_RT)
         return found
@@ -146,28 +156,35 @@ class Cell:
             yield f"occlusion, {metric}", self._measure(OcclusionEntropy(model, metric))
         yield "gradient × input", self._measure(GradientInputEntropy(model))
 
-    def _train(self, make: Callable[..., PreTrainedModel], symbols_RT: Tensor) -> dict[int, PreTrainedModel]:
-        model = seeded(make, self.backbone, self.settings.shape, 1 + symbols_RT.shape[1], self.settings.vocab_size)
+    def _train(
+        self, make: Callable[..., PreTrainedModel], symbols_RT: Tensor, **shape: int
+    ) -> dict[int, PreTrainedModel]:
+        model = self._seeded(make, 1 + symbols_RT.shape[1], self.settings.vocab_size, **shape)
         rows = Dataset.from_dict({"input_ids": with_bos(symbols_RT).tolist()})
-        return train(model, rows, self.settings.schedule, seed=0)
+        return train(model, rows, self.settings.schedule, self.seed)
+
+    def _seeded(
+        self, make: Callable[..., PreTrainedModel], length: int, vocab_size: int, **shape: int
+    ) -> PreTrainedModel:
+        """A model whose initialisation follows from nothing but its arguments and the seed."""
+        torch.manual_seed(self.seed)
+        return make(self.backbone, replace(self.settings.shape, **shape), length, vocab_size)
 
     def _teacher(self) -> Iterator[tuple[str, int, TokenEntropies]]:
         """A causal model that reads pairs of symbols as one token, told of single symbols."""
         texts, bytes_and_special_tokens = as_texts(self.train_RT), 258
         own = train_tokenizer(texts, bytes_and_special_tokens)
         pairs = train_tokenizer(texts, bytes_and_special_tokens + self.settings.teacher_merges)
-        length = 1 + self.settings.length
-        model = seeded(causal_model, self.backbone, self.settings.shape, length, len(pairs))
+        model = self._seeded(causal_model, 1 + self.settings.length, len(pairs))
         rows = Dataset.from_dict({"input_ids": [text_ids(pairs, text) for text in texts]})
-        for step, teacher in train(model, rows, self.settings.schedule, seed=0).items():
+        for step, teacher in train(model, rows, self.settings.schedule, self.seed).items():
             yield "teacher", step, TeacherEntropy(teacher, pairs, own)(as_texts(self.held_out_RT))
 
     def _regressions(self, model: PreTrainedModel) -> Iterator[tuple[str, TokenEntropies]]:
         rows = ExactEntropy(model)(input_ids=with_bos(self.train_RT[: self.settings.regression_rows])).to_dataset()
         for alignment in ("prefix", "token"):
-            length = 1 + self.settings.length
-            fresh = seeded(regression_model, self.backbone, self.settings.shape, length, self.settings.vocab_size)
-            (fitted,) = train(fresh, rows, self.settings.regression_schedule, seed=0, alignment=alignment).values()
+            fresh = self._seeded(regression_model, 1 + self.settings.length, self.settings.vocab_size)
+            (fitted,) = train(fresh, rows, self.settings.regression_schedule, self.seed, alignment).values()
             yield f"regression, {alignment}", self._measure(RegressionEntropy(fitted))
 
     def _score(self, name: str, step: int, result: TokenEntropies, symbols_RT: Tensor) -> Iterator[Score]:
@@ -194,12 +211,6 @@ class Cell:
         return {name: (values_RT / np.log(2)).numpy() for name, values_RT in nats.items()}
 
 
-def seeded(make: Callable[..., PreTrainedModel], *arguments: Any) -> PreTrainedModel:
-    """A model whose initialisation follows from nothing but its arguments."""
-    torch.manual_seed(0)
-    return make(*arguments)
-
-
 def with_bos(symbols_RT: Tensor) -> Tensor:
     return F.pad(symbols_RT + FIRST_SYMBOL, (1, 0), value=BOS)
 
@@ -212,7 +223,7 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return [tokenizer.bos_token_id, *encode_text(tokenizer, text)]
 
 
-def run_cell(file: Path, settings: Settings, name: str, backbone: str) -> list[Score]:
+def run_cell(file: Path, settings: Settings, name: str, backbone: str, seed: int = 0) -> list[Score]:
     """The scores of a cell, from its file if it is there.
 
     Raises:
@@ -225,12 +236,12 @@ def run_cell(file: Path, settings: Settings, name: str, backbone: str) -> list[S
             raise ValueError(f"{file} was made with other settings: choose another --output.")
     else:
         began, began_cpu = time.monotonic(), time.process_time()
-        scores = Cell(settings, settings.sources()[name](), backbone).scores()
+        scores = Cell(settings, settings.sources()[name](), backbone, seed).scores()
         content = {
             "settings": wanted,
             "seconds": round(time.monotonic() - began, 1),
             "cpu_seconds": round(time.process_time() - began_cpu, 1),
-            "scores": [{"source": name, "backbone": backbone, **asdict(score)} for score in scores],
+            "scores": [{"source": name, "backbone": backbone, "seed": seed, **asdict(score)} for score in scores],
         }
         write_atomically(file, json.dumps(content, indent=1) + "\n")
     return content["scores"]
@@ -251,15 +262,16 @@ def main(
     records: Annotated[Path, typer.Option(help="Folder for tables, figure and JSON.")] = Path("records"),
     sources: Annotated[list[str] | None, typer.Option(help="By name; all if not given.")] = None,
     backbones: Annotated[list[str] | None, typer.Option(help=f"{' or '.join(BACKBONES)}; both if not given.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Of rows and models.")] = 3,
 ) -> None:
     """Train on every source, score every estimator; then write tables, figure and JSON."""
     torch.set_num_threads(1)
     settings = Settings()
     names = chosen("source", sources, settings.sources())
-    cells = [(name, backbone) for backbone in chosen("backbone", backbones, BACKBONES) for name in names]
+    cells = list(product(range(seeds), chosen("backbone", backbones, BACKBONES), names))
     scores = []
-    for name, backbone in track(cells, "sources and backbones", console=Console(stderr=True)):
-        scores += run_cell(output / f"{name}-{backbone}.json", settings, name, backbone)
+    for seed, backbone, name in track(cells, "sources, backbones and seeds", console=Console(stderr=True)):
+        scores += run_cell(output / f"{name}-{backbone}-{seed}.json", settings, name, backbone, seed)
     write_record(records, asdict(settings), scores)
 
 

@@ -22,7 +22,15 @@ TRUTHS = {
     "entropy": "the true conditional entropy H(X_j | x_<j)",
 }
 REFERENCES = ("true entropy", "true surprisal", "a constant")  # of a source, whatever the models
-FIGURE_ESTIMATORS = ("exact", "two models", "sliding", "occlusion, loss", "causal", "teacher", "regression, token")
+FIGURE_ESTIMATORS = (
+    "exact",
+    "exact, large code",
+    "sliding",
+    "occlusion, loss",
+    "causal",
+    "teacher",
+    "regression, token",
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ def write_record(folder: Path, settings: Mapping[str, Any], scores: Sequence[Map
 
     Args:
         settings: of the experiment, for the JSON.
-        scores: as dicts, each with its `source` and `backbone`.
+        scores: as dicts, each with its `source`, `backbone` and `seed`.
 
     Returns:
         The tables.
@@ -103,26 +111,40 @@ def _by_step(frame: pd.DataFrame) -> Table:
     chosen = frame[(frame["truth"] == "surprisal") & frame["error"].notna()]
     over_training = chosen.groupby("estimator")["step"].transform("nunique") > 1
     title = "Mean absolute error against the true surprisal over training, bits, mean over the sources"
-    return _table(
-        chosen[over_training].assign(step=lambda lines: lines["step"].astype(str) + " steps"), "step", "error", title
-    )
+    lines = ["estimator", "backbone", "seed", "step"]
+    over_sources = chosen[over_training].groupby(lines, sort=False, as_index=False)["error"].mean()
+    return _table(over_sources.assign(step=over_sources["step"].astype(str) + " steps"), "step", "error", title)
 
 
 def _table(chosen: pd.DataFrame, column: str, measure: str, title: str) -> Table:
-    """The values of `measure`, a line an estimator and backbone in the order of their first scores."""
+    """The values of `measure`, a line an estimator and backbone in the order of their first scores.
+
+    Means over seeds and, if there are several, their standard deviation.
+    """
     is_reference = chosen["estimator"].isin(REFERENCES)
     chosen = chosen.assign(backbone=chosen["backbone"].mask(is_reference, "–"))
-    wide = chosen.pivot_table(index=["estimator", "backbone"], columns=column, values=measure, sort=False)
+    chosen = chosen.drop_duplicates(["estimator", "backbone", "seed", column])
+    lines = {"index": ["estimator", "backbone"], "columns": column, "values": measure, "sort": False}
+    wide = chosen.pivot_table(**lines)
     estimators = list(chosen["estimator"].unique())
     wide = wide.dropna(how="all").sort_index(
         level="estimator", key=lambda names: names.map(estimators.index), sort_remaining=False, kind="stable"
     )
     names = [name for name in chosen[column].unique() if name in wide]
+    spread = chosen.pivot_table(**lines, aggfunc="std").reindex(index=wide.index, columns=names)
+    rows = zip(wide.index, wide[names].values, spread.values)
     return Table(
         columns=("estimator", "models", *names),
-        rows=[(*line, *(float(value) for value in values)) for line, values in zip(wide.index, wide[names].values)],
+        rows=[(*line, *map(_with_spread, means, deviations)) for line, means, deviations in rows],
         title=title,
     )
+
+
+def _with_spread(mean: float, deviation: float) -> str | None:
+    """None where nothing was scored."""
+    if np.isnan(mean):
+        return None
+    return f"{mean:.3f}" if np.isnan(deviation) else f"{mean:.3f} ± {deviation:.3f}"
 
 
 def _draw(path: Path, frame: pd.DataFrame) -> None:
@@ -154,11 +176,11 @@ def _draw(path: Path, frame: pd.DataFrame) -> None:
 def _draw_panel(axes: Axes, of_panel: pd.DataFrame) -> None:
     steps = sorted(of_panel["step"].unique())
     for estimator, colour, marker in zip(FIGURE_ESTIMATORS, COLOURS, MARKERS, strict=True):
-        curve = of_panel[of_panel["estimator"] == estimator].sort_values("step")
+        curve = of_panel[of_panel["estimator"] == estimator].groupby("step")["error"].mean()
         if len(curve):
-            axes.plot(curve["step"], curve["error"], color=colour, marker=marker, markersize=4, label=estimator)
+            axes.plot(curve.index, curve, color=colour, marker=marker, markersize=4, label=estimator)
     for name, style in (("a constant", (0, (5, 4))), ("true entropy", (0, (1, 2)))):
-        value = of_panel.loc[of_panel["estimator"] == name, "error"].item()
+        value = of_panel.loc[of_panel["estimator"] == name, "error"].mean()
         axes.axhline(value, color=GREY, linewidth=1.2, linestyle=style, label=name, zorder=1)
     axes.set_xscale("log")
     axes.set_xticks(steps, [str(step) for step in steps])

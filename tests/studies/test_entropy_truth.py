@@ -31,6 +31,7 @@ def tiny_settings(truth: ModuleType, seed_rows: int = 40) -> object:
         held_out_rows=3,
         regression_rows=4,
         teacher_merges=4,
+        large_code=6,
         stride=2,
         shape=truth.Shape(width=8, layers=1, heads=2, code_size=2),
         schedule=schedule,
@@ -75,6 +76,7 @@ def test_a_cell_scores_every_estimator_once_a_snapshot_and_is_kept(
         counts[score["estimator"]] = counts.get(score["estimator"], 0) + 1
     occlusions = {f"occlusion, {metric}" for metric in ("l1", "l2", "max", "cosine", "loss")}
     over_training = {"exact", "two models", "sliding", "causal", "teacher", "gradient × input", *occlusions}
+    over_training |= {"exact, large code", "occlusion, loss, large code"}
     assert {name for name, count in counts.items() if count == 4} == over_training  # two snapshots, two truths
     assert {name for name, count in counts.items() if count == 2} == {
         "regression, prefix",
@@ -83,13 +85,21 @@ def test_a_cell_scores_every_estimator_once_a_snapshot_and_is_kept(
     }
     assert all(score["tokens"] == (6 if score["estimator"] == "sliding" else 18) for score in scores)
 
+    other = truth.run_cell(tmp_path / "other.json", settings, "markov-1", backbone, seed=1)
     monkeypatch.setattr(truth, "Cell", None)  # nothing is trained again
     assert json.dumps(truth.run_cell(file, settings, "markov-1", backbone)) == json.dumps(scores)
     with pytest.raises(ValueError, match="other settings"):
         truth.run_cell(file, tiny_settings(truth, seed_rows=41), "markov-1", backbone)
 
-    truth.write_record(tmp_path, {}, scores)
-    assert "| exact" in (tmp_path / "entropy-truth.md").read_text()
+    truth.write_record(tmp_path, {}, [*scores, *other])
+    exact = [
+        np.mean([s["error"] for s in given if (s["estimator"], s["step"], s["truth"]) == ("exact", 2, "surprisal")])
+        for given in (scores, other)
+    ]
+    line = f"{np.mean(exact):.3f} ± {np.std(exact, ddof=1):.3f}"
+    lines = (tmp_path / "entropy-truth.md").read_text().splitlines()
+    (first, *_) = (one for one in lines if one.startswith("| exact "))
+    assert line in first and exact[0] != exact[1]
     assert (tmp_path / "entropy-truth.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "entropy-truth.json").read_text())["scores"][0]["source"] == "markov-1"
 
