@@ -23,7 +23,8 @@ _CODEC_ONLY = "MODELING_EEM_CODEC_ONLY"
 
 def _file_options(
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Files; - or none: standard input to standard output.")
+        list[Path] | None,
+        typer.Argument(help="Files; - or none: standard input to standard output.", readable=False),  # one by one
     ] = None,
     model: Annotated[
         str | None,
@@ -37,7 +38,8 @@ def _file_options(
         bool, typer.Option("--force", "-f", help="Overwrite; write compressed bytes to a terminal.")
     ] = False,
     keep: Annotated[
-        bool, typer.Option("--keep/--rm", "-k", help="Keep sources, or remove them once their output is on the disk.")
+        bool,
+        typer.Option("--keep/--rm", "-k", help="Keep sources, or remove files once their output is one on the disk."),
     ] = True,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Take each file in folders by itself.")] = False,
     threads: Annotated[
@@ -80,6 +82,8 @@ def compress(
     reads = decompress or options["test"] or options["listing"]
     of_reading = {"--max-output": options["max_output"] is not None, "--salvage": options["salvage"]}
     _refuse({"--carry": carry}, reads, "is for compressing: leave it out")
+    _refuse({"--carry": carry}, estimate, "is not in an estimate, which is of windows alone: leave it out")
+    _refuse({"--estimate": estimate}, decompress or options["test"], "is for compressing, or with -l: leave it out")
     _refuse(of_reading, not reads, "is for decompressing: add -d")
     _work({"decompress": decompress, "estimate": estimate}, **options, carry=carry)
 
@@ -114,6 +118,9 @@ def _work(modes: dict[str, bool], files: list[Path] | None, test: bool, listing:
 
     wanted = {"list": listing, "test": test, **modes}
     mode = next((name for name, is_wanted in wanted.items() if is_wanted), "compress")
+    output, writes = options["output"], mode in ("compress", "decompress")
+    _refuse({"--output": output is not None}, not writes, "names a file, and nothing is written: leave it out")
+    _refuse({"--output": output not in (None, Path("-"))}, options["to_stdout"], "and -c name two outputs: choose one")
     paths, asked = files or [], file_operations.FileOptions(**options)
     kept = "finished files are kept, and the unfinished one left nothing; run the same command with the rest."
     with keeps(lambda: kept):

@@ -120,11 +120,14 @@ def one_line_errors(is_shared: bool = False) -> Iterator[None]:
         else:
             print_error(str(error))
         raise typer.Exit(2) from error
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         library = (error.name or "").partition(".")[0]
-        if library not in EXTRAS:
+        if library in EXTRAS:
+            print_error(f'{library} is not installed: pip install "modeling-eem[{EXTRAS[library]}]"')
+        elif error.name is None:  # a library's own words on what an option of its own needs
+            print_error(str(error))
+        else:
             raise
-        print_error(f'{library} is not installed: pip install "modeling-eem[{EXTRAS[library]}]"')
         raise typer.Exit(2) from error
     except RuntimeError as error:
         message = lost_process(error)

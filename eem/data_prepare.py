@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -93,7 +94,7 @@ def prepare(
         text_column=text_column,
         held_out=held_out,
         errors=errors,
-        shard_bytes=int(shard_mb * 1e6),
+        shard_bytes=_bytes(shard_mb),
     )
     launch = Launch(executor=executor, workers=workers, slurm_partition=slurm_partition, slurm_time=slurm_time)
     with waiting("looking through the text"):
@@ -114,6 +115,12 @@ def prepare(
         if results
         else f"{len(shards)} shards were handed to Slurm; its last job completes {output}"
     )
+
+
+def _bytes(shard_mb: float) -> int:
+    if not 0 < shard_mb < math.inf:
+        raise ValueError(f"--shard-mb must be a number above 0; got {shard_mb}.")
+    return max(1, int(shard_mb * 1e6))
 
 
 def _table(results: dict[str, Any], output: Path) -> Table:

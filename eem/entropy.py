@@ -102,11 +102,16 @@ def entropy(
         estimators = build_stages(method, models, known, batch_tokens=batch_tokens, **options)
         settled: list[Any] = [None]
         if is_main:
-            with waiting("reading the rows"):
-                source.prepare(estimators.values(), known)
-                scan = source.scan(estimators.values(), known)
-            identity = corpus_run.run_identity(estimators, models, scan, {"dtype": dtype, **options})
-            corpus_run.check_begun(output, begun, identity)
+            try:
+                with waiting("reading the rows"):
+                    source.prepare(estimators.values(), known)
+                    scan = source.scan(estimators.values(), known)
+                identity = corpus_run.run_identity(estimators, models, scan, {"dtype": dtype, **options}, known)
+                corpus_run.check_begun(output, begun, identity)
+            except ValueError:
+                if not begun:
+                    source.remove()
+                raise
             settled = [(identity, begun)]
         broadcast_object_list(settled)
         identity, begun = settled[0]

@@ -90,12 +90,16 @@ def part_beside(path: Path, is_folder: bool = False) -> Iterator[Path]:
     """
     _remove_abandoned_parts(path.parent.absolute())
     while True:
-        name = path.name.encode()[:100].decode(errors="ignore")  # a name may have 255 bytes
+        name = os.fsencode(path.name)[:100].decode(errors="ignore")  # a name may have 255 bytes
         part = path.with_name(f".{name}.{secrets.token_hex(10)}.part")
-        if is_folder:
-            part.mkdir()
-        else:
-            os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        try:
+            if is_folder:
+                part.mkdir()
+            else:
+                os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        except OSError as error:
+            error.filename = str(path)  # the name that the user knows
+            raise
         try:
             lock = _lock_part(part)
         except (BlockingIOError, FileNotFoundError):  # another process took it for abandoned, before it was locked

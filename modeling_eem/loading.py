@@ -183,6 +183,7 @@ def check_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
             without BOS may belong to any model: some configs name a BOS that their tokenizer does not use.
     """
     where = f"{name}: " if name else ""
+    config = config.get_text_config()  # of a model for text and images: its part for text
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
             f"{where}the tokenizer has {len(tokenizer):,} tokens and the model {config.vocab_size:,}: it is not the "
@@ -197,7 +198,9 @@ def check_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
 
 def context_length(config: PreTrainedConfig) -> int | None:
     """n, the most tokens that a model takes, BOS included; None for a model without a limit (Mamba, RWKV, Bloom)."""
-    length = getattr(config, "max_position_embeddings", None)  # a config without a limit has no such field
+    config = config.get_text_config()
+    # A config without a limit has neither field; MPT's is the second.
+    length = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
     if not length or length < 0:  # some configs say -1
         return None
     return length - (config.pad_token_id or 0) - 1 if config.model_type in _POSITIONS_BEHIND_PADDING else length
@@ -210,7 +213,7 @@ def check_causal(model: PreTrainedModel) -> None:
     rounding. Two kinds are not tested: entropy estimation models (the decoder is causal, the encoder is meant to see
     the text), and models without values (meta).
     """
-    config = model.config
+    config = model.config.get_text_config()
     if config.model_type in ("eem", "eem_autoencoder") or model.device.type == "meta":
         return
     length = min(8, context_length(config) or 8)

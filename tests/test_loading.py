@@ -16,11 +16,13 @@ from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    Gemma3Config,
     LlamaConfig,
 )
 
 from modeling_eem import loading
 from modeling_eem.data.tokenizer import train_tokenizer
+from modeling_eem.entropy import CausalEntropy
 from modeling_eem.loading import (
     COMPLETE_FILE,
     check_causal,
@@ -239,7 +241,7 @@ def test_models_that_see_the_future(model_type: str, dtype: str, tmp_path: Path)
     assert load_model(tmp_path, dtype=dtype).config.model_type == model_type
 
 
-@pytest.mark.parametrize("model_type", ["bloom", "mamba", "rwkv", "mixtral", "gpt2", "opt", "gemma2"])
+@pytest.mark.parametrize("model_type", ["bloom", "mamba", "rwkv", "mixtral", "gpt2", "opt", "gemma2", "mpt"])
 def test_causal_models_pass(model_type: str) -> None:
     names = AutoConfig.for_model(model_type).to_dict()
     sizes = {**_TINY, "max_position_embeddings": 16, "n_embd": 32, "n_layer": 1, "n_head": 2, "head_dim": 16}
@@ -250,12 +252,34 @@ def test_causal_models_pass(model_type: str) -> None:
         "ffn_dim": 32,
         "word_embed_proj_dim": 32,
         "n_positions": 16,
+        "max_seq_len": 16,
+        "d_model": 32,
+        "n_heads": 2,
+        "n_layers": 1,
     }
     config = AutoConfig.for_model(model_type, **{name: value for name, value in sizes.items() if name in names})
     model = AutoModelForCausalLM.from_config(config).train()
     check_causal(model)
     assert model.training
     assert context_length(config) == {"bloom": None, "mamba": None, "rwkv": 1024}.get(model_type, 16)
+
+
+def test_a_model_for_text_and_images_is_read_as_its_text_part() -> None:
+    text = {name: value for name, value in _TINY.items() if name != "eos_token_id"}
+    text |= {"num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 16}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(Gemma3Config(text_config=text, vision_config=vision)).eval()
+    assert not hasattr(model.config, "vocab_size") and context_length(model.config) == 16
+    check_causal(model)
+    tokenizer = train_tokenizer(["a ship came home"] * 3, 260)
+    with pytest.raises(ValueError, match="the tokenizer has .* tokens and the model 40"):
+        check_tokenizer(model.config, tokenizer)
+    row = torch.tensor([[1, 7, 8, 9]])
+    expected = torch.nn.functional.cross_entropy(model(row).logits[0, :-1].double(), row[0, 1:], reduction="none")
+    torch.testing.assert_close(CausalEntropy(model)(input_ids=row).values[0, 1:], expected, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="row 0 holds id 40, outside the vocabulary of 40"):
+        CausalEntropy(model)(input_ids=torch.tensor([[1, 40]]))
 
 
 def test_a_leak_of_one_part_in_a_thousand_is_seen(backbone_config: Callable[..., Any]) -> None:

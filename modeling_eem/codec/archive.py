@@ -5,6 +5,7 @@ other, 10 bytes each.
 """
 
 from collections.abc import Iterator
+from threading import Lock
 from types import TracebackType
 from typing import BinaryIO, Self
 
@@ -36,6 +37,7 @@ class Layout:
 
     def __init__(self, file: BinaryIO, header: Header | None = None) -> None:
         self._file = file
+        self._is_seeking = Lock()  # between threads
         self.bytes_read = 0
         self.size = file.seek(0, 2)
         self.header = header if header is not None else Header.from_bytes(self._read(0, MAX_HEADER))
@@ -97,9 +99,10 @@ class Layout:
     def _read(self, at: int, size: int) -> bytes:
         if at < 0 or size < 0:
             raise DamagedFile(f"the index of the file is damaged; {_HINT}.")
-        self._file.seek(at)
-        data = self._file.read(size)
-        self.bytes_read += len(data)
+        with self._is_seeking:
+            self._file.seek(at)
+            data = self._file.read(size)
+            self.bytes_read += len(data)
         return data
 
 

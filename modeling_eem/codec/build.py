@@ -32,6 +32,7 @@ from .tensor_grids import (
     RESIDUAL_LIMIT,
     WEIGHT_LIMIT,
 )
+from .text import TokenTable
 from .weights import Sizes, Tensors
 
 # How much larger than on the calibration text the residual stream may become before it saturates.
@@ -225,13 +226,14 @@ def build_integer_model(
 
     Raises:
         ValueError: for a model that no codec can be built from (`float_parts`), calibration texts without text,
-            weights outside the bounds of the format, or a tokenizer without tokenizer.json.
+            weights outside the bounds of the format, or a tokenizer that has no tokenizer.json or is not byte-level.
     """
     parts = float_parts(model)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ValueError(
             f"{type(tokenizer).__name__} has no tokenizer.json, which a codec model stores: use a fast one."
         )
+    TokenTable(tokenizer.backend_tokenizer)  # refuses one that the codec cannot use
     with evaluating(model):
         rows = calibration_rows(parts, tokenizer, calibration_texts)
         batches = list(_batches(parts, rows[:CALIBRATION_ROWS]))

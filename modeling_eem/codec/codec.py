@@ -26,7 +26,7 @@ from modeling_eem.codec.streams import (
 from modeling_eem.codec.text import TokenTable
 from modeling_eem.codec.window_decoder import WindowDecoder
 from modeling_eem.codec.window_model import WindowModel
-from modeling_eem.files import is_path_to_nothing
+from modeling_eem.files import is_path_to_nothing, read_record
 
 File = str | Path | BinaryIO
 
@@ -42,7 +42,7 @@ class _Open:
             files of that codec's model.
 
             Raises:
-                WrongModel, DamagedFile: as in `decompress`, as far as header and footer show it.
+                WrongModel, DamagedFile: as in `decompress`, as far as header and footer show it; closes `file`.
             """
             opened = open(file, "rb", buffering=0) if isinstance(file, str | Path) else file  # noqa: SIM115 (Archive closes it)
             try:
@@ -86,8 +86,10 @@ class Codec(ModelHubMixin, library_name="modeling-eem", tags=["text-compression"
         """
         folder = Path(pretrained_model_name_or_path)
         _check_name(pretrained_model_name_or_path)
-        if folder.is_dir() and not (folder / "config.json").exists():  # built, not saved by a Codec
-            return cls(_load(folder), kwargs.get("carry", False))
+        if folder.is_dir():
+            if not (folder / "config.json").exists():  # built, not saved by a Codec
+                return cls(_load(folder), kwargs.get("carry", False))
+            read_record(folder / "config.json", {})  # ModelHubMixin reads it, and takes what it holds for an object
         try:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         except OSError as error:

@@ -34,11 +34,11 @@ def _cache_folder() -> Path | None:
     """A folder below numba's own cache folder if one is set, else below the user's; None if neither is writable."""
     here = Path(__file__).parent
     digest = hashlib.sha256(b"".join((here / f"{name}.py").read_bytes() for name in SOURCES)).hexdigest()
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(_SETTINGS.CACHE_DIR or caches / "modeling_eem") / f"codec-{digest[:16]}"
     try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = Path(_SETTINGS.CACHE_DIR or caches / "modeling_eem") / f"codec-{digest[:16]}"
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: the user has no home
         return None
     return folder if os.access(folder, os.W_OK) else None
 

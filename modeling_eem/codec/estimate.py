@@ -60,8 +60,8 @@ def estimate_file(data: Sampled, sample: int, model: WindowModel | None, table: 
 def _slices(data: Sampled, sample: int) -> list[bytes]:
     if len(data) <= sample:
         return [data[:]]
-    length = max(sample // _SLICES, 1)
-    return [data[start : start + length] for start in range(0, len(data), len(data) // _SLICES)][:_SLICES]
+    slices = max(min(_SLICES, sample), 1)
+    return [data[start : start + sample // slices] for start in range(0, len(data), len(data) // slices)][:slices]
 
 
 def _bytes_cost(data: bytes) -> float:

@@ -48,7 +48,7 @@ class FastDecoder:
                 scores[index] = symbols
 
         scores: list[np.ndarray] = [np.empty(0)] * len(texts)
-        threads = num_threads()
+        threads = min(num_threads(), len(texts))
         _in_threads(score_some, [list(range(thread, len(texts), threads)) for thread in range(threads)])
         return scores
 
@@ -59,8 +59,7 @@ class FastDecoder:
         sizes = self._sizes
         is_damaged = [False] * len(texts)
         most = max(1, CACHE_BYTES // (sizes.num_layers * sizes.num_positions * sizes.hidden_size))
-        threads = num_threads()
-        batch_size = min(WINDOWS_IN_STEP, most, -(-len(texts) // threads))
+        batch_size = min(WINDOWS_IN_STEP, most, -(-len(texts) // num_threads()))
         # Windows of about equal length run in step, the longest first.
         order = sorted(range(len(texts)), key=lambda index: -ends[index])
 
@@ -107,5 +106,5 @@ def _in_threads(function: Callable[[list[int]], None], jobs: list[list[int]]) ->
         for job in jobs:
             function(job)
         return
-    with ThreadPoolExecutor(num_threads()) as pool:
+    with ThreadPoolExecutor(min(num_threads(), len(jobs))) as pool:
         list(pool.map(function, jobs))

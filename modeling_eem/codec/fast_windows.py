@@ -15,8 +15,10 @@ from .fast_layers import (
     mix_block,
     mix_row,
     norm_rows,
+    rint,
     round_mixed,
     round_rows,
+    saturate,
     store_inputs,
     sum_counts,
     weigh_tokens,
@@ -158,7 +160,8 @@ def embed_rows(p: Parameters, tokens_R: np.ndarray, memory_BD: np.ndarray, x_RD:
         for f in range(free):
             x_RD[first + r, f] = memory_BD[r % batch, f]
         for f in range(x_RD.shape[1] - free):
-            value = p.embedding[tokens_R[r], f]
+            scaled = np.float64(p.embedding[tokens_R[r], f]) * p.embedding_scale[tokens_R[r]]
+            value = np.int32(saturate(rint(scaled), RESIDUAL_LIMIT))
             if p.introduction == COMBINATION:
                 value = min(max(value + memory_BD[r % batch, f], -RESIDUAL_LIMIT), RESIDUAL_LIMIT)
             x_RD[first + r, free + f] = value

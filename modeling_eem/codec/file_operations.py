@@ -2,7 +2,7 @@
 
 A path `-`, or no path, is standard input to standard output. After an error each function goes on with the next file.
 It returns one FileResult a file; the exit code is 2 if any has an `error`, otherwise 3 if any has `losses`. `say`
-prints lines to standard error; `watch` makes a progress bar.
+prints a line (the command line passes one that prints to standard error); `watch` makes a progress bar.
 """
 
 import mmap
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from modeling_eem.codec.archive import Layout, describe
 from modeling_eem.codec.codec import Codec
@@ -48,9 +48,9 @@ class FileOptions:
         model: a folder or Hub name; None for the default model, or the file's own.
         output: where one input's output goes; `-` is standard output.
         force: overwrite, and write compressed bytes to a terminal.
-        keep: keep sources; otherwise they are removed once their output is on the disk.
+        keep: keep sources; otherwise a file is removed once its output is a file on the disk.
         recursive: take folders, each file by itself; without it a folder is an error.
-        threads: number of threads; 0 leaves the choice to PyTorch.
+        threads: number of threads; 0: OMP_NUM_THREADS, else all cores.
         carry: for `compress_files`: windows take context from the previous window.
         max_output: for `decompress_files` and `test_files`: the most plain bytes that a file may hold.
         salvage: for `decompress_files`: write what a damaged file still holds, and report what is lost.
@@ -142,7 +142,7 @@ def compress_files(
     """Compress each file to `FILE.eem` beside it, or as the options say."""
     models = _Models(options)
     inputs = _inputs(paths, options, lambda path: path.suffix != SUFFIX)
-    if len(inputs) > 1 and _goes_to_stdout(inputs[0], options):
+    if len(inputs) > 1 and _goes_to_stdout(inputs[0].source, options):
         raise CodecError("several files cannot share one .eem: compress them one by one, or pack them with tar first.")
 
     def compress(result: FileResult) -> None:
@@ -150,7 +150,7 @@ def compress_files(
         if given is None and result.source.suffix == SUFFIX:
             raise CodecError(f"its name ends in {SUFFIX} already: -d decompresses it, -o or -c compresses it again.")
         target = result.target = given or result.source.with_name(result.source.name + SUFFIX)
-        if target == _STANDARD and sys.stdout.isatty() and not options.force:
+        if target == _STANDARD and _standard("output").isatty() and not options.force:
             raise CodecError("compressed bytes would go to the terminal: name a file with -o, or force it with -f.")
         codec = models.to_compress()
         with _reading(result.source) as reader, _writing(result.source, target, options) as writer:
@@ -210,6 +210,8 @@ def list_files(
     models = _Models(options)
 
     def show(result: FileResult) -> None:
+        if result.source == _STANDARD:
+            raise CodecError("a listing needs a file: it reads only parts of it, from the end on.")
         with open(result.source, "rb", buffering=0) as file:
             layout = Layout(file)
             result.report = models.to_read(layout.header).open(file).report(True) if estimate else describe(layout)
@@ -237,57 +239,81 @@ def estimate_files(paths: Sequence[Path], options: FileOptions, say: Say = print
 
 
 def _each(
-    inputs: Sequence[Path],
+    inputs: Sequence[FileResult],
     options: FileOptions,
     work: Callable[[FileResult], None],
     say: Say,
     removes: bool = True,
     codes: bool = True,
 ) -> list[FileResult]:
-    """Do `work` for every input; an error ends only that input.
+    """Do `work` for every input that has no error yet; an error ends only that input.
 
     Args:
         removes: remove sources if the options say so; one that lost bytes stays.
         codes: `work` codes the file: it is timed, and its line is said after it. Other work says its own line.
     """
-    results = []
-    for path in inputs:
-        result = FileResult(path)
+    for result in inputs:
         begin = time.perf_counter()
         try:
-            work(result)
-            is_replaced = path != _STANDARD and result.target != _STANDARD and not result.losses
-            if removes and not options.keep and is_replaced:
-                path.unlink()
+            if result.error is None:
+                work(result)
+                if removes and not options.keep and _is_replaced(result):
+                    result.source.unlink()
         except OSError as error:
-            result.error = str(error) if error.filename is None else f"{error.filename}: {error.strerror}"
+            is_about_source = error.filename is None or str(error.filename) == str(result.source)
+            said = str(error.strerror or error)
+            result.error = said if is_about_source else f"{error.filename}: {said}"
         except ValueError as error:
             result.error = str(error)
         if codes:
             result.seconds = time.perf_counter() - begin
         if codes or result.error is not None:
             say(result.line)
-        results.append(result)
-    return results
+    return list(inputs)
 
 
-def _inputs(paths: Sequence[Path], options: FileOptions, is_wanted: Callable[[Path], bool]) -> list[Path]:
+def _is_replaced(result: FileResult) -> bool:
+    """Whether a file now stands for the source, which is one itself: a device or a pipe keeps nothing."""
+    target = result.target
+    return (
+        not result.losses
+        and target is not None
+        and target != _STANDARD
+        and target.is_file()
+        and (result.source.is_file())
+    )
+
+
+def _inputs(paths: Sequence[Path], options: FileOptions, is_wanted: Callable[[Path], bool]) -> list[FileResult]:
     """The files that `paths` name, in order: the paths themselves, and with --recursive the wanted files in folders.
 
+    A folder without --recursive, and one that cannot be read, has an error; the others are done all the same.
+
     Raises:
-        CodecError: for a folder without --recursive, or several inputs for one output.
+        CodecError: for several inputs for one output.
     """
-    found: list[Path] = []
+    found: list[FileResult] = []
     for path in paths or [_STANDARD]:
-        if path != _STANDARD and path.is_dir():
-            if not options.recursive:
-                raise CodecError(f"{path} is a folder: -r takes each file in it by itself.")
-            found += sorted(inner for inner in path.rglob("*") if inner.is_file() and is_wanted(inner))
+        if path == _STANDARD or not path.is_dir():
+            found.append(FileResult(path))
+        elif options.recursive:
+            found += _within(path, is_wanted)
         else:
-            found.append(path)
+            found.append(FileResult(path, error="it is a folder: -r takes each file in it by itself."))
     if len(found) > 1 and options.output is not None:
         raise CodecError("-o names one file, and there are several inputs: leave -o out.")
     return found
+
+
+def _within(folder: Path, is_wanted: Callable[[Path], bool]) -> list[FileResult]:
+    """The wanted files of a folder and of those in it, by name, and the folders that cannot be read."""
+    unread: list[FileResult] = []
+
+    def note(error: OSError) -> None:
+        unread.append(FileResult(Path(error.filename), error=str(error.strerror)))
+
+    paths = [Path(parent, name) for parent, _, names in os.walk(folder, onerror=note) for name in names]
+    return unread + [FileResult(path) for path in sorted(paths) if path.is_file() and is_wanted(path)]
 
 
 def _goes_to_stdout(source: Path, options: FileOptions) -> bool:
@@ -297,7 +323,7 @@ def _goes_to_stdout(source: Path, options: FileOptions) -> bool:
 @contextmanager
 def _reading(source: Path) -> Iterator[BinaryIO]:
     if source == _STANDARD:
-        yield sys.stdin.buffer
+        yield _standard("input").buffer
     else:
         with open(source, "rb") as file:
             yield file
@@ -306,14 +332,23 @@ def _reading(source: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def _writing(source: Path, target: Path, options: FileOptions) -> Iterator[BinaryIO]:
     if target == _STANDARD:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        output = _standard("output").buffer
+        yield output
+        output.flush()
         return
     is_file = source != _STANDARD
     if is_file and target.exists() and target.samefile(source):
         raise CodecError("input and output are the same file: name another with -o.")
     with whole_file(target, options.force, source if is_file else None) as file:
         yield file
+
+
+def _standard(name: str) -> TextIO:
+    """Standard "input" or "output"; Python has None for one that is closed."""
+    stream = sys.stdin if name == "input" else sys.stdout
+    if stream is None:
+        raise CodecError(f"standard {name} is closed: name a file.")
+    return stream
 
 
 class _Nowhere:
@@ -356,6 +391,8 @@ def _salvage(
     else:
         codec = models.to_read(header)
     salvaged = codec.salvage(blob)
+    if options.max_output is not None and len(salvaged.data) > options.max_output:
+        raise CodecError(f"{len(salvaged.data)} plain bytes were recovered: --max-output allows {options.max_output}.")
     for line in salvaged.lines():
         say(f"{result.source}: {line}")
     with _writing(result.source, target, options) as writer:
@@ -381,9 +418,9 @@ def _size(source: Path) -> int | None:
 
 def _estimate(source: Path, codec: Codec, sample: int = 1 << 20) -> Estimate:
     if source == _STANDARD:
-        return codec.estimate(sys.stdin.buffer.read(), sample)
-    if os.path.getsize(source) == 0:
-        return codec.estimate(b"", sample)
+        return codec.estimate(_standard("input").buffer.read(), sample)
+    if os.path.getsize(source) == 0:  # an empty file, or a pipe, which cannot be mapped either
+        return codec.estimate(source.read_bytes(), sample)
     with open(source, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         return codec.estimate(mapped, sample)
 

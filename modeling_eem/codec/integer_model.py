@@ -16,6 +16,7 @@ from modeling_eem.files import read_record, readable
 
 from .entropy_coder import RangeDecoder, RangeEncoder
 from .weights import Sizes, Tensors, check_tensors, model_id
+from .window_model import DamagedPayload
 
 if TYPE_CHECKING:  # PyTorch and transformers are imported only for a model with a code
     from transformers import PreTrainedTokenizerBase
@@ -136,8 +137,8 @@ class IntegerModel:
         """The tokens of each payload, `lengths` of them.
 
         Raises:
-            ValueError: for a damaged payload, if its end shows it (only a check sum of the tokens shows all damage),
-                and for lengths or contexts that do not fit.
+            DamagedPayload: if a payload's end shows that it is damaged (only a check sum of the tokens shows all).
+            ValueError: for lengths or contexts that do not fit.
         """
         contexts = [()] * len(payloads) if contexts is None else contexts
         with_code = [False] * len(payloads) if with_code is None else with_code
@@ -151,7 +152,7 @@ class IntegerModel:
         is_damaged = self._decoder.decode(coders, texts, ends, self._memory(codes)) if texts else []
         for index, coder in enumerate(coders):
             if is_damaged[index] or with_code[index] and codes[index] is None or not coder.is_at_end():
-                raise ValueError(f"the payload of window {index} is damaged: it does not end as the encoder ends it.")
+                raise DamagedPayload(index)
         return [text[len(text) - length :] for text, length in zip(texts, lengths)]
 
     def encode_codes(self, windows: Sequence[Tokens]) -> list[np.ndarray]:

@@ -7,9 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .code_memory import scaled
 from .fast_layers import BLOCK, BYTE_OFFSET
-from .tensor_grids import RESIDUAL_LIMIT
 from .tile_product import TILE_COLUMNS
 from .weights import Sizes, Tensors, unpack_triangle
 
@@ -49,7 +47,8 @@ class Parameters(NamedTuple):
     head_scale: np.ndarray
     head_factor: float
     vocab_size: int
-    embedding: np.ndarray  # [V, E] int32, in units of the residual stream
+    embedding: np.ndarray  # [V, E] int8, as stored
+    embedding_scale: np.ndarray  # [V], to units of the residual stream
     introduction: int
 
 
@@ -82,7 +81,7 @@ def _packed_linear(tensors: Tensors, name: str) -> tuple[np.ndarray, np.ndarray,
     panels = padded.reshape(-1, TILE_COLUMNS, padded.shape[1] // 4, 4).transpose(0, 2, 1, 3)
     bias = np.zeros(len(padded), dtype=np.int64)
     bias[:outputs] = tensors.get(f"{name}.bias", 0)
-    bias -= BYTE_OFFSET * padded.astype(np.int64).sum(1)
+    bias -= BYTE_OFFSET * padded.sum(1, dtype=np.int64)
     padded_scale = np.zeros(len(padded))
     padded_scale[:outputs] = scale
     # Whatever the offset adds, sums are exact modulo 2^32, and they fit once the bias has removed it.
@@ -97,7 +96,7 @@ def pack_parameters(sizes: Sizes, tensors: Tensors) -> Parameters:
     for layer in layers:
         square = np.zeros((heads, sizes.kernel_size, padded_n, padded_n), dtype=np.int8)
         square[:, :, :n, :n] = unpack_triangle(tensors[f"{layer}.mixing.weight"], n)
-        offset = BYTE_OFFSET * square.astype(np.int64).sum((1, 3))[:, :n]
+        offset = BYTE_OFFSET * square.sum((1, 3), dtype=np.int64)[:, :n]
         squares.append(square.reshape(-1).view(np.int32))
         biases.append((tensors[f"{layer}.mixing.bias"] - offset).T.astype(np.int32))
         scales.append(tensors[f"{layer}.mixing.scale"].T.astype(np.float64))
@@ -113,8 +112,6 @@ def pack_parameters(sizes: Sizes, tensors: Tensors) -> Parameters:
         weights, biases, scales = zip(*(_packed_linear(tensors, f"{layer}.{name}") for layer in layers))
         return np.stack(weights), np.stack(biases), np.stack(scales)
 
-    embedding = tensors["head.weight" if sizes.is_tied else "embedding.weight"]
-    embedding = scaled(embedding, tensors["embedding.scale"][:, None], RESIDUAL_LIMIT)
     tables = [tensors[f"{layer}.activation.table"].astype(np.int16) + BYTE_OFFSET for layer in layers]
     return Parameters(
         norms("gain"),
@@ -134,7 +131,8 @@ def pack_parameters(sizes: Sizes, tensors: Tensors) -> Parameters:
         *_packed_linear(tensors, "head"),
         float(tensors["head.factor"][0]),
         sizes.vocab_size,
-        embedding.astype(np.int32),
+        tensors["head.weight" if sizes.is_tied else "embedding.weight"],
+        tensors["embedding.scale"].astype(np.float64),
         INTRODUCTIONS.index(sizes.introduction),
     )
 

@@ -96,7 +96,7 @@ def salvage(blob: bytes, headers: Sequence[Header], decode_with: Callable[[Heade
     header, start = _find_header(blob, headers, result)
     decoder = decode_with(header)
     plan = _Plan.of(blob, header, result)
-    records = _find_records(memoryview(blob), header, start, plan.windows)
+    records = _find_records(memoryview(blob), header, start, plan.windows, result)
     _decode(records, header, decoder, result)
     windows = plan.windows
     if windows is None:
@@ -151,8 +151,10 @@ def _find_header(blob: bytes, headers: Sequence[Header], result: Salvage) -> tup
     raise CodecError("the header is damaged, and no window fits this codec model: give the file's own with --model.")
 
 
-def _find_records(view: memoryview, header: Header, start: int, windows: int | None) -> dict[int, tuple[Record, int]]:
-    """Undamaged records by number, with their number of bytes in the file."""
+def _find_records(
+    view: memoryview, header: Header, start: int, windows: int | None, result: Salvage
+) -> dict[int, tuple[Record, int]]:
+    """Undamaged records by number, with their number of bytes in the file. Notes bytes that were put between two."""
     found: dict[int, tuple[Record, int]] = {}
     at, expected = start, 0
     while windows is None or len(found) < windows:
@@ -160,6 +162,8 @@ def _find_records(view: memoryview, header: Header, start: int, windows: int | N
         hit = _search(view, header, at, expected, limit)
         if hit is None:
             break
+        if hit[0] > at and hit[1] == expected and expected:
+            result.notes.append(f"the {hit[0] - at} bytes before window {expected} belong to no window")
         at, number, head = hit
         end = at + head.size + head.length
         record = Record(number, head.kind, head.count, bytes(view[at + head.size : end]))

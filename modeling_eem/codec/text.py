@@ -45,7 +45,6 @@ class TokenTable:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
-        self._tokenizer.encode_special_tokens = True  # their names in a text are text
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         if not is_byte_level(tokenizer):
@@ -57,6 +56,7 @@ class TokenTable:
 
     def encode(self, data: bytes) -> list[int] | None:
         """Ids without special tokens whose bytes are exactly `data` (UTF-8); None if the tokenizer has none."""
+        self._tokenizer.encode_special_tokens = True  # their names in a text are text; a pickled tokenizer forgets it
         ids = self._tokenizer.encode(data.decode(), add_special_tokens=False).ids
         if not self._special.isdisjoint(ids) or self.decode(ids) != data:
             return None

@@ -7,7 +7,7 @@ from modeling_eem.codec.byte_windows import unpack_bytes
 from modeling_eem.codec.container import MAX_PLAIN, RUN, CodecError, DamagedFile, Kind
 from modeling_eem.codec.text import TokenTable
 from modeling_eem.codec.window_encoder import BATCH, capacity, carried_context
-from modeling_eem.codec.window_model import WindowModel
+from modeling_eem.codec.window_model import DamagedPayload, WindowModel
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,12 @@ class WindowDecoder:
             lengths = [self._length(model, records[index]) for index in wave]
             payloads = [records[index].payload for index in wave]
             with_code = [records[index].kind.has_code for index in wave]
-            for index, ids in zip(wave, model.decode_windows(payloads, lengths, contexts, with_code)):
-                tokens[index] = ids
+            try:
+                decoded = model.decode_windows(payloads, lengths, contexts, with_code)
+            except DamagedPayload as error:
+                number = records[wave[error.index]].number
+                raise DamagedFile(f"window {number} is damaged: it does not end as the encoder ends one.") from error
+            tokens |= zip(wave, decoded)
         return tokens
 
     def _for_text(self) -> tuple[WindowModel, TokenTable]:

@@ -64,7 +64,7 @@ def carried_context(model: WindowModel, number: int, before: list[int] | None) -
     """The context of window `number` after a window of tokens `before` (None: a window of bytes, or no window)."""
     if before is None or number % RUN == 0:
         return []
-    return before[-context_tokens(model) :]
+    return before[max(len(before) - context_tokens(model), 0) :]
 
 
 class WindowEncoder:

@@ -8,6 +8,14 @@ import numpy as np
 from tokenizers import Tokenizer
 
 
+class DamagedPayload(ValueError):
+    """A payload that does not end as an encoder ends it; `index` is its place among those given."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"payload {index} is damaged: it does not end as the encoder ends it.")
+        self.index = index
+
+
 class WindowModel(Protocol):
     """A model that turns windows of tokens into payloads and back, exactly.
 
@@ -39,7 +47,7 @@ class WindowModel(Protocol):
         contexts: Sequence[list[int]] | None = None,
         with_code: Sequence[bool] | None = None,
     ) -> list[list[int]]:
-        """The windows of `lengths` tokens."""
+        """The windows of `lengths` tokens. May raise DamagedPayload."""
         ...
 
     def encode_codes(self, windows: Sequence[list[int]]) -> list[np.ndarray]:

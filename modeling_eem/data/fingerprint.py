@@ -45,7 +45,7 @@ def check_fingerprint(folder: str | Path, tokenizer_or_config: PreTrainedTokeniz
                 f"the rows in {folder} were made with another tokenizer: prepare the text again with this one."
             )
         return
-    config = tokenizer_or_config
+    config = tokenizer_or_config.get_text_config()
     if config.vocab_size < made["vocab_size"]:  # some models round their vocabulary up
         raise ValueError(
             f"the rows in {folder} were made with {made['vocab_size']:,} tokens, and the model has "

@@ -45,16 +45,29 @@ class Segments:
     places_N: np.ndarray
 
     @classmethod
-    def of(cls, table: pa.Table) -> "Segments":
-        """The segments of rows with `input_ids`, and with `attention_mask` and `position_ids` if they have them."""
-        column = table["input_ids"].combine_chunks()
-        lengths_B = pc.call_function("list_value_length", [column]).to_numpy(zero_copy_only=False)
+    def of(cls, table: pa.Table, first: int = 0) -> "Segments":
+        """The segments of rows with `input_ids`, and with `attention_mask` and `position_ids` if they have them.
+
+        Args:
+            first: the number of the first of these rows, for errors.
+
+        Raises:
+            ValueError: for a row that is null, columns of different lengths, or a mask with a hole.
+        """
+        lengths_B = _lengths(table, "input_ids", first)
+        for name in {"attention_mask", "position_ids"} & set(table.column_names):
+            if (differs_B := _lengths(table, name, first) != lengths_B).any():
+                raise ValueError(f"row {first + differs_B.argmax()} has not as many {name} as input_ids.")
         flat_N = _flat(table, "input_ids")
         rows_N = np.repeat(np.arange(len(lengths_B)), lengths_B)
         places = np.arange(len(flat_N))
         if "attention_mask" in table.column_names:
             places = places[_flat(table, "attention_mask") == 1]
         is_first = np.diff(rows_N[places], prepend=-1) != 0
+        has_hole = (np.diff(places, prepend=-1) > 1) & ~is_first
+        if has_hole.any():
+            row = first + rows_N[places][has_hole.argmax()]
+            raise ValueError(f"row {row} has an attention_mask with a hole: only padding at its ends may be masked.")
         if "position_ids" in table.column_names:
             is_first |= _flat(table, "position_ids")[places] == 0
         starts = np.flatnonzero(is_first)
@@ -109,6 +122,8 @@ class RowFolder:
                 raise ValueError(f"{path}: the split {name} has no column input_ids, only {rows.column_names}.")
             if TOKEN_ENTROPIES in rows.column_names:
                 raise ValueError(f"{path} has {TOKEN_ENTROPIES} already: name the rows that they were made from.")
+            for column in {"input_ids", "attention_mask", "position_ids"} & set(rows.column_names):
+                _check_integers(f"{path}: the split {name}", column, rows.data.schema.field(column).type)
             if rows.features != next(iter(splits.values())).features:
                 raise ValueError(f"{path}: the split {name} has other columns than the one before it.")
         return cls(path, splits)
@@ -140,12 +155,15 @@ class RowFolder:
         for split, rows in self.splits.items():
             digest.update(split.encode())
             for start in range(0, len(rows), _ROWS_A_BATCH):
-                segments = Segments.of(self.table(split, range(start, min(start + _ROWS_A_BATCH, len(rows)))))
-                num_tokens += len(segments.places_N)
-                for ids_T, row in zip(segments.ids, segments.rows):
-                    with naming(f"{self.path}, split {split}"):
+                with naming(f"{self.path}, split {split}"):
+                    batch = range(start, min(start + _ROWS_A_BATCH, len(rows)))
+                    segments = Segments.of(self.table(split, batch), start)
+                    for ids_T, row in zip(segments.ids, segments.rows):
                         check(ids_T, start + row)
-                    digest.update(ids_T.numpy().tobytes())
+                        digest.update(ids_T.numpy().tobytes())
+                num_tokens += len(segments.places_N)
+        if not num_tokens:
+            raise ValueError(f"{self.path} holds no tokens: its rows are empty.")
         return Scan(self.num_rows, num_tokens, digest.hexdigest())
 
     def _name(self, index: int) -> str:
@@ -157,12 +175,16 @@ class RowFolder:
         raise IndexError(index)
 
     def draw(self) -> Iterator[list[tuple[str, Tensor]]]:
-        """The segments of rows drawn at random, without end and always the same, each with a name."""
+        """The segments of rows drawn at random, without end and always the same, each with a name.
+
+        Rows without tokens are passed by; one row at least must have some, as `scan` makes sure.
+        """
         draws = random.Random(0)
         rows = concatenate_datasets(list(self.splits.values())).with_format("arrow")
         while True:
             index = draws.randrange(len(rows))
-            yield [(self._name(index), ids_T) for ids_T in Segments.of(rows[index : index + 1]).ids]
+            if drawn := Segments.of(rows[index : index + 1]).ids:
+                yield [(self._name(index), ids_T) for ids_T in drawn]
 
 
 @contextmanager
@@ -194,6 +216,23 @@ def _load(path: Path) -> Dataset | DatasetDict:
         raise ValueError(
             f"{path} is not a finished data set of rows ({said}): name text files, or a folder of `eem data prepare`."
         ) from error
+
+
+def _check_integers(where: str, column: str, kind: pa.DataType) -> None:
+    is_list = any(test(kind) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
+    if not is_list or not (pa.types.is_integer(kind.value_type) or pa.types.is_boolean(kind.value_type)):
+        raise ValueError(f"{where} holds {kind} in {column}: it must be lists of integers.")
+
+
+def _lengths(table: pa.Table, name: str, first: int) -> np.ndarray:
+    """The number of values in each row of a column; ValueError for a row that is null or holds one."""
+    column = table[name].combine_chunks()
+    if column.null_count:
+        row = first + int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
+        raise ValueError(f"row {row} has no {name}: leave it out.")
+    if column.flatten().null_count:
+        raise ValueError(f"{name} holds null in one of the rows {first} to {first + len(column) - 1}: leave it out.")
+    return pc.call_function("list_value_length", [column]).to_numpy(zero_copy_only=False)
 
 
 def _flat(table: pa.Table, name: str) -> np.ndarray:

@@ -42,7 +42,6 @@ class TextEncoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._bytes = vocabulary_bytes(tokenizer)
         self._backend = Tokenizer.from_str(rust_tokenizer(tokenizer).to_str())
-        self._backend.encode_special_tokens = True
         self._backend.no_padding()
         self._backend.no_truncation()
         self._can_cut = _splits_at_cuts(self._backend)
@@ -67,6 +66,7 @@ class TextEncoder:
         Raises:
             AlteredTextError: as `encode`.
         """
+        self._backend.encode_special_tokens = True  # their names in a text are text; a pickled tokenizer forgets it
         encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         rows = [encoding.ids for encoding in encodings]
         for text, ids in zip(texts, rows):

@@ -142,7 +142,7 @@ class EntropyEstimator(ABC):
 
     def check_row(self, ids_T: Tensor, number: int | str) -> None:
         """Raise a ValueError for a row that cannot be measured."""
-        vocab_size = self.model.config.vocab_size
+        vocab_size = self.model.config.get_text_config().vocab_size
         if len(ids_T) < 2:
             raise ValueError(f"row {number} holds no token to score after its first: leave it out.")
         lowest, highest = ids_T.min().item(), ids_T.max().item()
@@ -197,7 +197,7 @@ class EEMEstimator(EntropyEstimator):
 
 def check_bos(model: PreTrainedModel, ids_T: Tensor, number: int | str) -> None:
     """Raise a ValueError unless a row begins with BOS: its first text token must be predicted like the others."""
-    bos = model.config.bos_token_id
+    bos = model.config.get_text_config().bos_token_id
     if bos is not None and ids_T[0] != bos:
         raise ValueError(f"row {number} begins with id {ids_T[0].item()}, not with BOS ({bos}): put BOS before it.")
 

@@ -24,13 +24,14 @@ import pyarrow as pa
 import torch
 from datasets import Features, List, Value
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling_eem.data.arrow_files import RESULTS_FILE, TOKENIZER_FOLDER, arrow_stream, finish_dataset, shard_file
-from modeling_eem.data.fingerprint import FINGERPRINT_FILE
+from modeling_eem.data.fingerprint import FINGERPRINT_FILE, tokenizer_fingerprint
 from modeling_eem.data.rows import TOKEN_ENTROPIES
 from modeling_eem.data.segments import RowFolder, Scan, Segments, naming
 from modeling_eem.entropy.base import EntropyEstimator
+from modeling_eem.entropy.teacher import TeacherEntropy
 from modeling_eem.files import LOCK_FILE, full_disk_named, locked, read_record, write_atomically
 
 ENTROPIES_FILE = "entropies.json"
@@ -122,18 +123,26 @@ def claimed(output: Path) -> Iterator[dict[str, Any] | None]:
 
 def check_begun(output: Path, begun: dict[str, Any] | None, identity: dict[str, Any]) -> None:
     """Raise a ValueError for a folder that was begun with another model, method, options or data."""
-    if other := [name for name, value in identity.items() if begun is not None and begun[name] != value]:
+    # A folder that 0.1 began does not name its tokenizers.
+    if other := [name for name, value in identity.items() if begun is not None and begun.get(name, value) != value]:
         raise ValueError(
             f"{output} was begun with other values of {', '.join(other)}: choose another --output, or remove it."
         )
 
 
 def run_identity(
-    estimators: Estimators, models: Sequence[PreTrainedModel], scan: Scan, options: dict[str, Any]
+    estimators: Estimators,
+    models: Sequence[PreTrainedModel],
+    scan: Scan,
+    options: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> dict[str, Any]:
-    """Everything that determines the entropies of rows."""
+    """Everything that determines the entropies of rows; of an estimator that reads their text, tokenizers too."""
     estimator = estimators[TOKEN_ENTROPIES]
-    return {
+    read: dict[str, Any] = {}
+    if isinstance(estimator, TeacherEntropy) and tokenizer is not None:
+        read = {"tokenizers": [tokenizer_fingerprint(tokenizer), tokenizer_fingerprint(estimator.teacher_tokenizer)]}
+    return read | {
         "method": estimator.method,
         "unit": estimator.unit,
         "options": options,

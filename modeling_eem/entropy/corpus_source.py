@@ -81,13 +81,20 @@ class Source:
             return
         if tokenizer is None:
             raise ValueError("text needs a tokenizer: pass --tokenizer.")
+        estimators = list(estimators)
         contexts = [estimator.context for estimator in estimators if estimator.context is not None]
-        max_length = self.text_options.max_length or min(contexts, default=None)
-        if max_length is None:
+        limits = [estimator.max_length for estimator in estimators if estimator.max_length is not None]
+        max_length = self.text_options.max_length
+        if max_length is None and (max_length := min(contexts, default=None)) is None:
             raise ValueError("the model sets no limit in tokens of the rows: pass --max-length for text.")
+        if max_length > min(limits, default=max_length):
+            raise ValueError(
+                f"--max-length {max_length} is more than the model's {min(limits)} tokens: lower it, or use a method "
+                "that slides (sliding, causal with a stride)."
+            )
         options = RowOptions(
             max_length=max_length,
-            text_column=self.text_options.text_column or "text",
+            text_column="text" if self.text_options.text_column is None else self.text_options.text_column,
             errors=self.text_options.errors or "stop",
             held_out=0,
             may_be_short=True,

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,10 @@ def write_hub_folder(
     check_fingerprint(rows, load_tokenizer(rows / TOKENIZER_FOLDER))  # it is published with the rows
     counted = read_record(rows / RESULTS_FILE, {"splits": dict})["splits"]
     columns = next(iter(splits.values())).column_names
+    numbers = {
+        split: {name: count for name, count in counts.items() if isinstance(count, int | float)}
+        for split, counts in counted.items()
+    }
     measured: dict[str, Any] = {}
     if TOKEN_ENTROPIES in columns:
         measured = without_secrets(read_record(rows / ENTROPIES_FILE, {"method": str, "unit": str}))
@@ -68,10 +72,10 @@ def write_hub_folder(
             name=name or rows.name,
             location=location,
             columns=columns,
-            splits={split: {k: v for k, v in counts.items() if v is not None} for split, counts in counted.items()},
+            splits=numbers,
             method=measured.get("method"),
             unit=measured.get("unit", "nats"),
-            models=_names(measured.get("models")),
+            models=_by_column(columns, _names(measured.get("models"))),
             # `datasets` takes a folder with the same card for the same rows (5.2): other rows need another card.
             origin={**_origin(made, measured), "rows, SHA-256": sha256(rows / CONTENTS_FILE)},
             licence=licence,
@@ -109,6 +113,13 @@ def without_dataset_bars() -> Iterator[None]:
 def _names(models: Any) -> list[str]:
     named = models.values() if isinstance(models, dict) else models if isinstance(models, list) else [models]
     return [str(model) for model in named if model]
+
+
+def _by_column(columns: Sequence[str], models: list[str]) -> dict[str, list[str]]:
+    """The models of each column of entropies: those of several stages are named one after another, oldest first."""
+    stages = [name for name in columns if name.startswith(f"{TOKEN_ENTROPIES}_")] + [TOKEN_ENTROPIES]
+    size = len(models) // len(stages)
+    return {column: models[stage * size : (stage + 1) * size] for stage, column in enumerate(stages)}
 
 
 def _origin(made: dict[str, Any], measured: dict[str, Any]) -> dict[str, str]:

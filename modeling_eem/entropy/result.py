@@ -236,6 +236,8 @@ class TokenEntropies:
         for end in self._spans(row)[:, 1].tolist():
             tokens.append(text[shown:end])
             shown = max(shown, end)
+        if tokens:
+            tokens[-1] += text[shown:]
         return tokens
 
     def to_dataset(self) -> "Dataset":

@@ -6,6 +6,7 @@ are. Everything is computed from sums over each row, so memory grows with the ro
 Shapes: R rows, S sums a row, K resamples, N tokens.
 """
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -218,5 +219,7 @@ def _with_intervals(sums_RS: np.ndarray, statistic: Callable[[np.ndarray], np.nd
     for _ in range(RESAMPLES):
         counts_R = np.bincount(generator.integers(rows, size=rows), minlength=rows)
         resampled.append(counts_R @ sums_RS)
-    low, high = np.nanpercentile(statistic(np.array(resampled)), _PERCENTILES, axis=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice")  # a constant estimate has no correlation, and no interval
+        low, high = np.nanpercentile(statistic(np.array(resampled)), _PERCENTILES, axis=0)
     return [Estimate(float(value), float(a), float(b)) for value, a, b in zip(values, low, high)]

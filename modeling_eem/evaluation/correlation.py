@@ -78,10 +78,9 @@ class EntropyFolder:
         for table in self._tables(range(0, len(self.rows), _ROWS_A_BATCH), _ROWS_A_BATCH):
             yield from Segments.of(table).values(table, TOKEN_ENTROPIES)
 
-    def points(self) -> np.ndarray:
-        """About `POINTS` values, of all tokens in some rows spread evenly over the data; some are NaN."""
-        wanted = max(1, POINTS // len(self.rows[0]["input_ids"]))
-        tables = self._tables(range(0, len(self.rows), max(1, len(self.rows) // wanted)), 1)
+    def points(self, step: int) -> np.ndarray:
+        """The values of all tokens in every `step`-th row; some are NaN."""
+        tables = self._tables(range(0, len(self.rows), step), 1)
         return np.concatenate([row for table in tables for row in Segments.of(table).values(table, TOKEN_ENTROPIES)])
 
     def words(self) -> SplitWords:
@@ -127,8 +126,10 @@ def regress_folders(x: EntropyFolder, y: EntropyFolder) -> Regression:
 
 
 def scatter_points(x: EntropyFolder, y: EntropyFolder) -> tuple[np.ndarray, np.ndarray]:
-    """Both estimates' values at some tokens that both score."""
-    points = np.stack([x.points(), y.points()])
+    """Both estimates' values at some tokens that both score: about `POINTS`, in rows spread evenly over the data."""
+    tokens = max(1, len(next(x.values())))  # of the first row; padding does not count, and may differ between x and y
+    step = max(1, len(x.rows) * tokens // POINTS)
+    points = np.stack([x.points(step), y.points(step)])
     return tuple(points[:, ~np.isnan(points).any(0)])
 
 

@@ -53,7 +53,7 @@ class Checkpoint:
         """A collator for rows of at most `max_length` tokens; any token may pad, because padding is masked."""
         return CausalCollator(
             pad_token_id=padding_id(self.tokenizer),
-            vocab_size=self.config.vocab_size,
+            vocab_size=self.config.get_text_config().vocab_size,
             max_length=max_length,
         )
 
@@ -67,7 +67,7 @@ def load_checkpoints(folders: Sequence[Path], code_dtype: str | None = None) -> 
 
     Raises:
         ValueError: for an unknown format; a folder that is named twice, is missing or lacks the model or its
-            tokenizer; and a tokenizer without BOS or with more tokens than the model.
+            tokenizer; a tokenizer without BOS or with more tokens than the model; and a format without any code.
     """
     if code_dtype is not None and code_dtype not in CODE_FORMATS:
         raise ValueError(f"code_dtype must be one of {', '.join(CODE_FORMATS)}; got {code_dtype!r}.")
@@ -79,10 +79,13 @@ def load_checkpoints(folders: Sequence[Path], code_dtype: str | None = None) -> 
         if [other.resolve() for other in folders].count(folder.resolve()) > 1:
             raise ValueError(f"{folder} is named twice: leave one out.")
     names = [folder.resolve().name for folder in folders]
-    return [
+    checkpoints = [
         _load(folder, name if names.count(name) == 1 else str(folder), code_dtype)
         for folder, name in zip(folders, names)
     ]
+    if code_dtype is not None and not any(has_code(checkpoint.config) for checkpoint in checkpoints):
+        raise ValueError("code_dtype is the format of a code, and no model here has one: leave it out.")
+    return checkpoints
 
 
 def _load(folder: Path, name: str, code_dtype: str | None) -> Checkpoint:

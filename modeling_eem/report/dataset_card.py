@@ -28,7 +28,7 @@ class RowsFacts:
         columns: the columns of a row.
         splits: split → name → count, as the table shows them.
         method, unit: those of `token_entropies`; None for rows without.
-        models: the models that measured them.
+        models: the models that measured each column of entropies.
         origin: setting → value, of the rows and of the measurement.
         licence, language: those of the text, by the Hub's names; None leaves them out.
     """
@@ -39,7 +39,7 @@ class RowsFacts:
     location: str = "."
     method: str | None = None
     unit: str = "nats"
-    models: Sequence[str] = ()
+    models: Mapping[str, Sequence[str]] = field(default_factory=dict)
     origin: Mapping[str, str] = field(default_factory=dict)
     licence: str | None = None
     language: str | None = None
@@ -58,12 +58,11 @@ def dataset_card(facts: RowsFacts) -> DatasetCard:
     )
     told = dict(_COLUMNS)
     if facts.method:
-        by = f" by {', '.join(facts.models)}" if facts.models else ""
         told["token_entropies"] = (
-            f"one number a token, {facts.unit}, method `{facts.method}`{by}; NaN where nothing was scored"
+            f"one number a token, {facts.unit}, method `{facts.method}`{_by(facts)}; NaN where nothing was scored"
         )
         earlier = [name for name in facts.columns if name.startswith("token_entropies_")]
-        told |= dict.fromkeys(earlier, "the same by an earlier model, the earliest first")
+        told |= {name: f"the same{_by(facts, name)}, an earlier model, the earliest first" for name in earlier}
     names = list(next(iter(facts.splits.values()), {}))
     return DatasetCard(
         render(
@@ -87,12 +86,18 @@ def dataset_card(facts: RowsFacts) -> DatasetCard:
 def _summary(facts: RowsFacts) -> str:
     if not facts.method:
         return "Rows of tokens, made by `eem data prepare` of modeling-eem."
-    by = f" by {', '.join(f'`{name}`' for name in facts.models)}" if facts.models else ""
     return (
-        f"Rows of tokens, each token with an estimate of its entropy in {facts.unit}: method `{facts.method}`{by}. "
+        f"Rows of tokens, each token with an estimate of its entropy in {facts.unit}: method `{facts.method}`"
+        f"{_by(facts)}. "
         "`eem train` of modeling-eem takes them as `train_rows`, and its token losses read the column "
         "`token_entropies`."
     )
+
+
+def _by(facts: RowsFacts, column: str = "token_entropies") -> str:
+    """ " by `MODEL`" of a column's models, if they are known."""
+    models = facts.models.get(column, ())
+    return f" by {', '.join(f'`{name}`' for name in models)}" if models else ""
 
 
 def _usage(facts: RowsFacts) -> str:

@@ -107,6 +107,9 @@ def prepare_run(path: str | Path, overrides: Sequence[str] = ()) -> Run:
 def _prepare(name: str, config: PreTrainedConfig, data: DataArguments, arguments: RunArguments) -> Run:
     rows = run_rows(data)
     missing = [column for column in arguments.entropy_columns if column not in rows.columns]
+    metric = (arguments.metric_for_best_model or "loss").removeprefix("eval_")
+    if metric != "loss" and is_regression(config) != (metric == "mean_squared_error"):
+        raise ValueError(f"metric_for_best_model: {metric!r} is not measured of this kind of model; loss always is.")
     if missing and (is_regression(config) or TOKEN_LOSSES[arguments.token_loss].needs_entropies):
         what = "num_labels: 1" if is_regression(config) else f"token_loss: {arguments.token_loss}"
         raise ValueError(f"{what} needs train_rows with a column {', '.join(missing)}; make it with `eem entropy`.")
@@ -123,6 +126,12 @@ def _prepare(name: str, config: PreTrainedConfig, data: DataArguments, arguments
     train_rows, held_out_rows = rows.load(row_format, tokenizer)
     if data.max_held_out_rows is not None:
         held_out_rows = held_out_rows.take(min(data.max_held_out_rows, len(held_out_rows)))
+    rows_at_once = arguments.per_device_train_batch_size * arguments.world_size
+    if arguments.dataloader_drop_last and len(train_rows) < rows_at_once:
+        raise ValueError(
+            f"dataloader_drop_last: true leaves none of the {len(train_rows):,} rows, because {rows_at_once:,} are "
+            "read at once: set per_device_train_batch_size lower."
+        )
     set_seed(arguments.seed)
     return Run(
         name=name,

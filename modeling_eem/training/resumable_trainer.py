@@ -64,6 +64,7 @@ class RunTrainer(TokenWeightedTrainer):
         self.run = run
         arguments = copy.copy(run.arguments)  # the caller's arguments stay as they are
         arguments.label_names = list(run.metrics.label_names)
+        arguments.save_total_limit = None  # transformers' own rotation deletes the newest checkpoint for the best one
         super().__init__(
             model=run.model,
             args=arguments,
@@ -229,6 +230,14 @@ class RunTrainer(TokenWeightedTrainer):
             vars(self.args).update(wanted)
             self.state.compute_steps(self.args, max_steps)
 
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().create_scheduler(*args, **kwargs)
+        except (TypeError, AttributeError) as error:  # a keyword, or a value, that the schedule cannot use
+            if not self.args.lr_scheduler_kwargs:
+                raise
+            raise ValueError(f"lr_scheduler_kwargs of {self.args.lr_scheduler_type}: {error}") from error
+
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Random states are the last that a resume reads: the checkpoint must still be there, whole and the same.
 
@@ -278,8 +287,6 @@ class RunTrainer(TokenWeightedTrainer):
         if self.args.should_save:
             delete_checkpoint(folder)  # torn, or about to be written again
         self.accelerator.wait_for_everyone()
-        # No older checkpoint is deleted before this one is known to be whole.
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             with full_disk_named(folder):
                 super()._save_checkpoint(model, trial)
@@ -292,10 +299,8 @@ class RunTrainer(TokenWeightedTrainer):
             if self.args.should_save:
                 delete_checkpoint(folder)  # room for others
             raise
-        finally:
-            self.args.save_total_limit = limit
-        if self.args.should_save:
-            rotate(output, limit, self.state.best_model_checkpoint)
+        if self.args.should_save:  # no older checkpoint is deleted before this one is known to be whole
+            rotate(output, self.run.arguments.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub and self.args.hub_strategy == HubStrategy.EVERY_SAVE:
             self._push(folder, f"Step {self.state.global_step}")

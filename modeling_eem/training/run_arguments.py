@@ -74,16 +74,19 @@ class RunArguments(TokenWeightedTrainingArguments):
         has_device = torch.accelerator.is_available() or is_torch_xla_available()
         if self.bf16 and not has_device and not self.deepspeed:
             self.use_cpu = True  # transformers refuses bf16 on a CPU unless it is told that a CPU is meant
+        if self.greater_is_better is None and self.metric_for_best_model is not None:
+            # transformers takes more for better, unless the name ends in "loss"
+            self.greater_is_better = self.metric_for_best_model.removeprefix("eval_") == "token_accuracy"
         super().__post_init__()
         for name in self.report_to:
             if name not in (known := get_available_reporting_integrations()):
                 choice = f"choose from {', '.join(known)}" if known else "pip install it, or leave report_to out"
                 raise ValueError(f"report_to: {name} is not installed; {choice}.")
-        if (
-            self.save_strategy == SaveStrategy.BEST
-            and str(self.metric_for_best_model).removeprefix("eval_") not in _METRICS
-        ):
+        metric = self.metric_for_best_model
+        if metric is None and self.save_strategy == SaveStrategy.BEST:
             raise ValueError(f"save_strategy: best needs metric_for_best_model, one of {', '.join(_METRICS)}.")
+        if metric is not None and metric.removeprefix("eval_") not in _METRICS:
+            raise ValueError(f"metric_for_best_model must be one of {', '.join(_METRICS)}; got {metric!r}.")
         batches = self.accelerator_config
         assert isinstance(batches, AcceleratorConfig)  # `super` made it one
         if batches.split_batches or batches.dispatch_batches or not batches.even_batches:
@@ -121,6 +124,8 @@ def _check_numbers(arguments: RunArguments) -> None:
         raise ValueError(f"dataloader_num_workers must be from 0 to 1024; got {arguments.dataloader_num_workers}.")
     if not -1 <= arguments.max_steps <= 10**9 or arguments.max_steps == 0:
         raise ValueError(f"max_steps must be from 1 to {10**9}, or left out; got {arguments.max_steps}.")
+    if arguments.num_train_epochs == 0 and arguments.max_steps == -1:
+        raise ValueError("num_train_epochs: 0 trains no step: set it above 0, or set max_steps.")
     if arguments.num_train_epochs > 10**6:
         raise ValueError(f"num_train_epochs must be at most {10**6}; got {arguments.num_train_epochs}.")
     for name in ("logging_steps", "eval_steps", "save_steps"):

@@ -1,6 +1,5 @@
 """The arguments of a token loss, as fields beside any Trainer's own arguments."""
 
-import math
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -52,11 +51,7 @@ class TokenLossArguments:
         }.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
-        for name in ("entropy_threshold", "focal_gamma", "mile_gamma"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a finite number of at least 0; got {getattr(self, name)}.")
-        if not 0 < self.selected_fraction <= 1:
-            raise ValueError(f"selected_fraction must lie above 0 and be at most 1; got {self.selected_fraction}.")
+        _ = self.token_loss_options  # checks their values
         if not self.entropy_columns or len(set(self.entropy_columns)) < len(self.entropy_columns):
             raise ValueError(f"entropy_columns must be different names, at least one; got {self.entropy_columns}.")
         if steps := self.entropy_stage_steps:

@@ -8,6 +8,7 @@ its training data. So a loss should approach each token's entropy and not go bel
     H entropy of the model's own prediction
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,12 +30,22 @@ class TokenLossOptions:
         focal_gamma: γ of `focal`.
         mile_gamma: γ of `mile`.
         selected_fraction: share of tokens that `selective` keeps in each segment.
+
+    Raises:
+        ValueError: for a number out of range.
     """
 
     entropy_threshold: float = 4.0
     focal_gamma: float = 2.0
     mile_gamma: float = 1.0
     selected_fraction: float = 0.6
+
+    def __post_init__(self) -> None:
+        for name in ("entropy_threshold", "focal_gamma", "mile_gamma"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a finite number of at least 0; got {getattr(self, name)}.")
+        if not 0 < self.selected_fraction <= 1:
+            raise ValueError(f"selected_fraction must lie above 0 and be at most 1; got {self.selected_fraction}.")
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,9 @@ def threshold(tokens: Tokens, options: TokenLossOptions) -> Tensor:
 
 def focal(tokens: Tokens, options: TokenLossOptions) -> Tensor:
     """(1 - p)^γ ℓ (Lin et al. 2017, arXiv 1708.02002); the factor is differentiated too."""
-    return (-torch.expm1(-tokens.losses)) ** options.focal_gamma * tokens.losses
+    # At ℓ = 0 the power of a γ below 1 has an infinite slope, and infinity times ℓ is NaN.
+    misses = (-torch.expm1(-tokens.losses)).clamp(min=torch.finfo(tokens.losses.dtype).tiny)
+    return misses**options.focal_gamma * tokens.losses
 
 
 def mile(tokens: Tokens, options: TokenLossOptions) -> Tensor:
@@ -153,7 +166,8 @@ def token_loss_function(name: str, **options: float) -> Callable[..., Tensor]:
         options: fields of `TokenLossOptions`.
 
     Raises:
-        ValueError: for a loss that needs entropies, or the mean of its weights over the optimizer step.
+        ValueError: for a loss that needs entropies, or the mean of its weights over the optimizer step; for an option
+            out of range.
     """
     loss = TOKEN_LOSSES.get(name)
     able = [other for other, known in TOKEN_LOSSES.items() if not (known.needs_entropies or known.is_averaged)]

@@ -14,6 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from modeling_eem.data.collator import CausalCollator
 from modeling_eem.data.rows import TOKEN_ENTROPIES
 from modeling_eem.models.configuration_eem import is_autoencoder
+from modeling_eem.models.loss_eem import IGNORE_INDEX
 from modeling_eem.training.callbacks import LEFT_OUT, SeedDevicesCallback
 from modeling_eem.training.distributed import keep_loss_precision, over_processes
 from modeling_eem.training.token_loss_arguments import TokenLossArguments
@@ -69,7 +70,7 @@ class TokenLossMixin(Trainer):
         if self.training_forward is not None:
             self.model_accepts_loss_kwargs = True  # the replaced forward divides by num_items_in_batch
         self._left_out: Tensor | int = 0
-        self._num_items: Tensor | None = None
+        self._num_items: Tensor | int | None = None
         self._is_measuring = False  # in `prediction_step`, so with the forward replaced
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -161,17 +162,24 @@ class TokenLossMixin(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | int | None:
         if self.training_forward is None:
-            return super()._get_num_items_in_batch(batch_samples, device)
+            self._num_items = super()._get_num_items_in_batch(batch_samples, device)
+            return self._num_items
         if not batch_samples or "labels" not in batch_samples[0]:
             return None
-        self._num_items = self._count(self.training_forward, batch_samples, device, self.model.training)
+        # Not `model.training`: transformers turns it on only after this, in the first step and after an evaluation.
+        self._num_items = self._count(self.training_forward, batch_samples, device, not self._is_measuring)
         return self._num_items
 
+    @staticmethod
+    def _scored(forward: TrainingForward | None, batch: dict[str, Any], is_training: bool) -> Tensor:
+        """Which tokens are scored; of an autoencoder all labelled ones."""
+        return batch["labels"] != IGNORE_INDEX if forward is None else forward.scored(batch, is_training)
+
     def _count(
-        self, forward: TrainingForward, batches: list[dict[str, Any]], device: torch.device, is_training: bool
+        self, forward: TrainingForward | None, batches: list[dict[str, Any]], device: torch.device, is_training: bool
     ) -> Tensor:
         """Scored tokens over all devices."""
-        counts = [forward.scored(batch, is_training).sum() for batch in batches]
+        counts = [self._scored(forward, batch, is_training).sum() for batch in batches]
         count = torch.stack(counts).sum().to(device)
         if self.args.world_size > 1:
             count = over_processes(self.accelerator, count, "sum") // self.get_tp_size()
@@ -192,12 +200,13 @@ class TokenLossMixin(Trainer):
                 loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
         finally:
             self._is_measuring = False
-        if loss is not None and self.training_forward is not None:
+        if loss is not None and (self.training_forward is not None or "labels" in inputs):
             items, total = self._num_items, loss.double()
             if items is None:  # a Trainer such as TRL's: its loss is the mean over this process's batch
-                own = self.training_forward.scored(inputs, is_training=False).sum().to(total.device)
+                own = self._scored(self.training_forward, inputs, is_training=False).sum().to(total.device)
                 items = self._count(self.training_forward, [inputs], total.device, is_training=False)
                 total = total * own * self.args.world_size / items.clamp(min=1)
+            items = torch.as_tensor(items, device=total.device)
             self._loss_sum += torch.where(items > 0, total * items, 0.0)
             self._loss_items += items
         return loss, logits, labels
@@ -236,6 +245,7 @@ class TokenWeightedTrainer(TokenLossMixin, Trainer):
 
 def default_collator(config: PreTrainedConfig) -> CausalCollator:
     """Pads with the config's padding token, or any token of its vocabulary: padding is masked and has no label."""
+    config = config.get_text_config()
     values = config.to_dict()
     candidates = (values.get(name) for name in ("pad_token_id", "bos_token_id"))
     pad_token_id = next((token for token in candidates if isinstance(token, int) and token >= 0), 0)

@@ -125,6 +125,8 @@ class RegressionForward:
         return TokenClassifierOutput(loss=loss, logits=outputs.logits)
 
     def scored(self, batch: dict[str, Any], is_training: bool) -> Tensor:
+        if "token_entropies" not in batch:
+            raise ValueError("a regression needs the column token_entropies (nats, one a token): the batch has none.")
         return is_scored(batch["token_entropies"], batch["labels"])
 
 

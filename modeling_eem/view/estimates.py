@@ -282,6 +282,8 @@ def _shown_pieces(text: bytes, ends: Sequence[int]) -> list[bytes]:
     for end in ends:
         parts.append(text[shown:end])
         shown = max(shown, end)
+    if parts:
+        parts[-1] += text[shown:]
     return parts
 
 

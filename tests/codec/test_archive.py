@@ -1,6 +1,7 @@
 """Random access reads little, and the same bytes that a whole decode gives."""
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,15 @@ def test_a_wrong_index_is_found_not_followed(codec: Codec, text: bytes) -> None:
         except DamagedFile:
             refused += 1
     assert refused > 20
+
+
+def test_threads_may_share_an_archive(codec: Codec, tmp_path: Path) -> None:
+    data = random.Random(0).randbytes(400_000)
+    path = tmp_path / "x.eem"
+    path.write_bytes(codec.compress(data))
+    places = [random.Random(number).randrange(len(data)) for number in range(200)]
+    with codec.open(path) as archive, ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda at: archive.read(at, 100), places)) == [data[at : at + 100] for at in places]
 
 
 def test_a_file_is_closed_when_it_is_refused(codec: Codec, tmp_path: Path) -> None:

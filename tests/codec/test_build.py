@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, ByT5Tokenizer, PreTrainedModel
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoModelForCausalLM, ByT5Tokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from modeling_eem import MaskedMixerConfig, MaskedMixerForCausalLM
 from modeling_eem.codec import IntegerModel, build_integer_model, compare_bits
@@ -63,6 +65,9 @@ def test_other_models_are_refused(float_model: MakeFloat, integer_model: MakeMod
         build_integer_model(float_model("flat", len(tokenizer)), tokenizer, [""])
     with pytest.raises(ValueError, match="tokenizer.json"):
         build_integer_model(float_model("flat", len(tokenizer)), ByT5Tokenizer(), TEXTS)
+    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a")))
+    with pytest.raises(ValueError, match="not byte-level"):
+        build_integer_model(float_model("flat", len(tokenizer)), words, TEXTS)
 
 
 @pytest.mark.parametrize(

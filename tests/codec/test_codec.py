@@ -1,5 +1,7 @@
 """Any bytes come back, in memory and in streams; models are told apart; sizes keep their bounds."""
 
+import copy
+import pickle
 import random
 from collections.abc import Callable
 from io import BytesIO, RawIOBase
@@ -9,7 +11,9 @@ from typing import Any
 import pytest
 
 from modeling_eem.codec import Codec, CodecError, DamagedFile, WrongModel, registry
-from modeling_eem.codec.container import Header, Kind
+from modeling_eem.codec.archive import Layout
+from modeling_eem.codec.container import Header, Kind, pack_record
+from modeling_eem.codec.trailer import Index
 
 WAYS = ["bytes", "causal", "carry", "code", "code and carry"]
 AWKWARD = [
@@ -208,6 +212,47 @@ def test_an_estimate_comes_near_the_file(codec: Codec, text: bytes) -> None:
     assert part.sampled_bytes <= len(text) and part.plain_bytes == 4 * len(text)
     assert part.file_bytes == pytest.approx(4 * estimate.file_bytes, rel=0.2)
     assert codec.estimate(b"").file_bytes < 64
+    for size, sample in ((10, 5), (100, 15), (100, 0), (1, 0), (1000, 999)):
+        assert codec.estimate(b"a" * size, sample).sampled_bytes <= sample
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda codec: pickle.loads(pickle.dumps(codec))])
+def test_a_copy_compresses_as_well(codec: Codec, copied: Callable[[Codec], Codec], text: bytes) -> None:
+    """A tokenizer's JSON, and so its pickle, does not say that the names of special tokens are text."""
+    data = b"A special <|endoftext|> in the text. " + text[:3000]
+    assert copied(codec).compress(data) == codec.compress(data)
+
+
+@pytest.mark.parametrize("context", [2, 3])
+def test_carry_in_the_shortest_contexts(stand_in: Callable[..., Any], text: bytes, context: int) -> None:
+    codec = Codec(stand_in(context=context), carry=True)
+    assert codec.decompress(codec.compress(text[:500])) == text[:500]
+
+
+def test_a_payload_that_does_not_end_as_it_should_is_damage(integer_model: Callable[[str], Any], text: bytes) -> None:
+    """Its check sum is right, as in a file that someone else made."""
+    codec = Codec(integer_model("flat"))
+    header = codec._header(False)
+    index, out = Index(), header.to_bytes()
+    for number, payload in enumerate([codec.model.encode_windows([[5, 6, 7]])[0], b"\xff" * 40]):
+        record = pack_record(header.check, number, Kind.TEXT, 3, payload)
+        out += record
+        index.add(len(record), b"abc")
+    out += index.trailer(header)
+    with pytest.raises(DamagedFile, match="window 1 is damaged"):
+        codec.decompress(out)
+    with pytest.raises(DamagedFile, match="window 1 is damaged"):
+        codec.window(out, 1)
+
+
+def test_bytes_put_between_two_windows_are_noted(codec: Codec, text: bytes) -> None:
+    blob = codec.compress(text)
+    layout = Layout(BytesIO(blob))
+    entry, lengths = layout.plain_lengths(0)
+    second = [at for at, _ in layout.heads(entry, len(lengths))][1]
+    salvaged = codec.salvage(blob[:second] + b"???" + blob[second:])
+    assert salvaged.data == text and not salvaged.is_whole
+    assert any("3 bytes before window 1 belong to no window" in line for line in salvaged.lines())
 
 
 def test_a_pushed_codec_is_what_a_folder_holds(codec: Codec, tmp_path: Path, monkeypatch: Any) -> None:

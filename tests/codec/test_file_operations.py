@@ -96,8 +96,7 @@ def test_folders_are_taken_file_by_file(tmp_path: Path, text: bytes) -> None:
     for name in ("a/one", "a/b/two", "a/three.eem"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(text[:2000])
-    with pytest.raises(CodecError, match="-r takes each file"):
-        compress_files([tmp_path / "a"], MODEL, _quiet)
+    assert "-r takes each file" in _one(compress_files([tmp_path / "a"], MODEL, _quiet)).line
     results = compress_files([tmp_path / "a"], _with(recursive=True), _quiet)
     assert [result.target.name for result in results] == ["two.eem", "one.eem"]
     (tmp_path / "a/one").unlink()
@@ -112,7 +111,7 @@ def test_one_bad_file_does_not_stop_the_others(notes: Path, tmp_path: Path) -> N
     other.write_bytes(b"some words")
     results = compress_files([tmp_path / "absent", notes, other], MODEL, _quiet)
     assert [result.error is None for result in results] == [False, True, True]
-    assert "absent: No such file" in results[0].error
+    assert "absent: No such file" in results[0].line
     (tmp_path / "junk.eem").write_bytes(b"junk")
     assert "not an .eem file" in _one(decompress_files([tmp_path / "junk.eem"], MODEL, _quiet)).error
     assert not (tmp_path / "junk").exists()
@@ -317,3 +316,92 @@ def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
     with whole_file(Path(os.devnull), overwrite=True) as file:
         file.write(b"x")
     assert not Path(os.devnull).is_file()
+
+
+def test_a_source_stays_where_its_output_is_no_file(notes: Path, text: bytes) -> None:
+    for work, path in ((compress_files, notes), (decompress_files, None)):
+        path = path or _one(compress_files([notes], MODEL, _quiet)).target
+        assert path is not None
+        result = _one(work([path], _with(keep=False, output=Path(os.devnull)), _quiet))
+        assert result.error is None and path.exists()
+    fifo = notes.with_name("pipe")
+    os.mkfifo(fifo)
+    writer = multiprocessing.get_context("fork").Process(target=fifo.write_bytes, args=(text,))
+    writer.start()
+    packed = _one(compress_files([fifo], _with(keep=False, output=notes.with_name("x")), _quiet))
+    writer.join()
+    assert packed.plain_bytes == len(text) and fifo.exists()
+
+
+def test_a_pipe_is_estimated_as_a_file_is(notes: Path, text: bytes) -> None:
+    fifo = notes.with_name("pipe")
+    os.mkfifo(fifo)
+    writer = multiprocessing.get_context("fork").Process(target=fifo.write_bytes, args=(text,))
+    writer.start()
+    piped, plain = (_one(estimate_files([path], MODEL, _quiet)) for path in (fifo, notes))
+    writer.join()
+    assert (piped.plain_bytes, piped.file_bytes) == (plain.plain_bytes, plain.file_bytes) and plain.plain_bytes
+
+
+def test_salvage_keeps_to_the_most_output(notes: Path) -> None:
+    packed = _one(compress_files([notes], MODEL, _quiet)).target
+    assert packed is not None
+    out = notes.with_name("out")
+    refused = _one(decompress_files([packed], _with(salvage=True, max_output=10, output=out), _quiet))
+    assert "--max-output allows 10" in (refused.error or "") and not out.exists()
+
+
+def test_what_cannot_be_taken_stops_no_other(notes: Path) -> None:
+    folder = notes.with_name("folder")
+    folder.mkdir()
+    missing, other = notes.with_name("missing"), notes.with_name("other.txt")
+    other.write_bytes(b"other")
+    results = compress_files([folder, missing, notes, other], MODEL, _quiet)
+    assert [result.error is None for result in results] == [False, False, True, True]
+    assert "-r takes" in results[0].line
+    assert results[1].line == f"{missing}: No such file or directory"  # its name once
+
+
+def test_a_folder_that_cannot_be_read_is_told(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = notes.with_name("secret")
+    secret.mkdir()
+    listed = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(path) == secret:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    refused, packed = compress_files([notes.parent], _with(recursive=True), _quiet)
+    assert refused.line == f"{secret}: Permission denied"
+    assert packed.error is None and packed.source == notes
+
+
+def test_an_output_that_cannot_be_made_is_called_by_its_name(notes: Path) -> None:
+    out = notes.with_name("nowhere") / "x.eem"
+    assert _one(compress_files([notes], _with(output=out), _quiet)).line == (
+        f"{notes}: {out}: No such file or directory"
+    )
+
+
+def test_a_name_that_is_not_utf8(notes: Path, text: bytes) -> None:
+    odd = Path(os.fsdecode(os.fsencode(notes.parent) + b"/a\xff.txt"))
+    odd.write_bytes(text)
+    packed = _one(compress_files([odd], MODEL, _quiet))
+    assert packed.error is None and packed.target is not None
+    odd.unlink()
+    assert _one(decompress_files([packed.target], MODEL, _quiet)).error is None and odd.read_bytes() == text
+
+
+@pytest.mark.parametrize("name, output", [("stdin", Path("x")), ("stdout", Path("-"))])
+def test_a_closed_standard_stream(notes: Path, name: str, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(notes.parent)
+    monkeypatch.setattr(sys, name, None)
+    source = Path("-") if name == "stdin" else notes
+    result = _one(compress_files([source], _with(output=output), _quiet))
+    assert "is closed: name a file" in (result.error or "")
+
+
+def test_a_listing_needs_a_file() -> None:
+    assert "a listing needs a file" in _one(list_files([], FileOptions(), _quiet)).line

@@ -48,6 +48,43 @@ def test_all_rows_are_read_once_and_in_order(tmp_path: Path) -> None:
     assert found == {(0, 5, 6), (0, 7), (0, 3), (0, 4)}
 
 
+def test_empty_rows_are_never_drawn(tmp_path: Path) -> None:
+    Dataset.from_dict({"input_ids": [[], [0, 5], []]}).save_to_disk(tmp_path / "rows")
+    rows = RowFolder.open(tmp_path / "rows")
+    assert rows.scan(lambda *_: None).num_tokens == 2
+    drawn = rows.draw()
+    assert [[ids.tolist() for _, ids in next(drawn)] for _ in range(9)] == 9 * [[[0, 5]]]
+    Dataset.from_dict({"input_ids": [[0], []]}).filter(lambda row: not row["input_ids"]).save_to_disk(
+        tmp_path / "none"
+    )
+    with pytest.raises(ValueError, match="holds no tokens"):
+        RowFolder.open(tmp_path / "none").scan(lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    "columns, message",
+    [
+        ({"input_ids": [[0.5, 5.0, 6.0]]}, "holds .*double.* in input_ids: it must be lists of integers"),
+        ({"input_ids": ["abc"]}, "holds string in input_ids"),
+        ({"input_ids": [[0, 5]], "attention_mask": [["1", "1"]]}, "in attention_mask: it must be lists of integers"),
+        ({"input_ids": [[0, 5, 6]] * 2 + [None]}, "split train: row 2 has no input_ids"),
+        ({"input_ids": [[0, None, 6]]}, "input_ids holds null in one of the rows 0 to 0"),
+        (
+            {"input_ids": [[0, 5], [0, 5, 6]], "attention_mask": [[1, 1], [1, 1]]},
+            "row 1 has not as many attention_mask",
+        ),
+        (
+            {"input_ids": [[0, 5], [0, 5, 6]], "attention_mask": [[1, 1], [1, 0, 1]]},
+            "row 1 has an attention_mask with a",
+        ),
+    ],
+)
+def test_columns_that_hold_no_rows_of_ids(tmp_path: Path, columns: dict, message: str) -> None:
+    Dataset.from_dict(columns).save_to_disk(tmp_path / "rows")
+    with pytest.raises(ValueError, match=message):
+        RowFolder.open(tmp_path / "rows").scan(lambda *_: None)
+
+
 def test_what_is_no_data_set_of_rows(tmp_path: Path) -> None:
     assert not is_row_folder(tmp_path)
     (tmp_path / "a.txt").write_text("text")

@@ -73,6 +73,40 @@ def test_an_estimate_writes_nothing(codec: Path, notes: Path) -> None:
     assert result.exit_code == 0 and "about" in result.stdout and list(notes.parent.iterdir()) == [notes]
 
 
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (["-d", "--estimate"], "--estimate is for compressing"),
+        (["-t", "--estimate"], "--estimate is for compressing"),
+        (["--estimate", "--carry"], "--carry is not in an estimate"),
+        (["--estimate", "-o", "x"], "--output names a file, and nothing is written"),
+        (["-t", "-o", "x"], "--output names a file, and nothing is written"),
+        (["-c", "-o", "x"], "--output and -c name two outputs"),
+    ],
+)
+def test_options_that_nothing_would_read(
+    given: list[str], said: str, notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(notes.parent)
+    result = _run("compress", *given, notes)
+    assert result.exit_code == 2 and said in result.stderr and list(notes.parent.iterdir()) == [notes]
+
+
+def test_a_folder_among_files(codec: Path, notes: Path) -> None:
+    result = _run("compress", "--model", codec, notes.parent, notes)
+    assert result.exit_code == 2 and "-r takes each file" in result.stderr
+    assert notes.with_name("notes.txt.eem").exists()
+
+
+@pytest.mark.parametrize("content", ["[]", "{bad"])
+def test_a_codec_folder_with_a_damaged_config(content: str, codec: Path, notes: Path) -> None:
+    model = notes.with_name("model")
+    Codec.from_pretrained(codec).save_pretrained(model)
+    (model / "config.json").write_text(content)
+    result = _run("compress", "--model", model, notes)
+    assert result.exit_code == 2 and "config.json is damaged" in result.stderr and "Traceback" not in result.output
+
+
 def test_a_damaged_file_is_salvaged(codec: Path, notes: Path) -> None:
     data = random.Random(0).randbytes(200_000)  # four windows
     notes.write_bytes(data)
@@ -101,7 +135,7 @@ def test_standard_input_to_standard_output(codec: Path, tmp_path: Path) -> None:
     "arguments, message",
     [
         (["compress", "nowhere.txt"], "nowhere.txt: No such file"),
-        (["compress", "."], ". is a folder: -r takes each file in it"),
+        (["compress", "."], ".: it is a folder: -r takes each file in it"),
         (["compress", "--salvage", "x.eem"], "--salvage is for decompressing: add -d."),
         (["compress", "-d", "--carry", "x.eem"], "--carry is for compressing: leave it out."),
         (["compress", "-l", "nowhere.eem"], "error: nowhere.eem: "),

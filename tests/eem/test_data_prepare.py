@@ -125,6 +125,8 @@ def test_bad_input(corpus: Path, tmp_path: Path) -> None:
     assert not output.exists()  # so other options may be tried
     assert "less than one row" in refused("bytes.txt", "--errors", "skip")
     assert "nowhere.txt: not found" in refused("nowhere.txt")
+    for number in ("inf", "nan", "0", "-1"):
+        assert "--shard-mb must be a number above 0" in refused("short.txt", "--shard-mb", number)
     assert not output.exists()
 
 

@@ -63,6 +63,34 @@ def test_the_folder_is_a_data_set_of_the_hub(rows: Path, tmp_path: Path) -> None
     assert str(rows.parent) not in published and "/tmp" not in published
 
 
+def test_several_stages_are_told_apart(rows: Path, harness_model: Callable[..., Path], tmp_path: Path) -> None:
+    for name in ("early", "late"):
+        shutil.copytree(harness_model("llama"), tmp_path / name)
+    words = [
+        "entropy",
+        "--model",
+        tmp_path / "early",
+        tmp_path / "late",
+        "--method",
+        "causal",
+        "--data",
+        rows / "rows",
+    ]
+    result = CliRunner().invoke(app, list(map(str, [*words, "--output", tmp_path / "stages"])))
+    assert result.exit_code == 0, result.output
+    result = _run(
+        "--rows", tmp_path / "stages", "--output", tmp_path / "hub", "--licence", "cc0-1.0", "--language", "en"
+    )
+    assert result.exit_code == 0, result.output
+    lines = DatasetCard.load(tmp_path / "hub" / "README.md").text.splitlines()
+    (last,) = (
+        line for line in lines if line.startswith("| `token_entropies` |") or line.startswith("| token_entropies ")
+    )
+    (first,) = (line for line in lines if "token_entropies_1" in line)
+    assert "late`" in last and "early`" not in last
+    assert "early`" in first and "late`" not in first
+
+
 def test_a_damaged_tokenizer_is_not_published(rows: Path, tmp_path: Path) -> None:
     shutil.copytree(rows / "out", tmp_path / "rows")
     (tmp_path / "rows" / "tokenizer" / "tokenizer.json").write_text("{")

@@ -278,6 +278,43 @@ def test_text_with_a_bad_line_leaves_nothing_and_may_be_mended(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "skipped", "text.jsonl"]
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--max-length", 0], "max_length must lie between 2 and"),
+        (["--max-length", 64], "--max-length 64 is more than the model's 16 tokens"),
+        (["--text-column", ""], "no column ''"),
+    ],
+)
+def test_text_that_is_refused_leaves_nothing(
+    options: list, message: str, text: Path, harness_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    arguments = ["--model", harness_model("llama"), "--method", "causal", "--data", text, "--output", tmp_path / "out"]
+    result = _run(*arguments, *options)
+    assert result.exit_code == 2 and message in result.stderr, result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_teachers_rows_go_on_with_the_same_tokenizers_only(
+    harness_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Rows without a fingerprint say nothing of their tokenizer."""
+    Dataset.from_dict({"input_ids": [[0, 70, 71, 72]] * 6}).save_to_disk(tmp_path / "rows")
+    tokenizer = AutoTokenizer.from_pretrained(harness_model("llama"))
+    words = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = words["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    tokenizer.save_pretrained(tmp_path / "other")
+    (tmp_path / "other" / "tokenizer.json").write_text(json.dumps(words))
+    model, output = harness_model("llama"), tmp_path / "out"
+    arguments = ["--model", model, "--method", "teacher", "--data", tmp_path / "rows", "--output", output]
+    first = _run(*arguments, "--tokenizer", model, "--rows-a-part", 2)
+    assert first.exit_code == 0, first.stderr
+    assert _run(*arguments, "--tokenizer", model).exit_code == 0
+    other = _run(*arguments, "--tokenizer", tmp_path / "other")
+    assert other.exit_code == 2 and "was begun with other values of tokenizers" in other.stderr
+
+
 def test_rows_of_other_text_that_a_killed_start_left(harness_model: Callable[..., Path], tmp_path: Path) -> None:
     text, model = tmp_path / "text.txt", harness_model("llama")
     text.write_text("A ship came home.")

@@ -2,13 +2,16 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from click.testing import Result
+from datasets import load_from_disk
 from PIL import Image
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
@@ -16,6 +19,7 @@ from typer.testing import CliRunner
 from eem.evaluate import app
 from modeling_eem.data.arrow_files import TOKENIZER_FOLDER, arrow_stream, finish_dataset
 from modeling_eem.entropy.statistics import regression
+from modeling_eem.evaluation import correlation
 
 
 def _run(*arguments: object) -> Result:
@@ -72,6 +76,34 @@ def test_tables_and_plots(estimates: dict[str, Path], tmp_path: Path) -> None:
     for name in ("scatter-exact-causal.png", "index.png"):
         with Image.open(tmp_path / "out" / name) as image:
             assert len(image.convert("RGB").getcolors(1 << 20)) > 50
+
+
+def test_padding_changes_no_point(estimates: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same rows, stored with padding: of many rows some are drawn, and they must be the same ones."""
+    monkeypatch.setattr(correlation, "POINTS", 300)
+    padded = tmp_path / "padded"
+    shutil.copytree(estimates["causal"], padded)
+    plain = load_from_disk(str(padded))["train"]
+    longest = max(map(len, plain["input_ids"])) + 9
+    schema = pa.schema([
+        ("input_ids", pa.list_(pa.int32())), ("attention_mask", pa.list_(pa.int8())),
+        ("token_entropies", pa.list_(pa.float32())),
+    ])  # fmt: skip
+    table = pa.table(
+        {
+            "input_ids": [[*ids, *[0] * (longest - len(ids))] for ids in plain["input_ids"]],
+            "attention_mask": [[1] * len(ids) + [0] * (longest - len(ids)) for ids in plain["input_ids"]],
+            "token_entropies": [[*row, *[math.nan] * (longest - len(row))] for row in plain["token_entropies"]],
+        },
+        schema=schema,
+    )
+    with arrow_stream(padded / "train" / "data-00000-of-00001.arrow", schema) as writer:
+        writer.write_table(table)
+    finish_dataset(padded, ["train"], schema, "padded")
+    exact, *others = correlation.open_folders([estimates["exact"], estimates["causal"], padded])
+    expected, found = (correlation.scatter_points(exact, other) for other in others)
+    np.testing.assert_array_equal(found, expected)
+    assert 200 < len(expected[0]) < 600
 
 
 def test_an_estimate_is_not_compared_with_itself(estimates: dict[str, Path], tmp_path: Path) -> None:

@@ -8,7 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from modeling_eem.data import CausalCollator
 from modeling_eem.entropy.result import TokenEntropies
@@ -122,6 +125,14 @@ def test_the_heat_map_shows_the_whole_text(entropies: TokenEntropies) -> None:
     assert all(character in page for character in "Ishmael私はx"), "every text is drawn, not the first alone"
     one = entropies.to_html(row=1)
     assert "nats a token" in one and one.count("data-tip=") == int(entropies.attention_mask[1].sum())
+
+
+def test_text_behind_the_last_token_is_shown_too() -> None:
+    """A tokenizer of words has no token for white space."""
+    words = Tokenizer(WordLevel({"[UNK]": 0, "a": 1, "ship": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    rows = rows_of_texts(["a ship\n\n  "], PreTrainedTokenizerFast(tokenizer_object=words, bos_token="[UNK]"))
+    assert b"".join(_entropies(rows)._shown_tokens(0)) == b"a ship\n\n  "
 
 
 def test_min_max_is_of_a_document_and_keeps_nan() -> None:

@@ -45,6 +45,12 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     assert 86 <= held <= 100 and all(slope.low < slope.value < slope.high for slope in slopes)
 
 
+def test_a_constant_estimate_has_a_line_and_no_correlation(recwarn: pytest.WarningsRecorder) -> None:
+    fit = regression([(np.arange(4.0), np.full(4, 0.1))] * 2)
+    assert fit.slope.value == pytest.approx(0) and np.isnan(fit.pearson.value) and np.isnan(fit.pearson.low)
+    assert not list(recwarn)
+
+
 def test_what_has_no_line_is_refused() -> None:
     nan = np.array([math.nan, math.nan, 1.0])
     with pytest.raises(ValueError, match="at least three tokens that both estimates score, not 1"):

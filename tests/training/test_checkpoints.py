@@ -351,6 +351,20 @@ def test_the_callers_arguments_stay_as_they_are(write_run: Callable[..., Path]) 
     assert run.arguments.to_dict() == before and trainer.args.label_names == ["labels"]
 
 
+@pytest.mark.parametrize("metric", ["loss", "cross_entropy", "bits_per_byte"])
+def test_the_best_checkpoint_is_the_lowest_and_the_newest_stays(write_run: Callable[..., Path], metric: str) -> None:
+    """transformers takes more for better, and of one checkpoint keeps the best at the end, not the newest."""
+    path = write_run(max_steps=4, save_steps=1, eval_steps=1, save_total_limit=1, metric_for_best_model=metric)
+    run = prepare_run(path, ["--learning_rate", "0.3", "--lr_scheduler_type", "constant"])
+    trainer = RunTrainer(run)
+    trainer.fit()
+    measured = {log["step"]: log[f"eval_{metric}"] for log in trainer.state.log_history if f"eval_{metric}" in log}
+    best = min(measured, key=measured.__getitem__)
+    output = run.arguments.output_folder
+    assert trainer.state.best_global_step == best
+    assert {path.name for path in output.glob("checkpoint-*")} == {f"checkpoint-{best}", "checkpoint-4"}
+
+
 # A process that is killed while it writes: half of the optimizer's state of step 6 is on disk.
 KILLED = """
 import os, signal, sys, torch

@@ -277,6 +277,8 @@ def test_the_command_line_is_blamed_for_what_it_says(read: Reader, override: tup
         ("logging_nan_inf_filter", "true"),
         ("accelerator_config", '{"split_batches": true}'),
         ("save_strategy", "best"),
+        ("metric_for_best_model", "nonsense"),
+        ("num_train_epochs", "0"),
         ("fsdp", "full_shard"),
         ("save_total_limit", "0"),
         ("save_total_limit", "-1"),

@@ -12,6 +12,8 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import (
+    JetMoeConfig,
+    JetMoeForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForTokenClassification,
@@ -23,7 +25,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from modeling_eem import MaskedMixerConfig, MaskedMixerForCausalLM
+from modeling_eem import EEMAutoencoder, EEMAutoencoderConfig, MaskedMixerConfig, MaskedMixerForCausalLM
 from modeling_eem.data import CausalCollator
 from modeling_eem.training import (
     TOKEN_LOSSES,
@@ -281,6 +283,60 @@ def test_a_labelled_token_without_an_entropy_is_no_label_and_counted(
     assert LEFT_OUT not in whole.state.log_history[0]
 
 
+@pytest.mark.parametrize(
+    "changes, starts_in_evaluation", [({"eval_strategy": "steps", "eval_steps": 1}, False), ({}, True)]
+)
+def test_measuring_changes_no_step(
+    changes: dict[str, Any],
+    starts_in_evaluation: bool,
+    rows: Dataset,
+    arguments: Callable[..., TokenWeightedTrainingArguments],
+) -> None:
+    """transformers puts the model in training mode only after a step's tokens have been counted."""
+    holes = rows.map(
+        lambda row: {
+            "token_entropies": [float("nan") if i % 3 == 1 else e for i, e in enumerate(row["token_entropies"])]
+        }
+    )
+    logs = []
+    for given in ({}, changes):
+        model = mixer()
+        if given is changes and starts_in_evaluation:
+            model.eval()
+        made = arguments(token_loss="hinge", learning_rate=0.0, max_steps=3, seed=0, **given)
+        trainer = TokenWeightedTrainer(model, made, train_dataset=holes, eval_dataset=rows)
+        trainer.train()
+        logs.append([log for log in trainer.state.log_history if "loss" in log])
+    for plain, measured in zip(*logs, strict=True):
+        for name in ("loss", "grad_norm", LEFT_OUT):
+            assert measured[name] == plain[name], name
+
+
+def test_whole_numbers_may_be_integers(rows: Dataset, step: Step) -> None:
+    whole = [[0, *(int(e) for e in row[1:])] for row in rows["token_entropies"]]
+    ids = Dataset.from_dict({"input_ids": rows["input_ids"], "token_entropies": whole})
+    floats = Dataset.from_dict(
+        {"input_ids": rows["input_ids"], "token_entropies": [[float(e) for e in r] for r in whole]}
+    )
+    assert step(mixer(), ids, token_loss="hinge")[0] == step(mixer(), floats, token_loss="hinge")[0]
+
+
+def test_a_regression_without_its_column_is_one_error(
+    rows: Dataset, arguments: Callable[..., TokenWeightedTrainingArguments]
+) -> None:
+    bare = rows.remove_columns("token_entropies")
+    trainer = TokenWeightedTrainer(classifier(), arguments(), train_dataset=rows, eval_dataset=bare)
+    with pytest.raises(ValueError, match="a regression needs the column token_entropies"):
+        trainer.evaluate()
+    with pytest.raises(ValueError, match="a regression needs the column token_entropies"):
+        TokenWeightedTrainer(classifier(), arguments(), train_dataset=bare.to_iterable_dataset()).train()
+
+
+def test_a_vocabulary_of_two(arguments: Callable[..., TokenWeightedTrainingArguments], step: Step) -> None:
+    model = LlamaForCausalLM(LlamaConfig(**LLAMA | {"vocab_size": 2}))
+    assert step(model, Dataset.from_dict({"input_ids": [[1, 0, 1, 1]]}), per_device_train_batch_size=1)[0] > 0
+
+
 # What is added
 
 
@@ -313,7 +369,59 @@ def test_a_model_with_a_loss_of_its_own_is_refused(rows: Dataset, step: Step, mo
         step(llama(), rows)
 
 
+@pytest.mark.parametrize("coefficient", [0.01, 0.5])
+def test_a_router_loss_of_another_name_is_kept(coefficient: float, rows: Dataset, step: Step) -> None:
+    def jetmoe() -> PreTrainedModel:
+        torch.manual_seed(1)
+        sizes = {"kv_channels": 8, "num_local_experts": 4, "num_key_value_heads": 2, "output_router_logits": True}
+        return JetMoeForCausalLM(JetMoeConfig(**LLAMA, **sizes, aux_loss_coef=coefficient))
+
+    batch = CausalCollator(pad_token_id=0, vocab_size=40, max_length=16)(list(rows))
+    batch.pop("token_entropies")
+    expected = jetmoe().train()(**batch).loss.item()
+    assert step(jetmoe(), rows)[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_small_loss_of_its_own_is_refused(rows: Dataset, step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = LlamaForCausalLM.forward
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs = whole(self, *args, **kwargs)
+        if outputs.loss is not None:
+            outputs["loss"] = outputs.loss + 0.01
+        return outputs
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
+    with pytest.raises(ValueError, match="a token loss would drop the rest"):
+        step(llama(), rows)
+
+
 # Evaluation
+
+
+def test_a_router_loss_is_not_measured(
+    rows: Dataset, arguments: Callable[..., TokenWeightedTrainingArguments]
+) -> None:
+    measured = [
+        TokenWeightedTrainer(mixtral(coefficient), arguments(), train_dataset=rows, eval_dataset=rows).evaluate()
+        for coefficient in (1e-9, 0.5)
+    ]
+    assert measured[0]["eval_loss"] == pytest.approx(measured[1]["eval_loss"], rel=1e-5)
+
+
+def test_an_autoencoders_held_out_loss_does_not_depend_on_the_batches(
+    rows: Dataset, arguments: Callable[..., TokenWeightedTrainingArguments]
+) -> None:
+    torch.manual_seed(1)
+    backbone = MaskedMixerConfig(**SIZES, **SPECIAL)
+    model = EEMAutoencoder(EEMAutoencoderConfig(encoder_config=backbone, decoder_config=backbone, bottleneck_size=4))
+    losses = [
+        TokenWeightedTrainer(
+            model, arguments(per_device_eval_batch_size=size), train_dataset=rows, eval_dataset=rows
+        ).evaluate()["eval_loss"]
+        for size in (1, 3, 8)
+    ]
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
 
 
 @pytest.mark.parametrize("build", [mixer, llama])

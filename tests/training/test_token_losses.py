@@ -47,3 +47,19 @@ def test_a_token_loss_for_compute_loss_func() -> None:
 def test_losses_that_a_function_cannot_be_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"'{name}' cannot be a compute_loss_func, only cross_entropy or focal can"):
         token_loss_function(name)(CausalLMOutput(), torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_of_a_token_that_is_certain_has_a_gradient(gamma: float) -> None:
+    losses = torch.tensor([0.0, 1e-6, 2.0], requires_grad=True)
+    focal(Tokens(losses), TokenLossOptions(focal_gamma=gamma)).sum().backward()
+    assert losses.grad is not None and losses.grad.isfinite().all()
+    exact = torch.tensor([1e-6, 2.0], dtype=torch.float64, requires_grad=True)
+    ((1 - (-exact).exp()) ** gamma * exact).sum().backward()
+    torch.testing.assert_close(losses.grad[1:].double(), exact.grad, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("options", [{"focal_gamma": -1.0}, {"focal_gamma": float("nan")}, {"selected_fraction": 0.0}])
+def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="must"):
+        token_loss_function("focal", **options)
