@@ -55,17 +55,18 @@ def quickstart(
     console = Console()
     began = time.monotonic()
     configs = configs or ASSETS / "configs"
-    arguments = ["--output_dir", str(output / "trainer")]
+    # Both runs write their logs into one folder, so neither may leave a checkpoint there.
+    arguments = ["--output_dir", str(output / "trainer"), "--save_strategy", "no"]
     arguments += [] if max_steps is None else ["--max_steps", str(max_steps)]
     runs = {
         "EEM": prepare_run(configs / "quickstart.yaml", arguments),
         "causal baseline": prepare_run(configs / "quickstart-causal.yaml", arguments),
     }
     flops = {name: training_flops(run.model, run.collator.max_length) for name, run in runs.items()}
-    curves, lengths, files, blobs = {}, {}, {}, {}
+    curves, lengths, files, blobs, num_steps = {}, {}, {}, {}, {}
     with keeps(lambda: "the quickstart keeps no checkpoints; the same command begins again."):
         for name, run in runs.items():
-            curves[name] = _fit(run, name)
+            curves[name], num_steps[name] = _fit(run, name)
             with progress_bar(f"measuring {name}", len(run.held_out_rows)) as steps:
                 lengths[name] = held_out(run, steps.advance)
         texts = [document.text for document in read_documents(runs["causal baseline"].data.validation_files)]
@@ -75,7 +76,7 @@ def quickstart(
                 files[name], blobs[name] = _compress(run, held_out_file, output / "codec" / FOLDERS[name])
     compressed = write_atomically(output / "held_out.txt.eem", blobs["causal baseline"])
     general = compressed_bits(held_out_file.read_bytes(), ("gzip", "bzip2", "xz"))
-    table = _table(runs, flops, lengths, files, general)
+    table = _table(runs, num_steps, flops, lengths, files, general)
     console.print(table)
     plot = learning_curves(
         output / "learning_curve.png",
@@ -89,15 +90,15 @@ def quickstart(
     write_atomically(output / "results.json", table.to_json())
     for name, folder in FOLDERS.items():
         compressors = {kind: bits / lengths[name].num_bytes for kind, bits in general.items()}
-        _save(output / folder, name, runs[name], flops[name], lengths[name], compressors, table, plot)
+        _save(output / folder, name, runs[name], num_steps[name], flops[name], lengths[name], compressors, table, plot)
     console.print(f"{output}/eem and {output}/causal load with AutoModelForCausalLM.from_pretrained")
     console.print(f"{compressed}: held-out text, decoded to the same bytes with the codec model {output}/codec/causal")
     console.print(f"{plot}: learning curves\n{heat_map}: losses of a paragraph, token by token")
     console.print(f"{time.monotonic() - began:.0f} seconds")
 
 
-def _fit(run: Run, name: str) -> LearningCurve:
-    """Train, and return the learning curve."""
+def _fit(run: Run, name: str) -> tuple[LearningCurve, int]:
+    """Train; the learning curve, and the number of steps."""
     from eem.training_progress import ProgressCallback
     from modeling_eem.training import RunTrainer, learning_curve
 
@@ -105,7 +106,7 @@ def _fit(run: Run, name: str) -> LearningCurve:
     trainer = RunTrainer(run, [progress])
     with progress.open:
         trainer.fit()
-    return learning_curve(run, trainer.state, name)
+    return learning_curve(run, trainer.state, name), trainer.state.global_step
 
 
 def _compress(run: Run, file: Path, folder: Path) -> tuple[Report, bytes]:
@@ -133,6 +134,7 @@ def _compress(run: Run, file: Path, folder: Path) -> tuple[Report, bytes]:
 
 def _table(
     runs: dict[str, Run],
+    num_steps: dict[str, int],
     flops: dict[str, int],
     lengths: dict[str, CodeLength],
     files: dict[str, Report],
@@ -159,6 +161,12 @@ def _table(
     rows += [(name, None, None, bits / num_bytes, bits / num_bytes, None, None) for name, bits in general.items()]
     best = min(lengths, key=lambda name: lengths[name].bits_per_byte)
     run = runs["causal baseline"]
+    num_rows = {name: num_steps[name] * run.rows_per_step for name, run in runs.items()}
+    given = " and ".join(f"the {name} {number:,}" for name, number in num_rows.items())
+    if len(set(num_rows.values())) == 1:
+        given = f"both models the same {num_rows['EEM']:,}"
+    cut_short = runs["EEM"].collator.random_prefix_probability
+    kinds = sorted({"bfloat16 autocast" if run.arguments.bf16 else "float32" for run in runs.values()})
     windows = files["EEM"].windows
     coded = windows[Kind.CODED] + windows[Kind.CODED_FULL]
     return Table(
@@ -174,14 +182,15 @@ def _table(
         rows=rows,
         title="Held-out code length",
         notes=(
-            f"At this size and after {run.arguments.max_steps} steps the {best} is ahead.",
+            f"At this size and after {num_steps[best]} steps the {best} is ahead.",
             "Bits a byte of held-out text, the code's bits included; nats a token without them.",
             "In a file: what `eem compress` writes, windows, framing and all. There the decoder goes without the "
             f"EEM's code wherever that is shorter: it took the code in {coded:,} of {windows.total():,} windows.",
-            "Both were trained in float32, which gives the same table on every processor, but for rounding.",
-            f"Both models were given the same {run.arguments.max_steps * run.arguments.train_batch_size:,} rows of up "
-            f"to {run.collator.max_length} tokens (the EEM saw a tenth of its rows cut short), and code windows of "
-            f"that length one by one; the compressors get the whole {num_bytes:,} bytes at once.",
+            f"They were trained in {' and '.join(kinds)}; float32 gives the same table on every processor, but for "
+            "rounding.",
+            f"Training gave {given} rows of up to {run.collator.max_length} tokens ({cut_short:.0%} of the EEM's were "
+            "cut short), and they code windows of that length one by one; the compressors get the whole "
+            f"{num_bytes:,} bytes at once.",
         ),
         formats={
             "M params": ".2f",
@@ -224,6 +233,7 @@ def _save(
     folder: Path,
     name: str,
     run: Run,
+    num_steps: int,
     flops: int,
     length: CodeLength,
     compressors: dict[str, float],
@@ -250,8 +260,8 @@ def _save(
             held_out={"bits_per_byte": length.bits_per_byte, "cross_entropy": length.cross_entropy},
             held_out_name="State of the Union addresses and chapters of Moby-Dick",
             training={
-                "steps": str(arguments.max_steps),
-                "rows a step": str(arguments.train_batch_size * arguments.gradient_accumulation_steps),
+                "steps": str(num_steps),
+                "rows a step": str(run.rows_per_step),
                 "tokens a row": str(run.collator.max_length),
                 "learning rate": f"{arguments.learning_rate:g}",
                 "GFLOPs a row": f"{flops / 1e9:.2f}",

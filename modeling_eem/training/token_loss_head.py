@@ -15,7 +15,7 @@ from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
 from modeling_eem.entropy.normalization import min_max_normalize
-from modeling_eem.loading import evaluating, whole_weights
+from modeling_eem.loading import check_causal, evaluating, whole_weights
 from modeling_eem.models.loss_eem import (
     IGNORE_INDEX,
     has_plain_head,
@@ -44,7 +44,7 @@ class TokenLossHead:
         normalize: whether ê is min-max within each document segment; otherwise the entropies are clipped to [0, 1].
 
     Raises:
-        ValueError: for a model that adds an unknown term to its cross-entropy.
+        ValueError: for a model that adds an unknown term to its cross-entropy, or sees later tokens.
     """
 
     columns = ("token_entropies", "document_ids", "mean_token_weight")
@@ -57,6 +57,8 @@ class TokenLossHead:
         self.takes_num_items = takes(model.forward, "num_items_in_batch")
         self.router_weight = _router_weight(model)
         with whole_weights(model):
+            if not getattr(model, "is_quantized", False):  # LLM.int8() looks for outliers in all tokens at once
+                check_causal(model)
             _check_own_loss(model, self.router_weight)
             self.is_chunked = not self.router_weight and has_plain_head(model)
         if not self.is_chunked:

@@ -8,6 +8,8 @@ chooses the learning rate, on the validation documents; all losses then use it. 
 pretrained one before training ("self"), and the same after one pass over many other documents of the kind ("teacher").
 After each epoch the validation documents are measured. Test documents and general text are measured where early
 stopping stops (the lowest validation value) and at the end, in bits a byte. Finished runs are kept in OUTPUT.
+"stages" are the teacher's entropies as it learnt: after a third of its steps, two thirds and all of them, for the
+first, second and last third of the student's.
 
 Two rivals stand beside the token losses: label smoothing, and distillation, the divergence from the teacher's whole
 distributions, of which a surprisal is one number.
@@ -50,13 +52,14 @@ from modeling_eem.training import TOKEN_LOSSES, TokenWeightedTrainer, TokenWeigh
 
 RATES = (2e-5, 5e-5, 1.5e-4)
 SMOOTHING = 0.1
+STAGES = 3
 LENGTH = 256  # tokens of a row; a longer document gives its beginning
 BATCH = 4
 
 
 @dataclass(frozen=True)
 class Method:
-    """A loss, and whose entropies it reads: "", "self" or "teacher"."""
+    """A loss, and whose entropies it reads: "", "self", "teacher" or, of an unfinished teacher first, "stages"."""
 
     loss: str
     entropies: str = ""
@@ -79,6 +82,7 @@ METHODS = [  # in the order they run
     Method("mile"),
     Method("focal"),
     Method("complement", "teacher"),
+    Method("hinge", "stages"),
     # `hinge` and `distance` with the model's own surprisals are 0 before the first step, and so is their gradient.
 ]
 
@@ -132,6 +136,18 @@ class MeasureEpochs(TrainerCallback):
         model.train()
 
 
+class KeepStages(TrainerCallback):
+    """Saves the teacher at the end of each stage of its training."""
+
+    def __init__(self, folders: Sequence[Path]):
+        self.folders = folders
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: PreTrainedModel, **kwargs: Any) -> None:
+        for stage, folder in enumerate(self.folders, start=1):
+            if state.global_step == round(state.max_steps * stage / len(self.folders)):
+                model.save_pretrained(folder)
+
+
 class RivalTrainer(Trainer):
     """Label smoothing, or distillation: KL(teacher ‖ student), the mean over tokens, the teacher in float32."""
 
@@ -163,7 +179,7 @@ def train(
     method: Method,
     rate: float,
     rows: dict[str, list],
-    measure: MeasureEpochs | None,
+    callback: TrainerCallback,
     *,
     epochs: int,
     seed: int,
@@ -194,11 +210,14 @@ def train(
     given = {
         "model": model,
         "train_dataset": Dataset.from_dict(rows),
-        "callbacks": [] if measure is None else [measure],
+        "callbacks": [callback],
     }
     with TemporaryDirectory() as output:
         if method.loss in TOKEN_LOSSES:
-            args = TokenWeightedTrainingArguments(output_dir=output, token_loss=method.loss, **options)
+            columns = [name for name in rows if name.startswith("token_entropies")] or ["token_entropies"]
+            args = TokenWeightedTrainingArguments(
+                output_dir=output, token_loss=method.loss, entropy_columns=columns, **options
+            )
             trainer = TokenWeightedTrainer(args=args, **given)
         else:
             args = TrainingArguments(output_dir=output, **options)
@@ -340,13 +359,15 @@ def main(
         begin = first_student + seed * documents
         return Sample.of(texts[begin : begin + documents], tokenizer).rows
 
-    def run(name: str, method: Method, rate: float, seed: int, entropies: list[list[float]] | None) -> None:
+    def run(name: str, method: Method, rate: float, seed: int, entropies: Sequence[list[list[float]]] = ()) -> None:
+        """Entropies: of each stage, of each row."""
         if name in results.runs:
             return
         began = time.monotonic()
         rows: dict[str, list] = {"input_ids": rows_of(seed)}
-        if entropies is not None:
-            rows["token_entropies"] = [[math.nan, *values] for values in entropies]
+        for stage, values in enumerate(entropies, start=1):
+            column = "token_entropies" if stage == len(entropies) else f"token_entropies_{stage}"
+            rows[column] = [[math.nan, *row] for row in values]
         measure = MeasureEpochs(held_out)
         trained = train(model, method, rate, rows, measure, epochs=epochs, seed=seed, teacher=teacher, **common)
         stop = int(np.argmin(measure.values))
@@ -361,23 +382,23 @@ def main(
 
     teacher = None
     for rate in RATES:
-        run(f"rate {rate:g}", CONTROL, rate, 0, None)
+        run(f"rate {rate:g}", CONTROL, rate, 0)
     rate = min(RATES, key=lambda r: min(results.runs[f"rate {r:g}"]["validation"]))
     results.keep(f"{CONTROL.name} #0", results.runs[f"rate {rate:g}"])
 
-    teacher_folder = output / "teacher"
-    if not (teacher_folder / "config.json").exists():
+    stages = [output / f"teacher-{stage + 1}" for stage in range(STAGES)]
+    if not all((folder / "config.json").exists() for folder in stages):
         read = Sample.of(texts[validation + test : first_student], tokenizer).rows
-        train(model, CONTROL, rate, {"input_ids": read}, None, epochs=1, seed=0, **common).save_pretrained(
-            teacher_folder
-        )
-    teacher = AutoModelForCausalLM.from_pretrained(teacher_folder, dtype=torch.float32).eval()
+        train(model, CONTROL, rate, {"input_ids": read}, KeepStages(stages), epochs=1, seed=0, **common)
+    teachers = [AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval() for folder in stages]
+    teacher = teachers[-1]
     if "teacher" not in results.runs:
         results.keep("teacher", bits_of(others, teacher))
     for seed in range(seeds):
-        given = {"self": surprisals(pretrained, rows_of(seed)), "teacher": surprisals(teacher, rows_of(seed))}
+        as_it_learns = [surprisals(one, rows_of(seed)) for one in teachers]
+        given = {"self": [surprisals(pretrained, rows_of(seed))], "teacher": as_it_learns[-1:], "stages": as_it_learns}
         for method in METHODS:
-            run(f"{method.name} #{seed}", method, rate, seed, given.get(method.entropies))
+            run(f"{method.name} #{seed}", method, rate, seed, given.get(method.entropies, ()))
         content = {"settings": settings | {"rate": rate}, "runs": results.runs}
         write_results(records, "fine-tuning", [table_of(results.runs)], content)
 

@@ -53,7 +53,7 @@ def _common(folder: Path) -> dict[str, Any]:
         "max_steps": STEPS,
         "per_device_train_batch_size": 4,
         "logging_steps": 1,
-        "save_strategy": "no",
+        "save_strategy": "steps",  # the quickstart keeps no checkpoint all the same
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": False,

@@ -12,6 +12,8 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import (
+    BertConfig,
+    BertForMaskedLM,
     JetMoeConfig,
     JetMoeForCausalLM,
     LlamaConfig,
@@ -215,6 +217,13 @@ def test_what_would_change_the_loss_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         step(mixer(), rows, token_loss="hinge", **changes)
+
+
+def test_a_model_that_sees_later_tokens_is_refused(rows: Dataset, step: Step) -> None:
+    """Near its initialization its loss is that of a causal one."""
+    sizes = {name: value for name, value in LLAMA.items() if name != "initializer_range"}
+    with pytest.raises(ValueError, match="BertForMaskedLM sees later tokens"):
+        step(BertForMaskedLM(BertConfig(**sizes)), rows)
 
 
 def test_another_loss_beside_the_token_loss_is_refused(
