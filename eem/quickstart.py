@@ -214,7 +214,8 @@ def _heat_map(output: Path, run: Run, text: str) -> Path:
     from modeling_eem.report import entropy_heatmap_html
 
     model = run.model
-    input_ids = run.tokenizer(text, return_tensors="pt", truncation=True, max_length=run.collator.max_length).input_ids
+    # Not `truncation=True`: it would stay in the tokenizer, and be saved with it (transformers 5.23).
+    input_ids = run.tokenizer(text, return_tensors="pt", verbose=False).input_ids[:, : run.collator.max_length]
     input_ids = input_ids.to(model.device)
     with evaluating(model):
         logits = model(input_ids).logits[0, :-1].float()

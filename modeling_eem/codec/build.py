@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.activations import ACT2FN
@@ -243,7 +244,10 @@ def build_integer_model(
             code_encoder = CodeEncoder(copy.deepcopy(parts.code.encoder).float(), copy.deepcopy(parts.code.config))
             tables, code_bits = code_tensors(code_encoder.values(rows), parts.code.dtype)
             tensors |= tables | memory_tensors(parts.code, code_bits, tensors)
-    return IntegerModel(sizes, tensors, tokenizer, tokenizer.backend_tokenizer.to_str(), code_encoder)
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()  # an earlier call's stays in the tokenizer (transformers 5.23), and is none of the codec's
+    backend.no_padding()
+    return IntegerModel(sizes, tensors, tokenizer, backend.to_str(), code_encoder)
 
 
 def calibration_rows(parts: FloatParts, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

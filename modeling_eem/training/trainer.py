@@ -191,6 +191,14 @@ class TokenLossMixin(Trainer):
             self._left_out = 0
         super().log(logs, start_time)
 
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """Rows in their order, also with `group_by_length`, by which transformers (5.23) orders predictions too."""
+        strategy, self.args.train_sampling_strategy = self.args.train_sampling_strategy, "random"
+        try:
+            return super()._get_eval_sampler(eval_dataset)
+        finally:
+            self.args.train_sampling_strategy = strategy
+
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         self._num_items = None
         inputs = self._with_entropies(inputs, self._token_loss.entropy_columns[-1])

@@ -1,5 +1,6 @@
 """From float to integer models: what is kept, and what is refused."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -103,6 +104,14 @@ def test_weights_that_are_not_finite_are_refused(float_model: MakeFloat, integer
         model.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
     with pytest.raises(ValueError, match="not finite"):
         build_integer_model(model, tokenizer, TEXTS)
+
+
+def test_a_call_that_cut_a_text_changes_no_codec(float_model: MakeFloat, integer_model: MakeModel) -> None:
+    tokenizer = copy.deepcopy(integer_model("flat").tokenizer)
+    model = float_model("flat", len(tokenizer), bos_token_id=tokenizer.bos_token_id)
+    before = build_integer_model(model, tokenizer, TEXTS)
+    tokenizer(TEXTS[0], truncation=True, max_length=3)
+    assert build_integer_model(model, tokenizer, TEXTS).id == before.id
 
 
 def test_the_id_names_weights_tokenizer_and_sizes(integer_model: MakeModel) -> None:

@@ -104,8 +104,11 @@ def test_the_table_is_printed_and_written(run: tuple[Path, str], results: dict[s
     best = min(models, key=lambda name: results[name]["bits a byte"])
     assert any(f"the {best} is ahead" in note for note in table["notes"])
     assert any(f"the same {STEPS * 4:,} rows" in note for note in table["notes"])
+    assert any("50% of the EEM's were cut short" in note for note in table["notes"])
     for name in models:
         assert all(results[name][column] is not None for column in table["columns"])
+    for folder in ("eem", "causal"):  # a call with `truncation=True` would have left its length there
+        assert json.loads((out / folder / "tokenizer.json").read_text())["truncation"] is None
 
 
 def test_the_held_out_text_is_compressed_with_both_models(

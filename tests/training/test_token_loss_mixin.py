@@ -27,7 +27,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from modeling_eem import EEMAutoencoder, EEMAutoencoderConfig, MaskedMixerConfig, MaskedMixerForCausalLM
+from modeling_eem import MaskedMixerConfig, MaskedMixerForCausalLM
 from modeling_eem.data import CausalCollator
 from modeling_eem.training import (
     TOKEN_LOSSES,
@@ -292,35 +292,6 @@ def test_a_labelled_token_without_an_entropy_is_no_label_and_counted(
     assert LEFT_OUT not in whole.state.log_history[0]
 
 
-@pytest.mark.parametrize(
-    "changes, starts_in_evaluation", [({"eval_strategy": "steps", "eval_steps": 1}, False), ({}, True)]
-)
-def test_measuring_changes_no_step(
-    changes: dict[str, Any],
-    starts_in_evaluation: bool,
-    rows: Dataset,
-    arguments: Callable[..., TokenWeightedTrainingArguments],
-) -> None:
-    """transformers puts the model in training mode only after a step's tokens have been counted."""
-    holes = rows.map(
-        lambda row: {
-            "token_entropies": [float("nan") if i % 3 == 1 else e for i, e in enumerate(row["token_entropies"])]
-        }
-    )
-    logs = []
-    for given in ({}, changes):
-        model = mixer()
-        if given is changes and starts_in_evaluation:
-            model.eval()
-        made = arguments(token_loss="hinge", learning_rate=0.0, max_steps=3, seed=0, **given)
-        trainer = TokenWeightedTrainer(model, made, train_dataset=holes, eval_dataset=rows)
-        trainer.train()
-        logs.append([log for log in trainer.state.log_history if "loss" in log])
-    for plain, measured in zip(*logs, strict=True):
-        for name in ("loss", "grad_norm", LEFT_OUT):
-            assert measured[name] == plain[name], name
-
-
 def test_whole_numbers_may_be_integers(rows: Dataset, step: Step) -> None:
     whole = [[0, *(int(e) for e in row[1:])] for row in rows["token_entropies"]]
     ids = Dataset.from_dict({"input_ids": rows["input_ids"], "token_entropies": whole})
@@ -403,48 +374,3 @@ def test_a_small_loss_of_its_own_is_refused(rows: Dataset, step: Step, monkeypat
     monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
     with pytest.raises(ValueError, match="a token loss would drop the rest"):
         step(llama(), rows)
-
-
-# Evaluation
-
-
-def test_a_router_loss_is_not_measured(
-    rows: Dataset, arguments: Callable[..., TokenWeightedTrainingArguments]
-) -> None:
-    measured = [
-        TokenWeightedTrainer(mixtral(coefficient), arguments(), train_dataset=rows, eval_dataset=rows).evaluate()
-        for coefficient in (1e-9, 0.5)
-    ]
-    assert measured[0]["eval_loss"] == pytest.approx(measured[1]["eval_loss"], rel=1e-5)
-
-
-def test_an_autoencoders_held_out_loss_does_not_depend_on_the_batches(
-    rows: Dataset, arguments: Callable[..., TokenWeightedTrainingArguments]
-) -> None:
-    torch.manual_seed(1)
-    backbone = MaskedMixerConfig(**SIZES, **SPECIAL)
-    model = EEMAutoencoder(EEMAutoencoderConfig(encoder_config=backbone, decoder_config=backbone, bottleneck_size=4))
-    losses = [
-        TokenWeightedTrainer(
-            model, arguments(per_device_eval_batch_size=size), train_dataset=rows, eval_dataset=rows
-        ).evaluate()["eval_loss"]
-        for size in (1, 3, 8)
-    ]
-    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
-
-
-@pytest.mark.parametrize("build", [mixer, llama])
-def test_the_held_out_loss_does_not_depend_on_the_batches(
-    build: Callable[[], PreTrainedModel], rows: Dataset, arguments: Callable[..., TokenWeightedTrainingArguments]
-) -> None:
-    """And is plain cross-entropy, whatever the training loss."""
-    model = build()
-    nats, count = 0.0, 0
-    for row in rows:
-        ids = torch.tensor([row["input_ids"]])
-        nats += model.eval()(input_ids=ids, labels=ids, num_items_in_batch=1).loss.item()
-        count += len(row["input_ids"]) - 1
-    for size in (1, 3, 8):
-        args = arguments(per_device_eval_batch_size=size, token_loss="hinge", label_names=["labels"])
-        found = TokenWeightedTrainer(model, args, train_dataset=rows, eval_dataset=rows).evaluate()
-        assert found["eval_loss"] == pytest.approx(nats / count, rel=1e-6)
