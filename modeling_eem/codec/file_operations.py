@@ -274,14 +274,9 @@ def _each(
 
 def _is_replaced(result: FileResult) -> bool:
     """Whether a file now stands for the source, which is one itself: a device or a pipe keeps nothing."""
-    target = result.target
-    return (
-        not result.losses
-        and target is not None
-        and target != _STANDARD
-        and target.is_file()
-        and (result.source.is_file())
-    )
+    if result.losses or result.target is None or result.target == _STANDARD:
+        return False
+    return result.target.is_file() and result.source.is_file()
 
 
 def _inputs(paths: Sequence[Path], options: FileOptions, is_wanted: Callable[[Path], bool]) -> list[FileResult]:

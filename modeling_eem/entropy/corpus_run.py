@@ -24,7 +24,7 @@ import pyarrow as pa
 import torch
 from datasets import Features, List, Value
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from modeling_eem.data.arrow_files import RESULTS_FILE, TOKENIZER_FOLDER, arrow_stream, finish_dataset, shard_file
 from modeling_eem.data.fingerprint import FINGERPRINT_FILE, tokenizer_fingerprint
@@ -141,7 +141,7 @@ def run_identity(
     estimator = estimators[TOKEN_ENTROPIES]
     read: dict[str, Any] = {}
     if isinstance(estimator, TeacherEntropy) and tokenizer is not None:
-        read = {"tokenizers": [tokenizer_fingerprint(tokenizer), tokenizer_fingerprint(estimator.teacher_tokenizer)]}
+        read = {"tokenizers": [_tokenizer_sha256(tokenizer), _tokenizer_sha256(estimator.teacher_tokenizer)]}
     return read | {
         "method": estimator.method,
         "unit": estimator.unit,
@@ -151,6 +151,13 @@ def run_identity(
         "tokens": scan.num_tokens,
         "rows_sha256": scan.sha256,
     }
+
+
+def _tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What decides a text's ids; of a tokenizer in Python (ByT5's, say) its vocabulary, for all there is."""
+    if isinstance(tokenizer, PreTrainedTokenizerFast):
+        return tokenizer_fingerprint(tokenizer)
+    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
 
 def weights_sha256(model: PreTrainedModel) -> str:

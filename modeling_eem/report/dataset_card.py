@@ -95,7 +95,7 @@ def _summary(facts: RowsFacts) -> str:
 
 
 def _by(facts: RowsFacts, column: str = "token_entropies") -> str:
-    """ " by `MODEL`" of a column's models, if they are known."""
+    """The words that name a column's models, if they are known."""
     models = facts.models.get(column, ())
     return f" by {', '.join(f'`{name}`' for name in models)}" if models else ""
 
