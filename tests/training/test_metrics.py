@@ -34,6 +34,8 @@ def test_bits_per_byte_is_that_of_a_code_length() -> None:
 def test_token_accuracy_leaves_out_what_is_not_scored() -> None:
     accuracy = load_metric("token_accuracy").compute(predictions=[3, 4, 5, 6], references=[-100, 4, 5, 5])
     assert accuracy == {"token_accuracy": pytest.approx(2 / 3)}
+    with pytest.raises(ValueError, match="predictions must be token ids"):
+        load_metric("token_accuracy").compute(predictions=[3.9, 4.2], references=[3, 4])
 
 
 @pytest.mark.parametrize("is_shifted", [True, False])

@@ -1,5 +1,7 @@
 """Share of tokens that a model ranks first, as a module of the `evaluate` library."""
 
+from typing import Any
+
 import datasets
 import evaluate.module
 import numpy as np
@@ -18,6 +20,9 @@ Args:
 Returns:
     token_accuracy: a float between 0 and 1.
 
+Raises:
+    ValueError: for predictions or references that are no integers.
+
 Example:
     >>> token_accuracy = evaluate.load("modeling_eem/training/metrics/token_accuracy")
     >>> token_accuracy.compute(predictions=[3, 4, 5, 6], references=[-100, 4, 5, 5])
@@ -35,6 +40,13 @@ class TokenAccuracy(evaluate.module.Metric):
                 {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
             ),
         )
+
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
+        """Refuses numbers with a fraction, which `evaluate` (0.4.6) would cut off: logits are no tokens."""
+        for name, values in {"predictions": predictions, "references": references}.items():
+            if np.size(values) and np.asarray(values).dtype.kind not in "iu":
+                raise ValueError(f"{name} must be token ids, which are integers.")
+        super().add_batch(predictions=predictions, references=references, **kwargs)
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
         references_N = np.asarray(references)
