@@ -108,7 +108,8 @@ def _prepare(name: str, config: PreTrainedConfig, data: DataArguments, arguments
     rows = run_rows(data)
     missing = [column for column in arguments.entropy_columns if column not in rows.columns]
     metric = (arguments.metric_for_best_model or "loss").removeprefix("eval_")
-    if metric != "loss" and is_regression(config) != (metric == "mean_squared_error"):
+    has_no_bits = metric == "bits_per_byte" and code_bits_a_row(config) is None
+    if has_no_bits or metric != "loss" and is_regression(config) != (metric == "mean_squared_error"):
         raise ValueError(f"metric_for_best_model: {metric!r} is not measured of this kind of model; loss always is.")
     if missing and (is_regression(config) or TOKEN_LOSSES[arguments.token_loss].needs_entropies):
         what = "num_labels: 1" if is_regression(config) else f"token_loss: {arguments.token_loss}"

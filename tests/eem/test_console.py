@@ -20,6 +20,7 @@ from eem.console import check_output, keeps, one_line_errors, progress_bar, wait
             2,
             'error: datatrove is not installed: pip install "modeling-eem[prepare]"\n',
         ),
+        (ImportError("You need to install liger-kernel"), 2, "error: You need to install liger-kernel\n"),
         (KeyboardInterrupt(), 130, "stopped before anything new was written; the same command starts again.\n"),
     ],
 )
@@ -34,6 +35,8 @@ def test_what_the_user_can_change_is_one_line(
 def test_what_is_a_mistake_of_ours_keeps_its_traceback() -> None:
     with pytest.raises(ModuleNotFoundError), one_line_errors():
         raise ModuleNotFoundError("No module named 'modeling_eem.x'", name="modeling_eem.x")
+    with pytest.raises(ImportError), one_line_errors():
+        raise ImportError("cannot import name 'x' from 'modeling_eem'", name="modeling_eem")
     with pytest.raises(KeyError), one_line_errors():
         raise KeyError("x")
 

@@ -1,4 +1,4 @@
-"""A run that was trained once, and copies of it to go on from."""
+"""A run that was trained once, and copies of it to go on from; rows with entropies, and arguments of one step."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from datasets import Dataset
 
-from modeling_eem.training import RunTrainer, prepare_run
+from modeling_eem.training import RunTrainer, TokenWeightedTrainingArguments, prepare_run
 
 STEPS = {"max_steps": 10, "save_steps": 5, "logging_steps": 2, "eval_steps": 3}
 
@@ -42,3 +44,40 @@ def again(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> Callable[...,
         return path
 
     return write
+
+
+@pytest.fixture
+def rows() -> Dataset:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(4, 9, (8,), generator=generator).tolist()
+    return Dataset.from_list(
+        [
+            {
+                "input_ids": [1, *torch.randint(2, 40, (length - 1,), generator=generator).tolist()],
+                "token_entropies": [float("nan"), *(4 * torch.rand(length - 1, generator=generator)).tolist()],
+            }
+            for length in lengths
+        ]
+    )
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> Callable[..., TokenWeightedTrainingArguments]:
+    def make(kind: type = TokenWeightedTrainingArguments, **changes: Any) -> TokenWeightedTrainingArguments:
+        given = {
+            "per_device_train_batch_size": 8,
+            "max_steps": 1,
+            "learning_rate": 1.0,
+            "lr_scheduler_type": "constant",
+            "optim": "sgd",
+            "max_grad_norm": 0.0,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "use_cpu": True,
+            "dataloader_pin_memory": False,
+        }
+        return kind(output_dir=str(tmp_path), **given | changes)
+
+    return make

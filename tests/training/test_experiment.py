@@ -308,3 +308,33 @@ def test_a_model_without_a_context_needs_max_length() -> None:
     assert short.max_length(config) == 32
     with pytest.raises(ValueError, match="a bloom model takes rows of any length: set max_length"):
         TextRows(DataArguments(**files)).check(config, None)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"dataloader_drop_last": True, "per_device_train_batch_size": 1000},
+            "dataloader_drop_last: true leaves none",
+        ),
+        (
+            {"metric_for_best_model": "mean_squared_error"},
+            "'mean_squared_error' is not measured of this kind of model",
+        ),
+        (
+            {"metric_for_best_model": "bits_per_byte", "code_dtype": None},
+            "'bits_per_byte' is not measured of this kind",
+        ),
+    ],
+)
+def test_a_run_that_would_train_nothing_or_measure_nothing(
+    write_run: Callable[..., Path], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        prepare_run(write_run(**changes))
+
+
+def test_a_schedules_wrong_keyword_is_one_line(write_run: Callable[..., Path]) -> None:
+    run = prepare_run(write_run(lr_scheduler_type="cosine", lr_scheduler_kwargs={"foo": 2}))
+    with pytest.raises(ValueError, match="lr_scheduler_kwargs of .*'foo'"):
+        RunTrainer(run).fit()

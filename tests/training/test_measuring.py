@@ -1,74 +1,26 @@
 """What a trainer with a token loss measures: plain cross-entropy, whatever the batches, with no trace in training."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
-from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig, PreTrainedConfig, PreTrainedModel
 
-from modeling_eem import EEMAutoencoder, EEMAutoencoderConfig, MaskedMixerConfig, MaskedMixerForCausalLM
+from modeling_eem import EEMAutoencoder, EEMAutoencoderConfig, MaskedMixerConfig
 from modeling_eem.training import TokenWeightedTrainer, TokenWeightedTrainingArguments
 from modeling_eem.training.trainer import LEFT_OUT
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "max_position_embeddings": 16}
-SPECIAL = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
-LLAMA = {**SIZES, **SPECIAL, "num_attention_heads": 2, "intermediate_size": 32, "initializer_range": 0.2}
+SIZES |= {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
+ATTENTION = {"num_attention_heads": 2, "intermediate_size": 32, "initializer_range": 0.2}
+MIXER, LLAMA = MaskedMixerConfig(**SIZES), LlamaConfig(**SIZES, **ATTENTION)
 
 
-def mixer() -> MaskedMixerForCausalLM:
+def model_of(config: PreTrainedConfig) -> PreTrainedModel:
     torch.manual_seed(1)
-    return MaskedMixerForCausalLM(MaskedMixerConfig(**SIZES, **SPECIAL))
-
-
-def llama() -> LlamaForCausalLM:
-    torch.manual_seed(1)
-    return LlamaForCausalLM(LlamaConfig(**LLAMA))
-
-
-def mixtral(coefficient: float = 0.5) -> MixtralForCausalLM:
-    torch.manual_seed(1)
-    moe = {"num_local_experts": 4, "num_key_value_heads": 2, "output_router_logits": True}
-    return MixtralForCausalLM(MixtralConfig(**LLAMA, **moe, router_aux_loss_coef=coefficient))
-
-
-@pytest.fixture
-def rows() -> Dataset:
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(4, 9, (8,), generator=generator).tolist()
-    return Dataset.from_list(
-        [
-            {
-                "input_ids": [1, *torch.randint(2, 40, (length - 1,), generator=generator).tolist()],
-                "token_entropies": [float("nan"), *(4 * torch.rand(length - 1, generator=generator)).tolist()],
-            }
-            for length in lengths
-        ]
-    )
-
-
-@pytest.fixture
-def arguments(tmp_path: Path) -> Callable[..., TokenWeightedTrainingArguments]:
-    def make(kind: type = TokenWeightedTrainingArguments, **changes: Any) -> TokenWeightedTrainingArguments:
-        given = {
-            "per_device_train_batch_size": 8,
-            "max_steps": 1,
-            "learning_rate": 1.0,
-            "lr_scheduler_type": "constant",
-            "optim": "sgd",
-            "max_grad_norm": 0.0,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "report_to": "none",
-            "disable_tqdm": True,
-            "use_cpu": True,
-            "dataloader_pin_memory": False,
-        }
-        return kind(output_dir=str(tmp_path), **given | changes)
-
-    return make
+    return AutoModelForCausalLM.from_config(config)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +40,7 @@ def test_measuring_changes_no_step(
     )
     logs = []
     for given in ({}, changes):
-        model = mixer()
+        model = model_of(MIXER)
         if given is changes and starts_in_evaluation:
             model.eval()
         made = arguments(token_loss="hinge", learning_rate=0.0, max_steps=3, seed=0, **given)
@@ -105,7 +57,9 @@ def test_predictions_keep_the_order_of_the_rows(
 ) -> None:
     predicted = [
         TokenWeightedTrainer(
-            mixer(), arguments(per_device_eval_batch_size=1, train_sampling_strategy=strategy), train_dataset=rows
+            model_of(MIXER),
+            arguments(per_device_eval_batch_size=1, train_sampling_strategy=strategy),
+            train_dataset=rows,
         ).predict(rows)
         for strategy in ("random", "group_by_length")
     ]
@@ -116,19 +70,20 @@ def test_predictions_keep_the_order_of_the_rows(
 def test_a_router_loss_is_not_measured(
     rows: Dataset, arguments: Callable[..., TokenWeightedTrainingArguments]
 ) -> None:
-    measured = [
-        TokenWeightedTrainer(mixtral(coefficient), arguments(), train_dataset=rows, eval_dataset=rows).evaluate()
-        for coefficient in (1e-9, 0.5)
-    ]
-    assert measured[0]["eval_loss"] == pytest.approx(measured[1]["eval_loss"], rel=1e-5)
+    losses = []
+    for coefficient in (1e-9, 0.5):
+        experts = {"num_local_experts": 4, "num_key_value_heads": 2, "output_router_logits": True}
+        model = model_of(MixtralConfig(**SIZES, **ATTENTION, **experts, router_aux_loss_coef=coefficient))
+        trainer = TokenWeightedTrainer(model, arguments(), train_dataset=rows, eval_dataset=rows)
+        losses.append(trainer.evaluate()["eval_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_an_autoencoders_held_out_loss_does_not_depend_on_the_batches(
     rows: Dataset, arguments: Callable[..., TokenWeightedTrainingArguments]
 ) -> None:
     torch.manual_seed(1)
-    backbone = MaskedMixerConfig(**SIZES, **SPECIAL)
-    model = EEMAutoencoder(EEMAutoencoderConfig(encoder_config=backbone, decoder_config=backbone, bottleneck_size=4))
+    model = EEMAutoencoder(EEMAutoencoderConfig(encoder_config=MIXER, decoder_config=MIXER, bottleneck_size=4))
     losses = [
         TokenWeightedTrainer(
             model, arguments(per_device_eval_batch_size=size), train_dataset=rows, eval_dataset=rows
@@ -138,12 +93,12 @@ def test_an_autoencoders_held_out_loss_does_not_depend_on_the_batches(
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
 
 
-@pytest.mark.parametrize("build", [mixer, llama])
+@pytest.mark.parametrize("config", [MIXER, LLAMA], ids=["mixer", "llama"])
 def test_the_held_out_loss_does_not_depend_on_the_batches(
-    build: Callable[[], PreTrainedModel], rows: Dataset, arguments: Callable[..., TokenWeightedTrainingArguments]
+    config: PreTrainedConfig, rows: Dataset, arguments: Callable[..., TokenWeightedTrainingArguments]
 ) -> None:
     """And is plain cross-entropy, whatever the training loss."""
-    model = build()
+    model = model_of(config)
     nats, count = 0.0, 0
     for row in rows:
         ids = torch.tensor([row["input_ids"]])

@@ -4,7 +4,6 @@ import copy
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,43 +61,6 @@ def mixtral(coefficient: float = 0.5) -> MixtralForCausalLM:
     torch.manual_seed(1)
     moe = {"num_local_experts": 4, "num_key_value_heads": 2, "output_router_logits": True}
     return MixtralForCausalLM(MixtralConfig(**LLAMA, **moe, router_aux_loss_coef=coefficient))
-
-
-@pytest.fixture
-def rows() -> Dataset:
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(4, 9, (8,), generator=generator).tolist()
-    return Dataset.from_list(
-        [
-            {
-                "input_ids": [1, *torch.randint(2, 40, (length - 1,), generator=generator).tolist()],
-                "token_entropies": [float("nan"), *(4 * torch.rand(length - 1, generator=generator)).tolist()],
-            }
-            for length in lengths
-        ]
-    )
-
-
-@pytest.fixture
-def arguments(tmp_path: Path) -> Callable[..., TokenWeightedTrainingArguments]:
-    def make(kind: type = TokenWeightedTrainingArguments, **changes: Any) -> TokenWeightedTrainingArguments:
-        given = {
-            "per_device_train_batch_size": 8,
-            "max_steps": 1,
-            "learning_rate": 1.0,
-            "lr_scheduler_type": "constant",
-            "optim": "sgd",
-            "max_grad_norm": 0.0,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "report_to": "none",
-            "disable_tqdm": True,
-            "use_cpu": True,
-            "dataloader_pin_memory": False,
-        }
-        return kind(output_dir=str(tmp_path), **given | changes)
-
-    return make
 
 
 Step = Callable[..., tuple[float, dict[str, Tensor]]]
