@@ -12,7 +12,7 @@ and the same command goes on where a kill left off. Values are nats a token abov
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -47,6 +47,7 @@ HELD_OUT_ROWS = 64
 SCHEDULE = Schedule(
     steps=200, batch_size=16, learning_rate=1e-2, points=10, entropy_threshold=0.75 * math.log(SYMBOLS)
 )
+LONGER = {360: replace(SCHEDULE, steps=600, points=30)}  # by rows: 200 steps do not over-fit so many
 
 app = typer.Typer(add_completion=False)
 
@@ -118,6 +119,11 @@ def main(
     torch.set_num_threads(1)
     methods = all_methods(list(TARGETS))
     settings = {"symbols": SYMBOLS, "length": LENGTH, "width": WIDTH, "layers": LAYERS, **asdict(SCHEDULE)}
+    settings |= {
+        f"{name}, {size} rows": getattr(schedule, name)
+        for size, schedule in LONGER.items()
+        for name in ("steps", "points")
+    }
     file = ResultFile(output / "results.jsonl", settings)
     keys = [
         Key(source, size, seed, method.loss, method.target)
@@ -128,7 +134,7 @@ def main(
     ]
     sources = {name: make() for name, make in SOURCES.items()}
     for key in track([key for key in keys if key not in file.results], "runs", console=Console(stderr=True)):
-        file.append(key, *run(sources[key.source], key, SCHEDULE))
+        file.append(key, *run(sources[key.source], key, LONGER.get(key.size, SCHEDULE)))
     experiment = Experiment(
         name="theorem1",
         title="Theorem 1 on sources of known entropy",
