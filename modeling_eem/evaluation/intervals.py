@@ -1,10 +1,10 @@
-"""Bootstrap intervals of ratios, such as bits per byte, over documents drawn with replacement.
+"""Bootstrap intervals of ratios, such as bits per byte, over documents drawn with replacement; Holm's correction.
 
 Arrays are `[D]`, one number a document. Whole documents are drawn because a document's tokens are not independent.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,18 @@ def ratio_difference(
 
     columns_D = numerators_D, denominators_D, other_numerators_D, other_denominators_D
     return float(statistic(*columns_D)), _interval(statistic, *columns_D)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number: `max over the smaller ones of (number not smaller) · p`, at most 1.
+
+    Source: Holm, "A Simple Sequentially Rejective Multiple Test Procedure", 1979.
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
 
 
 def _ratio(numerators_D: NDArray, denominators_D: NDArray, axis: int = -1) -> NDArray:

@@ -63,7 +63,7 @@ def main() -> None:
             if because is None:
                 counts[path.name]["kept_documents"] += 1
                 counts[path.name]["kept_bytes"] += len(text.encode())
-                kept.append({"text": text, "file": path.name})
+                kept.append({"text": text, "file": path.name, "source": row.get("source")})
             else:
                 title = row.get("title")
                 dropped.append([path.name, number, title if isinstance(title, str) else text[:40], because])

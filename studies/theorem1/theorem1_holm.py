@@ -2,7 +2,7 @@
 
 python studies/theorem1/theorem1_holm.py --record studies/theorem1/theorem1.json --output studies/theorem1
 
-Reads the runs of a record of `theorem1.py` or `theorem1_text.py`, and trains nothing. A difference is that of a
+Reads the runs of a record of `theorem1.py`, and trains nothing. A difference is that of a
 method's best to the control's, seed by seed; its p-value is that of Student's paired test. All of a record's
 differences are one family.
 """
@@ -19,21 +19,13 @@ from theorem1_report import Experiment
 from theorem1_runs import CONTROL, Curves, Key
 
 from eem.console import one_line_errors
+from modeling_eem.evaluation.intervals import holm
 from modeling_eem.report import Table
 from modeling_eem.report.results import write_results
 
 LEVEL = 0.05
 
 app = typer.Typer(add_completion=False)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values for a family of tests: `max over the smaller ones of (number not smaller) * p`, at most 1."""
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
 
 
 def paired_p_value(differences: Sequence[float]) -> float:

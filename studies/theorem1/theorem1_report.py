@@ -35,7 +35,6 @@ class Experiment:
         unit: of all values; less is better.
         settings: the numbers that all runs share.
         results: the runs; every source and size has every method, each with the same seeds.
-        size_of: what a training set's size counts.
         log_scale: whether the figures' vertical axis is logarithmic; all values are then positive.
     """
 
@@ -44,7 +43,6 @@ class Experiment:
     unit: str
     settings: Mapping[str, float]
     results: Mapping[Key, Curves]
-    size_of: str = "training rows"
     log_scale: bool = False
 
     @property
@@ -127,7 +125,7 @@ def summary_table(experiment: Experiment, source: str, size: int) -> Table:
             (method.loss, method.target or "–", *(str(estimates[name]) for name in names))
             for method, estimates in summary.items()
         ],
-        title=f"{source}, {size} {experiment.size_of}: {experiment.unit}",
+        title=f"{source}, {size} training rows: {experiment.unit}",
         notes=notes,
     )
 
@@ -143,7 +141,7 @@ def write_record(folder: Path, experiment: Experiment) -> list[Table]:
     for size in sizes:
         file = f"{experiment.name}.png" if size == sizes[0] else f"{experiment.name}-{size}.png"
         write_atomically(folder / file, draw(experiment, size))
-        figures[f"{experiment.title}, {size} {experiment.size_of}"] = file
+        figures[f"{experiment.title}, {size} training rows"] = file
     tables = [summary_table(experiment, source, size) for source, size in experiment.cells]
     first_cell = experiment.cells[0]
     overview = Table(
@@ -217,9 +215,7 @@ def draw(experiment: Experiment, size: int) -> bytes:
     for axes in panels[-1]:
         axes.set_xlabel("training steps", color=_INK, fontsize=8)
     figure.supylabel(experiment.unit, color=_INK, fontsize=9)
-    figure.suptitle(
-        f"{experiment.title}: held out, {size} {experiment.size_of}", color=_INK, fontsize=11, x=0.01, ha="left"
-    )
+    figure.suptitle(f"{experiment.title}: held out, {size} training rows", color=_INK, fontsize=11, x=0.01, ha="left")
     image = io.BytesIO()
     figure.savefig(image, format="png")
     return image.getvalue()

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainingArguments
 
 
 @pytest.fixture(scope="module")
 def fine_tuning() -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[2] / "studies" / "fine_tuning")
+        patch.syspath_prepend(Path(__file__).parents[2] / "studies" / "losses_on_text")
         import fine_tuning
 
         yield fine_tuning
@@ -58,8 +58,10 @@ def test_every_method(fine_tuning: ModuleType, harness_model: Callable[..., Path
 def test_rivals_have_the_losses_of_their_names(
     fine_tuning: ModuleType, harness_model: Callable[..., Path], tmp_path: Path
 ) -> None:
+    from text_runs import RivalTrainer
+
     model = AutoModelForCausalLM.from_pretrained(harness_model("llama", 64)).eval()
-    arguments = fine_tuning.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     batch = {
         "input_ids": torch.tensor([[1, 7, 8, 9]]),
         "attention_mask": torch.ones(1, 4, dtype=torch.long),
@@ -67,11 +69,11 @@ def test_rivals_have_the_losses_of_their_names(
     }
     logp_BTV = model(**{name: batch[name] for name in ("input_ids", "attention_mask")}).logits.log_softmax(-1)
     smoothed = torch.nn.CrossEntropyLoss(label_smoothing=0.1)(logp_BTV[0, [0, 2]], torch.tensor([7, 9]))
-    rival = fine_tuning.RivalTrainer(model=model, args=arguments, teacher=None)
+    rival = RivalTrainer(model=model, args=arguments, teacher=None)
     torch.testing.assert_close(rival.compute_loss(model, batch), smoothed)
 
     teacher = AutoModelForCausalLM.from_config(model.config).eval()
     known_BTV = teacher(input_ids=batch["input_ids"]).logits.log_softmax(-1)
     divergence_BT = (known_BTV.exp() * (known_BTV - logp_BTV)).sum(-1)
-    rival = fine_tuning.RivalTrainer(model=model, args=arguments, teacher=teacher)
+    rival = RivalTrainer(model=model, args=arguments, teacher=teacher)
     torch.testing.assert_close(rival.compute_loss(model, batch), divergence_BT[0, [0, 2]].mean())

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from modeling_eem.data import Source
+from modeling_eem.evaluation.intervals import holm
 
 sys.path.append(str(Path(__file__).parents[2] / "studies" / "theorem1"))
 import theorem1
-from theorem1_holm import counts, differences, holm, paired_p_value, read_experiment
+from theorem1_holm import counts, differences, paired_p_value, read_experiment
 from theorem1_report import Estimate, Experiment, summarize, summary_table, write_record
 from theorem1_runs import CONTROL, Curves, Key, Method, ResultFile, Schedule, all_methods
 
