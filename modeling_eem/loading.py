@@ -248,12 +248,13 @@ def whole_weights(model: PreTrainedModel) -> AbstractContextManager:
 @contextmanager
 def in_mode(model: nn.Module, is_training: bool) -> Iterator[None]:
     """Put a model in training or evaluation mode, and back afterwards."""
-    was_training = model.training
+    were_training = {module: module.training for module in model.modules()}  # a frozen part may have its own mode
     model.train(is_training)
     try:
         yield
     finally:
-        model.train(was_training)
+        for module, was_training in were_training.items():
+            module.training = was_training
 
 
 @contextmanager

@@ -16,7 +16,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import register_flop_formula
 from transformers.activations import GELUActivation
+
+from modeling_eem.models.mixing_masked_mixer import is_watched
 
 # Up to so many rows, two halves of W measured faster.
 FEW_ROWS = 4
@@ -24,6 +27,14 @@ FEW_ROWS = 4
 LEAST_WEIGHTS = 1 << 16
 # The operator that `torch.compile` writes for a Linear on a CPU; builds without oneDNN lack it.
 HAS_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+if HAS_ONEDNN:
+
+    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+    def _linear_flops(x_shape: torch.Size, weight_shape: torch.Size, *args: Any, **kwargs: Any) -> int:
+        """So that PyTorch's FLOP counter sees these products too; a product and a sum are two."""
+        return 2 * x_shape.numel() * weight_shape[0]
+
+
 # Shards (DTensor) and quantized weights are neither.
 _PLAIN_TENSORS = (Tensor, nn.Parameter)
 
@@ -34,9 +45,10 @@ def has_bfloat16() -> bool:
 
 
 def is_plain(x: Tensor, weight: Tensor, *dtypes: torch.dtype) -> bool:
-    """Whether a product is of plain tensors of these dtypes on a CPU, without autocast."""
+    """Whether a product is of plain tensors of these dtypes on a CPU, without autocast and transforms of functions."""
     return (
-        x.is_cpu
+        not torch._C._are_functorch_transforms_active()
+        and x.is_cpu
         and weight.is_cpu
         and x.dtype == weight.dtype
         and x.dtype in dtypes
@@ -54,7 +66,7 @@ def onednn_linear(layer: nn.Module, x: Tensor) -> Tensor | None:
     x's is needed and W is not frozen. Up to `FEW_ROWS` rows without gradients, the last bits depend on the address of
     large weights, as they do in PyTorch's own product of one row.
     """
-    if type(layer) is not nn.Linear or _is_watched(layer):
+    if type(layer) is not nn.Linear or is_watched(layer):
         return None
     if _is_low(layer, x):
         low_x, weight, bias = (tensor.bfloat16() for tensor in (x, layer.weight, layer.bias))
@@ -71,8 +83,8 @@ def onednn_linear(layer: nn.Module, x: Tensor) -> Tensor | None:
 
 def onednn_gelu_linear(layer: nn.Module, activation: nn.Module, x: Tensor) -> Tensor | None:
     """`layer(gelu(x))` of a plain `nn.Linear` in training: keeps x alone, and computes the gelu again in backward."""
-    is_gelu = type(activation) is GELUActivation and activation.act is F.gelu and not _is_watched(activation)
-    if not is_gelu or not torch.is_grad_enabled() or type(layer) is not nn.Linear or _is_watched(layer):
+    is_gelu = type(activation) is GELUActivation and activation.act is F.gelu and not is_watched(activation)
+    if not is_gelu or not torch.is_grad_enabled() or type(layer) is not nn.Linear or is_watched(layer):
         return None
     weight, bias = layer.weight, layer.bias
     if x.dtype == torch.bfloat16 and _is_low(layer, x):
@@ -85,12 +97,6 @@ def onednn_gelu_linear(layer: nn.Module, activation: nn.Module, x: Tensor) -> Te
 def onednn_product(x_NI: Tensor, weight_OI: Tensor) -> Tensor | None:
     """`x W^T [N, O]`, without gradients."""
     return onednn(x_NI, weight_OI, None) if _is_taken(x_NI, weight_OI) else None
-
-
-def _is_watched(layer: nn.Module) -> bool:
-    """Whether calling the layer does more than its class's forward: it has hooks, or a replaced forward."""
-    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    return any(hooks) or "forward" in vars(layer)
 
 
 def _is_taken(x: Tensor, weight_OI: Tensor) -> bool:

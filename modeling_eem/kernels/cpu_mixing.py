@@ -209,15 +209,18 @@ def _differences_transposed(pieces: Sequence[Tensor]) -> Sequence[Tensor]:
     return [first + last.roll(1, -1), (middle - first).sub_(last)]
 
 
-def _is_by_rows(num_taps: int, x_HTF: Tensor, is_causal: bool) -> bool:
-    """Whether oneDNN multiplies, by blocks of L rows of W. It cannot add in place, as several taps need."""
+def _is_by_rows(x_HTF: Tensor, num_inputs: int, num_outputs: int, is_causal: bool) -> bool:
+    """Whether oneDNN multiplies, by blocks of L rows of W. It cannot add in place, as several taps need.
+
+    Without taps a product has as many columns as x. Two taps that were halved are one tap, but read further.
+    """
     is_taken = HAS_ONEDNN and torch.backends.mkldnn.enabled and x_HTF.dtype == torch.float32
-    return is_taken and is_causal and num_taps == 1 and x_HTF.shape[-1] >= LEAST_COLUMNS
+    return is_taken and is_causal and num_inputs == num_outputs >= LEAST_COLUMNS
 
 
 def _mix(taps: Sequence[Tensor], bias_HT: Tensor | None, x_HTF: Tensor, num_outputs: int, is_causal: bool) -> Tensor:
     """`bias + sum_p taps[p] x[..., p : p + num_outputs]`, by blocks of L columns of W."""
-    if bias_HT is not None and _is_by_rows(len(taps), x_HTF, is_causal):
+    if bias_HT is not None and _is_by_rows(x_HTF, x_HTF.shape[-1], num_outputs, is_causal):
         y_HTF = torch.empty_like(x_HTF)
         for weight_TT, bias_T, x_TF, y_TF in zip(taps[0], bias_HT, x_HTF, y_HTF):
             for start, stop in _row_blocks(len(x_TF)):
@@ -238,7 +241,7 @@ def _mix_transposed(taps: Sequence[Tensor], grad_HTF: Tensor, num_inputs: int, i
     """`_mix`'s gradient with respect to x, by blocks of L rows of W."""
     num_heads, length, num_outputs = grad_HTF.shape
     grad_x_HTF = grad_HTF.new_zeros(num_heads, length, num_inputs)  # from the gradient: vmap can then batch over it
-    if _is_by_rows(len(taps), grad_HTF, is_causal):
+    if _is_by_rows(grad_HTF, num_inputs, num_outputs, is_causal):
         for weight_TT, grad_x_TF, grad_TF in zip(taps[0], grad_x_HTF, grad_HTF):
             for start, stop in _row_blocks(length):
                 seeing_LS = _rows_from(start, weight_TT).narrow(1, start, stop - start).T
@@ -260,7 +263,7 @@ def _mix_slopes(grad_HTF: Tensor, x_HTF: Tensor, num_taps: int, is_causal: bool)
     """`_mix`'s gradients with respect to its taps, by blocks of L columns of W."""
     num_heads, length, num_outputs = grad_HTF.shape
     slopes = [grad_HTF.new_zeros(num_heads, length, length) for _ in range(num_taps)]
-    if _is_by_rows(num_taps, grad_HTF, is_causal):
+    if _is_by_rows(grad_HTF, x_HTF.shape[-1], num_outputs, is_causal):
         for slope_TT, x_TF, grad_TF in zip(slopes[0], x_HTF, grad_HTF):
             for start, stop in _row_blocks(length):
                 block_LS = onednn(grad_TF.narrow(0, start, stop - start), x_TF.narrow(0, 0, stop), None)

@@ -39,18 +39,19 @@ def build_backbone(field: str, config: PreTrainedConfig) -> PreTrainedModel:
 
     Raises:
         ValueError: for a model that is not a causal language model's backbone, or that does not take
-            `inputs_embeds`, `attention_mask` and `position_ids`.
+            `inputs_embeds`, `attention_mask`, `position_ids` and `past_key_values`.
     """
     if is_masked_mixer(config):
         backbone: PreTrainedModel = MaskedMixerModel(config)
     else:
-        backbone = AutoModel.from_config(config)
+        # In the precision of the whole: a config that was loaded names its own.
+        backbone = AutoModel.from_config(config, dtype=torch.get_default_dtype())
         # BERT and its kin can be causal or not; their attention layers say which.
         is_causal = all(getattr(module, "is_causal", True) for module in backbone.modules())
         if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or not is_causal:
             raise ValueError(f"{field}: a {config.model_type!r} model is not a causal language model's backbone.")
     taken = inspect.signature(backbone.forward).parameters
-    missing = {"inputs_embeds", "attention_mask", "position_ids"} - set(taken)
+    missing = {"inputs_embeds", "attention_mask", "position_ids", "past_key_values"} - set(taken)
     if missing:
         raise ValueError(
             f"{field}: a {config.model_type!r} backbone does not take {', '.join(sorted(missing))}; choose another."
@@ -145,7 +146,7 @@ class TextEncoder(nn.Module):
         if attention_mask is None:
             last_B = torch.full((batch_size,), length - 1, device=input_ids.device)
         else:
-            last_B = length - 1 - attention_mask.flip(-1).int().argmax(-1)
+            last_B = length - 1 - attention_mask.flip(-1).bool().int().argmax(-1)
         if is_masked_mixer(self.backbone.config):
             output_BD = self._run(input_ids, attention_mask, read_positions=last_B)[:, 0]
         else:
@@ -165,9 +166,16 @@ class TextEncoder(nn.Module):
 
 
 def check_text(
-    input_ids: Tensor, attention_mask: Tensor | None, vocab_size: int, max_length: int, with_values: bool = True
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    vocab_size: int,
+    max_length: int,
+    with_values: bool = True,
+    is_encoded: bool = True,
 ) -> None:
     """Check text that enters a model: its shapes, and its values where they can be read.
+
+    Of text that is not encoded (a part of a prompt, with the code of the whole), a row may be all padding.
 
     Raises:
         ValueError: for ids outside the vocabulary, a row longer than the context, an empty or all-padding row, or a
@@ -176,13 +184,13 @@ def check_text(
     check_ids(input_ids, vocab_size if with_values else None)
     check_length(input_ids.shape[1], max_length)
     check_shape("attention_mask", attention_mask, *input_ids.shape)
-    if attention_mask is not None and with_values:
+    if attention_mask is not None and with_values and is_encoded:
         check_rows(attention_mask)
 
 
 def check_rows(attention_mask: Tensor) -> None:
     """Raise ValueError for a row that is all padding."""
-    if is_readable(attention_mask) and (empty := (attention_mask.sum(-1) == 0).nonzero()).numel():
+    if is_readable(attention_mask) and (empty := (~attention_mask.bool().any(-1)).nonzero()).numel():
         raise ValueError(f"attention_mask: row {empty[0].item()} is all padding; leave it out of the batch.")
 
 
@@ -205,11 +213,21 @@ class EncoderDecoderPreTrainedModel(RemoteCodePreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
-    def _check_text(self, input_ids: Tensor, attention_mask: Tensor | None, in_forward: bool = False) -> None:
+    def _check_text(
+        self, input_ids: Tensor, attention_mask: Tensor | None, in_forward: bool = False, is_encoded: bool = True
+    ) -> None:
         """`check_text` with the config's sizes. Training on a device skips values: reading them would wait."""
         check_ids(input_ids)
         with_values = not in_forward or input_ids.is_cpu or not self.training
-        check_text(input_ids, attention_mask, self.config.vocab_size, self.config.max_position_embeddings, with_values)
+        sizes = self.config.vocab_size, self.config.max_position_embeddings
+        check_text(input_ids, attention_mask, *sizes, with_values, is_encoded)
+
+    def enable_input_require_grads(self) -> None:
+        """As transformers does it, for the encoder's table too: adapters of both get their gradients."""
+        super().enable_input_require_grads()
+        embeddings = cast(TextEncoder, self.base_model.encoder).embed_tokens
+        hook = embeddings.register_forward_hook(lambda layer, inputs, output: output.requires_grad_(True))
+        self._require_grads_hooks.append(hook)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

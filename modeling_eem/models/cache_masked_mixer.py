@@ -39,14 +39,16 @@ class MixingLayer(DynamicLayer):
         self.is_steady = self.keys is self.view
         if not self.is_steady:
             self.buffer_TBD = self.ahead = None
-        if torch.is_grad_enabled() and key_states.requires_grad:
+        if torch.is_grad_enabled():
             return super().update(key_states, value_states, *args, **kwargs)  # never overwrites what autograd holds
         past_length = self.get_seq_length()
         past = self.keys if past_length else None
         if past is not None and len(past) != len(key_states):
             raise ValueError(f"the cache holds {len(past)} rows and got {len(key_states)} new ones.")
         length = past_length + key_states.shape[-2]
-        if self.buffer_TBD is None or length > len(self.buffer_TBD):
+        # What inference mode has made cannot be written to outside it.
+        is_closed = self.buffer_TBD is not None and self.buffer_TBD.is_inference() != torch.is_inference_mode_enabled()
+        if self.buffer_TBD is None or length > len(self.buffer_TBD) or is_closed:
             batch_size, _, _, width = key_states.shape
             self.buffer_TBD = key_states.new_empty(max(2 * length, _LEAST_ROOM), batch_size, width)
             if past is not None:
@@ -61,7 +63,7 @@ def grow_in_place(cache: Cache) -> None:
     """Make an empty cache use `MixingLayer`s instead of layers that concatenate.
 
     Raises:
-        ValueError: for a cache of another kind (static, quantized, sliding).
+        ValueError: for a cache of another kind (static, quantized, sliding), or with an attention's keys and values.
     """
     if cache.layer_class_to_replicate is DynamicLayer:
         cache.layer_class_to_replicate = MixingLayer
@@ -70,6 +72,9 @@ def grow_in_place(cache: Cache) -> None:
             cache.layers[index] = MixingLayer()
     if any(type(layer) not in (DynamicLayer, MixingLayer) for layer in cache.layers):
         refuse_cache(cache)
+    # A mixer's layers have no values; before the first token they may not exist.
+    if any(layer.is_initialized and layer.values is not None and layer.values.numel() for layer in cache.layers):
+        raise ValueError("this cache holds an attention's keys and values (as in prefix tuning), which a mixer lacks.")
 
 
 def refuse_cache(cache: Cache) -> NoReturn:

@@ -138,10 +138,11 @@ class EncoderDecoderConfig(PreTrainedConfig):
         # The base class would drop some of these as generation parameters, and set the others after the checks.
         for name in _DERIVED & kwargs.keys():
             setattr(self, name, kwargs.pop(name))
-        self._check()
+        self.check()
         super().__post_init__(**kwargs)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """ValueError for values that do not fit; models check again, since attributes can be set later."""
         for field in ("encoder_config", "decoder_config"):
             config = getattr(self, field)
             for name in ("vocab_size", "hidden_size", "max_position_embeddings"):
@@ -238,12 +239,12 @@ class EEMConfig(EncoderDecoderConfig):
     def max_position_embeddings(self, value: int) -> None:
         self.decoder_config.max_position_embeddings = value + self.num_memory_positions
 
-    def _check(self) -> None:
+    def check(self) -> None:
         if self.memory_introduction not in ("token", "embedding", "combination"):
             raise ValueError(
                 f"memory_introduction must be 'token', 'embedding' or 'combination', got {self.memory_introduction!r}."
             )
-        super()._check()
+        super().check()
         for name in ("random_prefix_probability", "code_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be within 0 and 1, got {getattr(self, name)}.")
@@ -283,8 +284,8 @@ class EEMAutoencoderConfig(EncoderDecoderConfig):
     bottleneck_size: int | None = None
     memory_expansion: str = "repeat"
 
-    def _check(self) -> None:
-        super()._check()
+    def check(self) -> None:
+        super().check()
         if self.memory_expansion not in ("repeat", "unroll"):
             raise ValueError(f"memory_expansion must be 'repeat' or 'unroll', got {self.memory_expansion!r}.")
         if self.tie_word_embeddings:

@@ -74,6 +74,11 @@ class MaskedMixerConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs) -> None:
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
+        self.check()
+        super().__post_init__(**kwargs)
+
+    def check(self) -> None:
+        """ValueError for values that do not fit; models check again, since attributes can be set later."""
         sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "max_position_embeddings")
         for name in (*sizes, "mixing_kernel_size"):
             if getattr(self, name) < 1:
@@ -86,7 +91,6 @@ class MaskedMixerConfig(PreTrainedConfig):
             )
         if self.position_alignment not in ("left", "right"):
             raise ValueError(f"position_alignment must be 'left' or 'right', got {self.position_alignment!r}.")
-        super().__post_init__(**kwargs)
 
 
 __all__ = ["MaskedMixerConfig"]

@@ -57,7 +57,7 @@ def is_readable(x: Tensor) -> bool:
 
 def token_ranks(attention_mask_BT: Tensor) -> Tensor:
     """Position of each token among the real ones of its row, 0 on padding before the first."""
-    return (attention_mask_BT.long().cumsum(-1) - 1).clamp(min=0)
+    return (attention_mask_BT.bool().cumsum(-1) - 1).clamp(min=0)
 
 
 @dataclass

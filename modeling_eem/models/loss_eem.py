@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import slice_logits_to_keep
 
 from .layout_masked_mixer import check_integers, check_shape, is_readable
-from .mixing_masked_mixer import linear, product
+from .mixing_masked_mixer import is_watched, linear, product
 
 # The label of a token that is not scored.
 IGNORE_INDEX = -100
@@ -213,7 +213,7 @@ def causal_lm_loss(
 
     Args:
         hidden_BTD: the head's inputs.
-        lm_head: a plain `nn.Linear` is applied in chunks; anything else (an adapter, a quantized layer) is called.
+        lm_head: a plain `nn.Linear` is applied in chunks; others (adapters, quantized layers, hooks) are called.
         targets_BT: what each output predicts, -100 for nothing.
         loss_weights_BT: weight of each target.
         logits_BTV: the logits, if the caller keeps them anyway; the head is then not run again.
@@ -230,7 +230,7 @@ def causal_lm_loss(
     targets_N = targets_BT.flatten().long()
     weights_N = None if loss_weights_BT is None else loss_weights_BT.flatten()
     # autocast does not know meta tensors, and their logits cost nothing.
-    if logits_BTV is None and type(lm_head) is nn.Linear and lm_head.bias is None and not hidden_BTD.is_meta:
+    if logits_BTV is None and is_plain_linear(lm_head) and not hidden_BTD.is_meta:
         total, losses_N = linear_cross_entropy(hidden_BTD.flatten(0, 1), lm_head.weight, targets_N, weights_N)
     else:
         logits_NV = (lm_head(hidden_BTD) if logits_BTV is None else logits_BTV).flatten(0, 1).float()
@@ -242,6 +242,11 @@ def causal_lm_loss(
     return mean_over(total, num_items), losses_BT
 
 
+def is_plain_linear(head: nn.Module) -> bool:
+    """Whether a head is its weights' product and nothing else, so that it need not be called."""
+    return type(head) is nn.Linear and head.bias is None and not is_watched(head)
+
+
 @torch.no_grad()
 def has_plain_head(model: PreTrainedModel) -> bool:
     """Whether a causal model's logits are a Linear without bias of the base model's last hidden state.
@@ -250,7 +255,7 @@ def has_plain_head(model: PreTrainedModel) -> bool:
     Only a plain head may run in chunks.
     """
     head = model.get_output_embeddings()
-    if type(head) is not nn.Linear or head.bias is not None:
+    if head is None or not is_plain_linear(head):
         return False
     read, written = [], []
 
@@ -259,16 +264,18 @@ def has_plain_head(model: PreTrainedModel) -> bool:
         written.append(torch.linspace(-1e3, 1e3, output.numel(), device=output.device).view_as(output).to(output))
         return written[-1]
 
-    was_training = model.training
+    were_training = {module: module.training for module in model.modules()}
     model.eval()
     input_ids = torch.arange(2, device=model.device)[None]
     handle = head.register_forward_hook(replace)
     try:
         logits = model(input_ids=input_ids, labels=input_ids, use_cache=False).logits
+        handle.remove()
+        hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
     finally:
         handle.remove()
-    hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-    model.train(was_training)
+        for module, was_training in were_training.items():
+            module.training = was_training
     return (
         len(read) == 1
         and torch.equal(written[0].float(), logits.float())

@@ -30,9 +30,15 @@ KERNELS: dict[str, Callable[..., Tensor | None]] = {}
 LOOK_AHEAD = 16
 
 
+def is_watched(layer: nn.Module) -> bool:
+    """Whether calling the layer does more than its class's forward: hooks on it or on all modules, another forward."""
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return any(hooks) or nn.modules.module._has_any_global_hook() or "forward" in vars(layer)
+
+
 def by_kernel(operation: str, *arguments: Any) -> Tensor | None:
-    """The result of the operation's kernel; None without a kernel, and under `torch.compile`."""
-    if torch.compiler.is_compiling() or operation not in KERNELS:
+    """The result of the operation's kernel; None without a kernel, and where PyTorch traces the model."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or operation not in KERNELS:
         return None
     return KERNELS[operation](*arguments)
 
@@ -177,6 +183,7 @@ __all__ = [
     "continued_token_mixing",
     "dense_token_mixing",
     "gathered_token_mixing",
+    "is_watched",
     "linear",
     "next_token_mixing",
     "product",

@@ -7,14 +7,13 @@ the window from it. Source: Badger & Neligeorge 2025, arXiv 2511.10618.
 Shapes: B batch, T text tokens, D decoder features, P numbers of the code.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationConfig
-from transformers.cache_utils import Cache, DynamicCache, StaticLayer
+from transformers.cache_utils import Cache
 from transformers.generation.candidate_generator import CandidateGenerator
 from transformers.generation.utils import GenerateOutput
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -30,10 +29,10 @@ from .bottleneck_eem import (
     refuse_arguments,
     run_backbone,
 )
-from .cache_masked_mixer import refuse_cache
+from .cache_eem import EEMCache, check_same_code, same_occlusion
 from .configuration_eem import EEMConfig
 from .generation_masked_mixer import ContextGenerationMixin
-from .layout_masked_mixer import check_ids, check_shape, token_ranks
+from .layout_masked_mixer import check_ids, check_shape, is_readable, token_ranks
 from .loss_eem import logits_and_loss, next_token_targets
 
 logger = logging.get_logger(__name__)
@@ -56,45 +55,6 @@ class EEMCausalLMOutputWithPast(CausalLMOutputWithPast):
 
     code: Tensor | None = None
     token_losses: Tensor | None = None
-
-
-class EEMCache(DynamicCache):
-    """The decoder's cache, its length counted in text tokens, and the code that they were decoded with.
-
-    The decoder fills `decoder_cache`, which shares the layers and also counts the memory's position.
-    """
-
-    def __init__(self, config: EEMConfig, decoder_cache: Cache | None = None):
-        if decoder_cache is not None and any(isinstance(layer, StaticLayer) for layer in decoder_cache.layers):
-            refuse_cache(decoder_cache)
-        super().__init__(config=config.decoder_config)
-        self.num_memory_positions = config.num_memory_positions
-        self.decoder_cache = DynamicCache(config=config.decoder_config) if decoder_cache is None else decoder_cache
-        self.layers = self.decoder_cache.layers
-        self.code: Tensor | None = None
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return max(super().get_seq_length(layer_idx) - self.num_memory_positions, 0)
-
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        super().reorder_cache(beam_idx)
-        self._map_code(lambda code: code.index_select(0, beam_idx.to(code.device)))
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        super().batch_repeat_interleave(repeats)
-        self._map_code(lambda code: code.repeat_interleave(repeats, dim=0))
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        super().batch_select_indices(indices)
-        self._map_code(lambda code: code[indices])
-
-    def reset(self) -> None:
-        super().reset()
-        self.code = None
-
-    def _map_code(self, function: Callable[[Tensor], Tensor]) -> None:
-        if self.code is not None:
-            self.code = function(self.code)
 
 
 class EEMPreTrainedModel(EncoderDecoderPreTrainedModel):
@@ -158,23 +118,23 @@ class EEMModel(EEMPreTrainedModel):
             encoder_input_ids, encoder_attention_mask: what the encoder reads instead of `input_ids`.
             code: `[B, P]` from `encode`, instead of encoding; it gets no noise.
             occlude_memory: decode without the memory: the introduced vector is zero and, where there is attention,
-                masked. A boolean tensor `[B]` decides row by row.
+                masked. A boolean tensor `[B]` decides row by row. A filled cache goes on as it was begun.
 
         Raises:
             ValueError: for whatever `encode` refuses, in `input_ids` too; a mask or a code of another shape;
                 `position_ids` (packed rows) or `inputs_embeds`, which have no meaning for a model with one code a row
-                and two embedding tables; a filled cache without its code, or a static cache.
+                and two embedding tables; a filled cache without its code, with another or with another occlusion, or
+                a static cache; left padding that would push the memory out of a decoder's sliding window.
         """
         refuse_arguments(kwargs)
         check_ids(input_ids)
-        if code is not None:
-            if encoder_input_ids is not None:
-                raise ValueError("pass either code or encoder_input_ids, of which a code would be made.")
-            check_shape("code", code, len(input_ids), self.config.code_size)
+        _refuse_two_codes(code, encoder_input_ids, encoder_attention_mask)
+        check_shape("code", code, input_ids.shape[0], self.config.code_size)
+        if isinstance(occlude_memory, Tensor):
+            check_shape("occlude_memory", occlude_memory, input_ids.shape[0])
+        if not isinstance(occlude_memory, bool) and getattr(occlude_memory, "dtype", None) != torch.bool:
+            raise ValueError("occlude_memory must be True, False or a boolean tensor [batch].")
         config = self.config
-        # Here, not in EEMForCausalLM: a trainer with its own loss runs this model and the head separately.
-        if self.training and config.code_dropout and occlude_memory is False:
-            occlude_memory = torch.rand(len(input_ids), device=input_ids.device) < config.code_dropout
         use_cache = config.use_cache if use_cache is None else use_cache
         if self.is_activation_checkpointing and self.training:
             use_cache = False
@@ -185,13 +145,22 @@ class EEMModel(EEMPreTrainedModel):
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
         if past_length:
             check_length(past_length + input_ids.shape[1], config.max_position_embeddings)
-            shape = (len(input_ids), past_length + input_ids.shape[1])
+            shape = (input_ids.shape[0], past_length + input_ids.shape[1])
             check_shape("attention_mask (of cached and new tokens)", attention_mask, *shape)
+            assert past_key_values is not None  # it holds the past
+            if encoder_input_ids is not None:
+                raise ValueError("a filled cache goes on with its own code: leave encoder_input_ids out.")
+            occlude_memory = same_occlusion(past_key_values.occluded, occlude_memory)
         else:
-            self._check_text(input_ids, attention_mask, in_forward=True)
+            self._check_text(input_ids, attention_mask, in_forward=True, is_encoded=code is None)
+            # Here, not in EEMForCausalLM: a trainer with its own loss runs this model and the head separately.
+            if self.training and config.code_dropout and occlude_memory is False:
+                occlude_memory = torch.rand(input_ids.shape[0], device=input_ids.device) < config.code_dropout
 
         if code is not None:
             code = self.encoder.bottleneck.quantize(code)
+            if past_length and past_key_values is not None:
+                check_same_code(past_key_values.code, code)
         elif past_key_values is not None and past_length:
             code = past_key_values.code
         elif isinstance(occlude_memory, Tensor) or not occlude_memory:
@@ -199,13 +168,11 @@ class EEMModel(EEMPreTrainedModel):
                 encoder_input_ids, encoder_attention_mask = input_ids, attention_mask
             else:
                 self._check_text(encoder_input_ids, encoder_attention_mask, in_forward=True)
-                check_shape("encoder_input_ids", encoder_input_ids, len(input_ids), encoder_input_ids.shape[1])
+                check_shape("encoder_input_ids", encoder_input_ids, input_ids.shape[0], encoder_input_ids.shape[1])
             code = self.encoder.bottleneck.quantize(self.encoder(encoder_input_ids, encoder_attention_mask))
-        check_shape("code", code, len(input_ids), config.code_size)
-        if isinstance(occlude_memory, Tensor):
-            check_shape("occlude_memory", occlude_memory, len(input_ids))
+        check_shape("code", code, input_ids.shape[0], config.code_size)
         if past_key_values is not None:
-            past_key_values.code = code
+            past_key_values.code, past_key_values.occluded = code, occlude_memory
 
         is_introduced = config.num_memory_positions and not past_length
         inputs_embeds = self._introduce(self.embed_tokens(input_ids), code, occlude_memory, past_length)
@@ -239,7 +206,7 @@ class EEMModel(EEMPreTrainedModel):
             return embeds_BTD  # the cache holds the memory
         if not isinstance(occluded, Tensor) and occluded:
             width = self.config.hidden_size if self.memory_proj is not None else self.config.code_size
-            memory = embeds_BTD.new_zeros(len(embeds_BTD), width)
+            memory = embeds_BTD.new_zeros(embeds_BTD.shape[0], width)
         elif code is None:
             raise ValueError("this cache was filled without a code: pass the code it belongs to as code=.")
         else:
@@ -263,9 +230,10 @@ class EEMModel(EEMPreTrainedModel):
         slots = self.config.num_memory_positions
         is_masked = slots and occluded is not False and not is_masked_mixer(self.config.decoder_config)
         if attention_mask is None and is_masked:
-            attention_mask = input_ids.new_ones(len(input_ids), past_length + input_ids.shape[1])
+            attention_mask = input_ids.new_ones(input_ids.shape[0], past_length + input_ids.shape[1])
         if attention_mask is None:
             return None, None
+        self._check_window(attention_mask)
         ranks_BT = token_ranks(attention_mask)[:, past_length:]
         if not slots:
             return attention_mask, ranks_BT
@@ -276,6 +244,26 @@ class EEMModel(EEMPreTrainedModel):
                 [decoder_mask[:, :slots].masked_fill(hidden_B1, 0), decoder_mask[:, slots:]], dim=1
             )
         return decoder_mask, ranks_BT + slots if past_length else F.pad(ranks_BT + slots, (slots, 0))
+
+    def _check_window(self, attention_mask: Tensor) -> None:
+        """ValueError where left padding stands between the memory and a text whose decoder sees a few tokens back."""
+        config = self.config
+        windows = (getattr(config.decoder_config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+        window = min((window for window in windows if window), default=None)
+        is_cut = window is not None and config.num_memory_positions and attention_mask.shape[1] >= window
+        if is_cut and is_readable(attention_mask) and not attention_mask[:, 0].bool().all():
+            raise ValueError(
+                f"this decoder sees {window} tokens, and left padding would push the memory out of them: pad on the "
+                "right, or leave padding out."
+            )
+
+
+def _refuse_two_codes(code: Tensor | None, encoder_input_ids: Tensor | None, encoder_mask: Tensor | None) -> None:
+    """ValueError for more than one thing to make a code of, or for a mask of nothing."""
+    if code is not None and encoder_input_ids is not None:
+        raise ValueError("pass either code or encoder_input_ids, of which a code would be made.")
+    if encoder_mask is not None and encoder_input_ids is None:
+        raise ValueError("encoder_attention_mask is the mask of encoder_input_ids: pass these too.")
 
 
 class EEMForCausalLM(EEMPreTrainedModel, ContextGenerationMixin):
@@ -382,7 +370,7 @@ class EEMForCausalLM(EEMPreTrainedModel, ContextGenerationMixin):
         code: Tensor | None = None,
         encoder_input_ids: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
-        occlude_memory: bool = False,
+        occlude_memory: bool | Tensor = False,
         **kwargs,
     ) -> GenerateOutput | torch.LongTensor:
         """`GenerationMixin.generate` with one code for the whole text.
@@ -393,31 +381,29 @@ class EEMForCausalLM(EEMPreTrainedModel, ContextGenerationMixin):
         input_ids = kwargs.get("input_ids") if inputs is None else inputs
         if input_ids is not None:
             check_ids(input_ids)  # before a code is made from them
-        if code is not None and encoder_input_ids is not None:
-            raise ValueError("pass either code or encoder_input_ids, of which a code would be made.")
+        _refuse_two_codes(code, encoder_input_ids, encoder_attention_mask)
+        settings = generation_config or self.generation_config
+        if kwargs.get("guidance_scale", settings.guidance_scale) not in (None, 1):
+            raise ValueError("guidance_scale needs a pass without the prompt, whose code this model would still see.")
         cache = kwargs.get("past_key_values")
         if cache is not None and not isinstance(cache, EEMCache):
             cache = kwargs["past_key_values"] = EEMCache(self.config, cache)
         if code is None and cache is not None and cache.get_seq_length():
             code = cache.code
-        elif code is None and not occlude_memory:
+        elif code is None and occlude_memory is not True:
             if encoder_input_ids is None and input_ids is not None:
                 encoder_input_ids = input_ids
                 encoder_attention_mask = kwargs.get("attention_mask")
                 if encoder_attention_mask is None:
-                    encoder_attention_mask = self._infer_mask(input_ids)
+                    encoder_attention_mask = _infer_mask(
+                        input_ids,
+                        *(kwargs.get(name, getattr(settings, name)) for name in ("pad_token_id", "eos_token_id")),
+                    )
             if encoder_input_ids is not None:
                 code = self.encode(encoder_input_ids, encoder_attention_mask)
         return super().generate(  # pyright: ignore[reportAttributeAccessIssue] - its `self` is no PreTrainedModel
             inputs, generation_config, code=code, occlude_memory=occlude_memory, **kwargs
         )
-
-    def _infer_mask(self, input_ids: Tensor) -> Tensor | None:
-        """The mask that `generate` infers for a prompt without one: padding is where the pad token is."""
-        pad, eos = self.generation_config.pad_token_id, self.generation_config.eos_token_id
-        if pad is None or pad in (eos if isinstance(eos, list) else [eos]):
-            return None
-        return (input_ids != pad).long()
 
     def _get_candidate_generator(self, *args, model_kwargs: dict, **kwargs) -> CandidateGenerator:
         # An assistant does not get this model's code; an assistant that is an EEM encodes the prompt itself.
@@ -425,6 +411,13 @@ class EEMForCausalLM(EEMPreTrainedModel, ContextGenerationMixin):
         return super()._get_candidate_generator(  # pyright: ignore[reportAttributeAccessIssue] - as in `generate`
             *args, model_kwargs=model_kwargs, **kwargs
         )
+
+
+def _infer_mask(input_ids: Tensor, pad: int | None, eos: int | list[int] | None) -> Tensor | None:
+    """The mask that `generate` infers for a prompt without one: padding is where the pad token is."""
+    if pad is None or pad in (eos if isinstance(eos, list) else [eos]):
+        return None
+    return (input_ids != pad).long()
 
 
 __all__ = ["EEMCache", "EEMForCausalLM", "EEMModel", "EEMPreTrainedModel"]

@@ -57,7 +57,7 @@ class Unroll(nn.Module):
         window = self.width // 2
         circle = torch.cat([vector_BE, vector_BE[:, : window - 1]], dim=-1)
         windows_BED = self.window_proj(circle.unfold(-1, window, 1))
-        starts_BT1 = (position_ids_BT % self.width)[..., None].expand(len(vector_BE), -1, windows_BED.shape[-1])
+        starts_BT1 = (position_ids_BT % self.width)[..., None].expand(vector_BE.shape[0], -1, windows_BED.shape[-1])
         return windows_BED.gather(1, starts_BT1)
 
 
@@ -134,7 +134,7 @@ class EEMAutoencoder(EncoderDecoderPreTrainedModel):
         else:
             code_BP = code
         check_tensor("code", code_BP)
-        if code_BP.ndim != 2 or len(code_BP) == 0 or code_BP.shape[1] != self.config.code_size:
+        if code_BP.ndim != 2 or code_BP.shape[0] == 0 or code_BP.shape[1] != self.config.code_size:
             raise ValueError(f"code must be [batch, {self.config.code_size}], got {list(code_BP.shape)}.")
         code_BP = self.encoder.bottleneck.quantize(code_BP)
 
@@ -149,7 +149,7 @@ class EEMAutoencoder(EncoderDecoderPreTrainedModel):
                     raise ValueError(f"attention_mask must be [batch, tokens] with at least one token, got {shape}.")
                 length = attention_mask.shape[1]
                 check_length(length, self.config.max_position_embeddings)
-                check_shape("attention_mask", attention_mask, len(code_BP), length)
+                check_shape("attention_mask", attention_mask, code_BP.shape[0], length)
                 check_rows(attention_mask)
             position_ids = token_ranks(attention_mask)
         vector = self.encoder.bottleneck.expand(code_BP.to(self.encoder.embed_tokens.weight.dtype))

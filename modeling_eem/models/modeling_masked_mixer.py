@@ -73,9 +73,12 @@ class MaskedMixerMixing(nn.Module):
 
     @staticmethod
     def _drop_future(module: "MaskedMixerMixing", state_dict: dict, prefix: str, _metadata: dict) -> None:
-        weight = state_dict[prefix + "weight"]
-        if type(weight) in (Tensor, nn.Parameter):  # a sharded weight must stay sharded
-            state_dict[prefix + "weight"] = module.without_future(weight)
+        weight = state_dict.get(prefix + "weight")  # None if it is parametrized or pruned: then it is made of others
+        if type(weight) not in (Tensor, nn.Parameter) or weight.is_meta:  # a sharded weight must stay sharded
+            return
+        clean = module.without_future(weight)
+        if not torch.equal(clean, weight):  # else the parameter itself: what is written into it reaches the model
+            state_dict[prefix + "weight"] = clean
 
     def without_future(self, weight: Tensor) -> Tensor:
         """`weight` with zeros above the diagonal."""
@@ -94,7 +97,8 @@ class MaskedMixerMixing(nn.Module):
         if isinstance(layout, AlignedLayout):
             y_TBD = self._mix_aligned(weight_HTTK, bias_HT, x_TBD, layout)
         elif isinstance(layout, ContinuedLayout):
-            assert past_key_values is not None  # a continuation has a cache
+            if past_key_values is None:
+                raise ValueError("gradient checkpointing drops the cache that this call continues: use one of them.")
             cached = past_key_values.layers[self.layer_idx]
             if layout.new_length == 1 and isinstance(cached, MixingLayer) and cached.is_steady:
                 y_TBD, cached.ahead = next_token_mixing(weight_HTTK, bias_HT, held_TBD, cached.ahead)
@@ -285,8 +289,9 @@ class MaskedMixerModel(MaskedMixerPreTrainedModel):
                 )
         layout = choose_layout(self.config, embeds_BTD, attention_mask, position_ids, past_length)
         hidden_states = embeds_BTD
-        reads = [None] * (len(self.layers) - 1) + [read_positions]
-        for layer, read in zip(self.layers, reads):
+        layers = self.layers[: self.config.num_hidden_layers]  # `assistant_early_exit` lowers the number
+        reads = [None] * (len(layers) - 1) + [read_positions]
+        for layer, read in zip(layers, reads):
             hidden_states = layer(hidden_states, layout=layout, past_key_values=past_key_values, read_positions=read)
         if past_key_values is not None:
             set_ranked(past_key_values, has_ranks(position_ids, attention_mask, past_length, embeds_BTD.shape[1]))
