@@ -21,7 +21,7 @@ def prepare(
     data: Annotated[
         list[str],
         typer.Option(
-            help=".txt, .jsonl (either may be .gz) and .parquet files, folders of them, URLs such as "
+            help=".txt, .jsonl and .json (also .gz, .zst), .parquet, folders of them, URLs such as "
             "hf://datasets/ORG/NAME/FOLDER, or fineweb-edu (its sample-10BT), finemath-4plus."
         ),
     ],

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 @one_line_errors()
 def tokenizer(
-    data: Annotated[list[Path], typer.Option(help=".txt, .jsonl (either may be .gz) and .parquet files to train on.")],
+    data: Annotated[
+        list[Path], typer.Option(help=".txt, .jsonl and .json (also .gz, .zst), .parquet, or folders of them.")
+    ],
     output: Annotated[Path, typer.Option(help="Folder for the tokenizer's files.")],
     validation: Annotated[
         list[Path] | None, typer.Option(help="Files to report characters and bytes per token for.")

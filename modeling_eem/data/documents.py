@@ -91,9 +91,20 @@ def document_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise ValueError(f"{path}: no such file.")
-    if not (found := text_files(path, (str(file) for file in path.rglob("*") if file.is_file()))):
+    if not (found := text_files(path, _files_below(path))):
         raise ValueError(f"{path}: the folder holds no {list_of_endings()} file.")
     return [Path(file) for file in found]
+
+
+def _files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[str]:
+    """All files, in linked folders too; a link back to a folder above is not followed."""
+    inside = (*above, folder.resolve())
+    for path in folder.iterdir():
+        if path.is_dir():
+            if path.resolve() not in inside:
+                yield from _files_below(path, inside)
+        elif path.is_file():
+            yield str(path)
 
 
 def text_files(folder: str | Path, paths: Iterable[str]) -> list[str]:
@@ -151,8 +162,11 @@ def check_encodable(text: str, name: str) -> None:
 def open_binary(path: str) -> Iterator[BinaryIO]:
     """A local file or a URL, uncompressed as it is read; ValueError for a damaged `.gz` or `.zst`."""
     with ExitStack() as stack:
-        local = "://" not in path
-        file = stack.enter_context(Path(path).open("rb") if local else _open_url(path))  # noqa: SIM115 (the stack does)
+        if "://" in path:
+            # fsspec's files read no lines of at most so many bytes.
+            file = stack.enter_context(io.BufferedReader(cast(Any, stack.enter_context(_open_url(path))), _TEXT_BLOCK))
+        else:
+            file = stack.enter_context(Path(path).open("rb"))
         if path.lower().endswith(".gz"):
             file = stack.enter_context(gzip.GzipFile(fileobj=file))
         elif path.lower().endswith(".zst"):

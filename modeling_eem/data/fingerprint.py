@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from modeling_eem.data.tokenizer import rust_tokenizer
 from modeling_eem.files import read_record
@@ -19,6 +19,13 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     parts = {name: backend[name] for name in ("model", "added_tokens", "normalizer", "pre_tokenizer")}
     parts["special"] = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
+    """`tokenizer_fingerprint`; of a tokenizer in Python (ByT5's, say) that of its vocabulary, for all there is."""
+    if isinstance(tokenizer, PreTrainedTokenizerFast):
+        return tokenizer_fingerprint(tokenizer)
+    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
 
 def read_fingerprint(folder: str | Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ from modeling_eem.data.row_checksums import open_rows
 from modeling_eem.data.row_options import Launch, RowOptions
 from modeling_eem.data.rows import RowFormat
 from modeling_eem.data.shards import Shard
-from modeling_eem.files import LOCK_FILE, full_disk_named, locked, read_record, write_atomically
+from modeling_eem.files import LOCK_FILE, full_disk_named, locked, read_record, sha256, write_atomically
 
 _POLL_SECONDS = 0.25
 _MAX_DOCUMENTS = 2**31  # `document_ids` are int32
@@ -198,7 +199,15 @@ def _fingerprint(shards: Sequence[Shard], tokenizer: PreTrainedTokenizerBase, op
         "documents": documents,
         "shards": len(shards),
         "shards_sha256": hashlib.sha256(_shard_lines(shards).encode()).hexdigest(),
+        "files_sha256": _contents_sha256(shards),
     }
+
+
+def _contents_sha256(shards: Sequence[Shard]) -> str:
+    """Of the contents of all local files: an edit that keeps a file's size makes other rows. URLs are not read."""
+    paths = dict.fromkeys(shard.span.path for shard in shards if "://" not in shard.span.path)
+    with ThreadPoolExecutor() as pool:
+        return hashlib.sha256("".join(pool.map(sha256, paths)).encode()).hexdigest()
 
 
 def _shard_lines(shards: Sequence[Shard]) -> str:

@@ -24,10 +24,10 @@ import pyarrow as pa
 import torch
 from datasets import Features, List, Value
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling_eem.data.arrow_files import RESULTS_FILE, TOKENIZER_FOLDER, arrow_stream, finish_dataset, shard_file
-from modeling_eem.data.fingerprint import FINGERPRINT_FILE, tokenizer_fingerprint
+from modeling_eem.data.fingerprint import FINGERPRINT_FILE, tokenizer_sha256
 from modeling_eem.data.rows import TOKEN_ENTROPIES
 from modeling_eem.data.segments import RowFolder, Scan, Segments, naming
 from modeling_eem.entropy.base import EntropyEstimator
@@ -141,7 +141,7 @@ def run_identity(
     estimator = estimators[TOKEN_ENTROPIES]
     read: dict[str, Any] = {}
     if isinstance(estimator, TeacherEntropy) and tokenizer is not None:
-        read = {"tokenizers": [_tokenizer_sha256(tokenizer), _tokenizer_sha256(estimator.teacher_tokenizer)]}
+        read = {"tokenizers": [tokenizer_sha256(tokenizer), tokenizer_sha256(estimator.teacher_tokenizer)]}
     return read | {
         "method": estimator.method,
         "unit": estimator.unit,
@@ -151,13 +151,6 @@ def run_identity(
         "tokens": scan.num_tokens,
         "rows_sha256": scan.sha256,
     }
-
-
-def _tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What decides a text's ids; of a tokenizer in Python (ByT5's, say) its vocabulary, for all there is."""
-    if isinstance(tokenizer, PreTrainedTokenizerFast):
-        return tokenizer_fingerprint(tokenizer)
-    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
 
 def weights_sha256(model: PreTrainedModel) -> str:

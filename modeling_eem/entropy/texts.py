@@ -122,7 +122,9 @@ def encode_with_offsets(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 def _encode_by_characters(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], Tensor]:
     if not tokenizer.is_fast:
         raise ValueError(f"{type(tokenizer).__name__} does not give its tokens' offsets: use a fast tokenizer.")
-    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    encoding = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+    )
     characters = [0, *torch.tensor([len(character.encode()) for character in text]).cumsum(0).tolist()]
     spans = [(characters[start], characters[end]) for start, end in encoding["offset_mapping"]]
     return encoding["input_ids"], torch.tensor(spans, dtype=torch.long).reshape(-1, 2)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from .configuration_eem import EncoderDecoderConfig
 from .configuration_masked_mixer import MaskedMixerConfig
@@ -48,7 +48,7 @@ def build_backbone(field: str, config: PreTrainedConfig) -> PreTrainedModel:
         backbone = AutoModel.from_config(config, dtype=torch.get_default_dtype())
         # BERT and its kin can be causal or not; their attention layers say which.
         is_causal = all(getattr(module, "is_causal", True) for module in backbone.modules())
-        if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or not is_causal:
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or not is_causal:
             raise ValueError(f"{field}: a {config.model_type!r} model is not a causal language model's backbone.")
     taken = inspect.signature(backbone.forward).parameters
     missing = {"inputs_embeds", "attention_mask", "position_ids", "past_key_values"} - set(taken)

@@ -63,6 +63,7 @@ def _resolve(field: str, value: PreTrainedConfig | dict | None, mixer_defaults: 
 
 # Values of the decoder's config that can be read and given as the whole config's own.
 _DERIVED = {"vocab_size", "hidden_size", "num_hidden_layers", "max_position_embeddings", "use_cache"}
+_WITHOUT = {"use_cache": True, "tie_word_embeddings": False}  # for a config, not transformers' own, without them
 _SPECIAL_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
 _DERIVED |= {"tie_word_embeddings", *_SPECIAL_TOKENS}
 
@@ -71,7 +72,7 @@ def _from_decoder(name: str, on_both: bool = False) -> property:
     """A property that reads the decoder's config; where both must agree, setting it also sets the encoder's."""
 
     def get(self: "EncoderDecoderConfig") -> Any:
-        return getattr(self.decoder_config, name)
+        return getattr(self.decoder_config, name, _WITHOUT.get(name))
 
     def set_(self: "EncoderDecoderConfig", value: Any) -> None:
         setattr(self.decoder_config, name, value)

@@ -48,5 +48,5 @@ class MeasureCheckpointsCallback(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if control.should_save:
+        if control.should_save and state.global_step < state.max_steps:  # the last step has seen to it
             control.should_evaluate = control.should_log = True

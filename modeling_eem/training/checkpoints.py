@@ -227,6 +227,7 @@ def check_same_run(folder: Path, record: dict[str, Any]) -> None:
     shards need their number of processes.
     """
     before = read_run_record(folder)
+    before["data"], record = _flat_identity(before["data"]), record | {"data": _flat_identity(record["data"])}
     changed = [
         f"{part}.{name} was {before[part][name]!r} and is {value!r}"
         for part, values in record.items()
@@ -242,6 +243,12 @@ def check_same_run(folder: Path, record: dict[str, Any]) -> None:
         raise ValueError(
             f"{folder} belongs to another run: {'; '.join(changed)}. Undo that, or choose another output_dir."
         )
+
+
+def _flat_identity(data: dict[str, Any]) -> dict[str, Any]:
+    """What the rows are made of, key by key: what an older version did not record is not compared."""
+    made_of = data.get("made_of")
+    return data if not isinstance(made_of, dict) else data | made_of | {"made_of": None}
 
 
 def is_cut_alike(folder: Path, record: dict[str, Any]) -> bool:

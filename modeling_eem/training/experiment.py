@@ -10,9 +10,10 @@ from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from modeling_eem.data.collator import CausalCollator
+from modeling_eem.data.fingerprint import tokenizer_sha256
 from modeling_eem.data.rows import RowFormat
 from modeling_eem.data.saved_tokenizer import fit_to_context
-from modeling_eem.files import asset, command_without_secrets
+from modeling_eem.files import asset, command_without_secrets, sha256
 from modeling_eem.loading import load_tokenizer, padding_id
 from modeling_eem.models.configuration_eem import is_autoencoder
 from modeling_eem.training.checkpoints import check_same_run, checkpoint_to_resume, is_finished, run_record
@@ -119,7 +120,11 @@ def _prepare(name: str, config: PreTrainedConfig, data: DataArguments, arguments
     rows.check(config, tokenizer)
     row_format = RowFormat.from_tokenizer(tokenizer, rows.max_length(config))
     fit_to_context(tokenizer, config)
-    record = run_record(config, data, rows.identity(), arguments)
+    made_of = rows.identity() | {"tokenizer_sha256": tokenizer_sha256(tokenizer)}
+    if config.name_or_path and (folder := Path(config.name_or_path)).is_dir():
+        weights = sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")])
+        made_of["base_model"] = [[file.name, sha256(file)] for file in weights]
+    record = run_record(config, data, made_of, arguments)
     finished = is_finished(arguments, record)
     if (checkpoint := None if finished else checkpoint_to_resume(arguments)) is not None:
         check_same_run(checkpoint, record)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
@@ -237,6 +238,16 @@ class RunTrainer(TokenWeightedTrainer):
             if not self.args.lr_scheduler_kwargs:
                 raise
             raise ValueError(f"lr_scheduler_kwargs of {self.args.lr_scheduler_type}: {error}") from error
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """The next step's learning rate is this run's: its optimizer was saved with that of a run that may have ended
+        earlier, where a schedule is at 0."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        schedule = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)  # inside of accelerate's
+        if checkpoint is not None and type(schedule) is LambdaLR and self.optimizer is not None:
+            for group, base, factor in zip(self.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas):
+                group["lr"] = base * factor(schedule.last_epoch)
+            schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]  # what is logged
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Random states are the last that a resume reads: the checkpoint must still be there, whole and the same.

@@ -52,16 +52,29 @@ FINE_TUNING_KEYS = ("code_dtype", "noise_placement", "noise_scale", "num_labels"
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads numbers and booleans of YAML 1.2. PyYAML reads YAML 1.1, where `1e4` is text and `no` is false."""
+    """Reads numbers and booleans of YAML 1.2. PyYAML reads YAML 1.1, where `1e4` is text and `no` is false.
+
+    A key that stands twice is an error: one of its values would be lost.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := [key for index, key in enumerate(keys) if key in keys[:index]]:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    first: [
+        (tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:int")
+    ]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
+# YAML 1.1 reads 010 as 8 and 1:30 as 90: here they stay text, which the fields' types read as 10 and refuse.
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
@@ -269,7 +282,8 @@ def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:
         values = values.setdefault(key, {})
         if not isinstance(values, dict):
             raise ValueError(f"--{'.'.join(keys)}: {key} is one value, {values!r}, and has no keys: set it whole.")
-    values[keys[-1]] = value
+    before = values.get(keys[-1])
+    values[keys[-1]] = _merge(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
 
 
 def _config_keys(model_type: str) -> set[str]:
@@ -321,6 +335,10 @@ def _as_boolean(key: str, value: str) -> bool:
 
 def _parse(dataclass_types: Sequence[type], values: dict[str, Any]) -> tuple[Any, ...]:
     """Instances made by the dataclasses' argument parser, which casts to the fields' types; null becomes None."""
+    values = dict(values)
+    trackers = values.pop("report_to", None)  # the parser takes one value for it
+    if isinstance(trackers, str):
+        values["report_to"] = trackers
     arguments = []
     for key, value in values.items():
         if isinstance(value, list):
@@ -340,6 +358,8 @@ def _parse(dataclass_types: Sequence[type], values: dict[str, Any]) -> tuple[Any
             if isinstance(values[name], list) and not _is_list(hints[name]):  # the parser takes `[1]` for 1
                 raise ValueError(f"{name} takes one value, not the list {values[name]}.")
         nulls = {field.name: _null(field.name, hints) for field in fields if values.get(field.name, 0) is None}
+        if "report_to" in parsed and "report_to" in hints and isinstance(trackers, list):
+            nulls["report_to"] = [str(name) for name in trackers] or "none"
         instances.append(kind(**{field.name: parsed[field.name] for field in fields} | nulls))
     return tuple(instances)
 

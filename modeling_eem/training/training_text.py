@@ -9,9 +9,9 @@ from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from modeling_eem.data.arrow_files import HELD_OUT, TRAIN
-from modeling_eem.data.documents import read_documents
+from modeling_eem.data.documents import document_files, read_documents
 from modeling_eem.data.fingerprint import check_fingerprint, read_fingerprint
-from modeling_eem.data.row_checksums import open_rows
+from modeling_eem.data.row_checksums import CONTENTS_FILE, open_rows
 from modeling_eem.data.rows import ROW_MODES, RowFormat
 from modeling_eem.data.text_encoding import encoded_documents
 from modeling_eem.files import asset, sha256
@@ -28,7 +28,8 @@ class DataArguments:
 
     Args:
         tokenizer: a folder or Hub name; None: that of `model_name_or_path`, or else the one that ships.
-        train_files, validation_files: .txt, .jsonl or .parquet, also .gz; text in the column `text`.
+        train_files, validation_files: .txt, .jsonl, .json or .parquet, also .gz and .zst, or folders of them; text in
+            the column `text`.
         train_rows: a folder of `eem data prepare`, in place of `train_files`. Without `validation_files`, the model is
             measured on its split `held_out`. The token losses get its column `token_entropies` (nats, one a token).
         rows: how `train_files` become rows: windows, pad, stream or pack; `validation_files` are always windows.
@@ -93,8 +94,8 @@ class TextRows:
 
     def identity(self) -> Identity:
         """Everything that determines these rows: it shows whether a run is resumed with other text."""
-        files = self.data.train_files
-        return {"files": [[Path(name).name, None if "://" in name else sha256(asset(name))] for name in files]}
+        data = self.data
+        return {"files": _contents(data.train_files), "validation_files": _contents(data.validation_files)}
 
     def load(self, row_format: RowFormat, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Dataset]:
         """Training rows and held-out rows."""
@@ -145,7 +146,14 @@ class PreparedRows:
     def identity(self) -> Identity:
         """Everything that determines these rows: it shows whether a run is resumed with other rows."""
         train = self.splits[TRAIN]
-        return {**self.made, "columns": train.column_names, "train_rows": len(train)}
+        contents = self.folder / CONTENTS_FILE
+        return {
+            **self.made,
+            "columns": train.column_names,
+            "train_rows": len(train),
+            "rows_sha256": sha256(contents) if contents.exists() else None,  # folders of version 0.1 have none
+            "validation_files": _contents(self.data.validation_files),
+        }
 
     def load(self, row_format: RowFormat, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Dataset]:
         """Training rows and held-out rows."""
@@ -157,6 +165,14 @@ class PreparedRows:
 def run_rows(data: DataArguments) -> TextRows | PreparedRows:
     """The rows that the arguments name; only their kind is read yet."""
     return TextRows(data) if data.train_rows is None else PreparedRows(data)
+
+
+def _contents(names: Sequence[str]) -> list[list[str]]:
+    """[name, SHA-256] of each file, folders file by file; ValueError for a URL or a file that is not there."""
+    for name in names:
+        if "://" in name:
+            raise ValueError(f"{name}: text is trained on from local files: `eem data prepare` takes URLs.")
+    return [[file.name, sha256(file)] for name in names for file in document_files(Path(asset(name)))]
 
 
 def _cut(files: Sequence[str], mode: str, row_format: RowFormat, tokenizer: PreTrainedTokenizerBase) -> Dataset:

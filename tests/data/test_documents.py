@@ -243,3 +243,13 @@ def test_what_comes_before_an_error_is_read(tmp_path: Path) -> None:
     assert [next(documents).text, next(documents).text] == ["x", "y"]
     with pytest.raises(ValueError, match="line 3"):
         next(documents)
+
+
+def test_linked_folders_are_read_and_loops_are_not(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "b.txt").write_text("b")
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.txt").write_text("a")
+    (tmp_path / "corpus" / "linked").symlink_to(tmp_path / "real")
+    (tmp_path / "corpus" / "loop").symlink_to(tmp_path / "corpus")
+    assert [document.text for document in read_documents([tmp_path / "corpus"])] == ["a", "b"]

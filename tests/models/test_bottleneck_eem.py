@@ -96,7 +96,7 @@ def test_bad_text_is_named_where_it_enters(
     "model_type, sizes, message",
     [
         ("bert", {"num_attention_heads": 2}, "a 'bert' model is not a causal language model's backbone"),
-        ("rwkv", {"attention_hidden_size": 32}, "a 'rwkv' backbone does not take position_ids"),
+        ("rwkv", {"attention_hidden_size": 32}, "a 'rwkv' backbone does not take past_key_values, position_ids"),
     ],
 )
 def test_a_backbone_that_cannot_serve_is_refused(

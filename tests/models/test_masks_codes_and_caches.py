@@ -7,8 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, export
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.cache_utils import DynamicCache
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from modeling_eem import EEMAutoencoder, EEMAutoencoderConfig, EEMForCausalLM
 from modeling_eem.entropy import CausalEntropy
@@ -192,3 +200,46 @@ def test_a_backbone_without_a_cache_is_refused(eem_config: Callable[..., Any]) -
     decoder = AutoConfig.for_model("openai-gpt", vocab_size=eem_config().vocab_size, n_positions=17, n_embd=36)
     with pytest.raises(ValueError, match="does not take past_key_values"):
         EEMForCausalLM(eem_config(decoder_config=decoder))
+
+
+def test_a_backbone_of_ones_own(eem_config: Callable[..., Any]) -> None:
+    """Registered as docs/extend.md says; without a cache it runs with use_cache=False."""
+
+    class OwnConfig(PreTrainedConfig):
+        model_type = "own_gru"
+        vocab_size: int = eem_config().vocab_size
+        hidden_size: int = 32
+        num_hidden_layers: int = 1
+        max_position_embeddings: int = 17
+
+    class OwnModel(PreTrainedModel):
+        config_class = OwnConfig
+
+        def __init__(self, config: OwnConfig):
+            super().__init__(config)
+            self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+            self.gru = nn.GRU(config.hidden_size, config.hidden_size, batch_first=True)
+            self.post_init()
+
+        def forward(
+            self,
+            inputs_embeds: Tensor,
+            attention_mask: Tensor | None = None,
+            position_ids: Tensor | None = None,
+            past_key_values: Any = None,
+            **kwargs: Any,
+        ) -> BaseModelOutputWithPast:
+            return BaseModelOutputWithPast(last_hidden_state=self.gru(inputs_embeds)[0])
+
+    class OwnForCausalLM(OwnModel):
+        pass
+
+    AutoConfig.register("own_gru", OwnConfig, exist_ok=True)
+    AutoModel.register(OwnConfig, OwnModel, exist_ok=True)
+    config = eem_config(decoder_config=OwnConfig())
+    with pytest.raises(ValueError, match="not a causal language model's backbone"):
+        EEMForCausalLM(config)
+    AutoModelForCausalLM.register(OwnConfig, OwnForCausalLM, exist_ok=True)
+    model = EEMForCausalLM(config).train()
+    model(IDS, labels=IDS).loss.backward()
+    assert all(weight.grad is not None for weight in model.parameters())
