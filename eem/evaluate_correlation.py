@@ -40,6 +40,7 @@ def correlation(
     from modeling_eem.files import folder_at_once
     from modeling_eem.report import write_results
     from modeling_eem.report.entropy_plots import Band, index_plot, scatter_plot
+    from modeling_eem.report.results import plain_name
 
     check_output(output)
     folders = open_folders(entropies)
@@ -65,7 +66,10 @@ def correlation(
     figures = {}
     with folder_at_once(output) as draft:
         for x, y in pairs:
-            fit, file = regressions[x.name, y.name], f"scatter-{_slug(x.name)}-{_slug(y.name)}.png"
+            fit = regressions[x.name, y.name]
+            file = f"{plain_name(f'scatter-{x.name}-{y.name}')}.png"
+            if file in figures.values():  # "a-b" and "c", and "a" and "b-c"
+                file = f"scatter-{len(figures) + 1}.png"
             scatter_plot(
                 draft / file,
                 *(values.tolist() for values in points[x.name, y.name]),
@@ -84,7 +88,3 @@ def _counted(advance: Callable[[int], None], compute: Callable[..., Result], *ar
     result = compute(*arguments)
     advance(1)
     return result
-
-
-def _slug(name: str) -> str:
-    return name.strip("/").replace("/", "-")

@@ -1,5 +1,6 @@
 """eem evaluate curves: normalized loss against training tokens, for one run or several."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -27,8 +28,13 @@ def curves(
     from modeling_eem.files import folder_at_once
     from modeling_eem.report import write_results
     from modeling_eem.report.curve_plots import loss_curves
+    from modeling_eem.report.plots import COLOURS
 
     check_output(output)
+    if len(runs) > len(COLOURS):
+        raise ValueError(f"a plot holds {len(COLOURS)} runs, not {len(runs)}: name fewer.")
+    if not all(map(math.isfinite, reach or ())):
+        raise ValueError("--reach takes finite losses.")
     read = [read_run_curve(folder) for folder in runs]
     if len({curve.name for curve in read}) < len(read):
         raise ValueError("two runs' folders have the same name: rename one.")

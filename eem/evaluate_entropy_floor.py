@@ -1,5 +1,6 @@
 """eem evaluate entropy-floor: the entropy of a text, from runs with ever smaller codes."""
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -41,6 +42,8 @@ def entropy_floor(
     from modeling_eem.report.curve_plots import entropy_floor_plot
 
     check_output(output)
+    if known is not None and not 0 < known < math.inf:
+        raise ValueError(f"--known must be a positive number of bits per byte, not {known}: leave it out.")
     quiet_loading()
     if len(runs) < LEAST_RUNS:
         raise ValueError(f"a line with an interval needs {LEAST_RUNS} runs, not {len(runs)}: name more.")

@@ -49,10 +49,13 @@ def quantization(
     from modeling_eem.evaluation.scored_models import common_context, load_checkpoints
     from modeling_eem.files import folder_at_once
     from modeling_eem.report import write_results
+    from modeling_eem.report.plots import COLOURS
 
     check_output(output)
     quiet_loading()
     console = Console()
+    if len(model) > len(COLOURS):
+        raise ValueError(f"a plot holds {len(COLOURS)} models, not {len(model)}: name fewer.")
     checkpoints = load_checkpoints(model)
     for checkpoint in checkpoints:
         if not checkpoint.code_size:
@@ -65,7 +68,8 @@ def quantization(
     formats, sweeps, histograms = {}, {}, {}
     for checkpoint, rows in zip(checkpoints, scored):
         loaded, collator = checkpoint.model, checkpoint.collator(max_length)
-        some_rows = rows[:: max(len(rows) // sweep_rows, 1)][:sweep_rows]
+        count = min(sweep_rows, len(rows))
+        some_rows = [rows[index * len(rows) // count] for index in range(count)]
         passes = 1 + len(SWEEP_PARTS) * len(SWEEP_FORMATS) * len(swept_layers(loaded))
         total = number_of_formats(loaded) * len(rows) + passes * len(some_rows)
         with progress_bar(f"rounding {checkpoint.name}", total) as steps:

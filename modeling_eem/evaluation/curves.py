@@ -43,12 +43,12 @@ class Fit:
         return self.intercept + self.slope * (tokens if self.kind == "linear" else math.log(tokens))
 
     def tokens(self, loss: float) -> float:
-        """The tokens at which the line has this loss; infinite if it falls too slowly, NaN if it does not fall."""
-        if self.slope >= 0:
+        """The tokens at which the line has this loss; infinite if it falls too slowly, NaN if it never does."""
+        if not self.slope < 0:
             return math.nan
         x = (loss - self.intercept) / self.slope
         if self.kind == "linear":
-            return x
+            return x if x >= 0 else math.nan
         return math.exp(x) if x < math.log(np.finfo(float).max) else math.inf
 
 
@@ -111,7 +111,7 @@ def read_run_curve(folder: Path) -> RunCurve:
     """A run's curve from its `results.json` and `trainer_state.json`; for a run under way, from its last checkpoint.
 
     Raises:
-        ValueError: for a folder without those files, or a run with fewer than three held-out cross-entropies.
+        ValueError: for a folder without those files, or a run with fewer than three finite held-out cross-entropies.
     """
     source = _finished_folder(folder)
     results = read_record(source / _RESULTS, {"rows_per_step": int, "max_length": int})
@@ -122,7 +122,7 @@ def read_run_curve(folder: Path) -> RunCurve:
     for entry in state["log_history"]:
         try:
             step, loss = entry["step"], entry.get(_LOSS)
-            if loss is not None and step > 0:
+            if loss is not None and math.isfinite(loss) and step > 0:
                 # Real tokens, if the run counted them; for runs of version 0.1 an upper bound, n tokens a row.
                 points[entry.get("num_input_tokens_seen", step * tokens_a_step)] = loss + offset
         except (TypeError, KeyError, AttributeError) as error:

@@ -16,7 +16,8 @@ class MixingLayer(DynamicLayer):
 
     `keys` is a view of a buffer `[room, B, D]` that doubles when it is full. A new token costs one row, where a cache
     that concatenates copies all earlier rows. Mixing reads the buffer as one matrix `[T, B * D]`. If something
-    replaces `keys` (beam search, cropping), the next update copies them into a new buffer.
+    replaces `keys` (beam search, cropping), the next update copies them into a new buffer. With gradients on it
+    concatenates too: autograd may hold what was cached.
 
     `ahead` is what `next_token_mixing` keeps from one token to the next; it is dropped when `keys` are replaced. Beam
     search replaces them at every token, where looking ahead would not pay: `is_steady` is then False.
@@ -73,7 +74,8 @@ def grow_in_place(cache: Cache) -> None:
     if any(type(layer) not in (DynamicLayer, MixingLayer) for layer in cache.layers):
         refuse_cache(cache)
     # A mixer's layers have no values; before the first token they may not exist.
-    if any(layer.is_initialized and layer.values is not None and layer.values.numel() for layer in cache.layers):
+    values = (layer.values for layer in cache.layers if isinstance(layer, DynamicLayer) and layer.is_initialized)
+    if any(each is not None and each.numel() for each in values):
         raise ValueError("this cache holds an attention's keys and values (as in prefix tuning), which a mixer lacks.")
 
 

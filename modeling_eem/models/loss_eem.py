@@ -5,7 +5,7 @@ memory beside the weights is one chunk of logits. Shapes: N tokens, D features, 
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -242,7 +242,7 @@ def causal_lm_loss(
     return mean_over(total, num_items), losses_BT
 
 
-def is_plain_linear(head: nn.Module) -> bool:
+def is_plain_linear(head: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a head is its weights' product and nothing else, so that it need not be called."""
     return type(head) is nn.Linear and head.bias is None and not is_watched(head)
 

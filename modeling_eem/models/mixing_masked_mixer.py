@@ -33,12 +33,13 @@ LOOK_AHEAD = 16
 def is_watched(layer: nn.Module) -> bool:
     """Whether calling the layer does more than its class's forward: hooks on it or on all modules, another forward."""
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    return any(hooks) or nn.modules.module._has_any_global_hook() or "forward" in vars(layer)
+    return any(hooks) or bool(nn.modules.module._has_any_global_hook()) or "forward" in vars(layer)
 
 
 def by_kernel(operation: str, *arguments: Any) -> Tensor | None:
     """The result of the operation's kernel; None without a kernel, and where PyTorch traces the model."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or operation not in KERNELS:
+    is_traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]  # it is documented
+    if torch.compiler.is_compiling() or is_traced or operation not in KERNELS:
         return None
     return KERNELS[operation](*arguments)
 

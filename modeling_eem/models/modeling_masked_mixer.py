@@ -74,7 +74,8 @@ class MaskedMixerMixing(nn.Module):
     @staticmethod
     def _drop_future(module: "MaskedMixerMixing", state_dict: dict, prefix: str, _metadata: dict) -> None:
         weight = state_dict.get(prefix + "weight")  # None if it is parametrized or pruned: then it is made of others
-        if type(weight) not in (Tensor, nn.Parameter) or weight.is_meta:  # a sharded weight must stay sharded
+        # A sharded weight must stay sharded.
+        if not isinstance(weight, Tensor) or type(weight) not in (Tensor, nn.Parameter) or weight.is_meta:
             return
         clean = module.without_future(weight)
         if not torch.equal(clean, weight):  # else the parameter itself: what is written into it reaches the model

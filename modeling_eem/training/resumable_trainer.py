@@ -244,10 +244,11 @@ class RunTrainer(TokenWeightedTrainer):
         earlier, where a schedule is at 0."""
         super()._load_optimizer_and_scheduler(checkpoint)
         schedule = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)  # inside of accelerate's
-        if checkpoint is not None and type(schedule) is LambdaLR and self.optimizer is not None:
-            for group, base, factor in zip(self.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas):
+        groups = getattr(self.optimizer, "param_groups", ())  # DeepSpeed's engine has its own
+        if checkpoint is not None and type(schedule) is LambdaLR:
+            for group, base, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas):
                 group["lr"] = base * factor(schedule.last_epoch)
-            schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]  # what is logged
+            schedule._last_lr = [group["lr"] for group in groups]  # what is logged
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Random states are the last that a resume reads: the checkpoint must still be there, whole and the same.

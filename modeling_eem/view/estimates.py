@@ -63,8 +63,14 @@ class Estimate:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """Bits per byte of the text and all else in a file; None if the values do not add up to a code length."""
-        if self.extra_bits is None or self.entropies.texts is None:
+        """Bits per byte of the text and all else in a file; None if the values do not add up to a code length.
+
+        They do not if a token that holds text is not scored: the first one of a model without BOS.
+        """
+        if self.extra_bits is None or self.entropies.texts is None or self.entropies.offsets is None:
+            return None
+        sizes_T = self.entropies.offsets[0].diff(dim=-1).squeeze(-1)
+        if (sizes_T[self.entropies.values[0].isnan()] > 0).any():
             return None
         return bits_per_byte(max(nats_to_bits(self.total) + self.extra_bits, 0.0), len(self.entropies.texts[0]))
 

@@ -120,7 +120,8 @@ def draw(points: list[dict[str, Any]], causal: float, path: Path) -> None:
     for bits in sorted({point["bits each"] for point in points}):
         of_bits = sorted((p for p in points if p["bits each"] == bits), key=lambda p: p["code by its prior"])
         rates = [point["code by its prior"] for point in of_bits]
-        axes.plot(rates, [point["with it"] for point in of_bits], "o-", markersize=3, label=f"{bits} bit{'s' * (bits > 1)} a number")
+        label = f"{bits} bit{'s' * (bits > 1)} a number"
+        axes.plot(rates, [point["with it"] for point in of_bits], "o-", markersize=3, label=label)
     rates = np.geomspace(min(point["code by its prior"] for point in points), causal, 200)
     axes.plot(rates, causal - rates, "k--", label="a bit of code saves a bit")
     axes.axhline(causal, color="k", linewidth=0.8, label="causal mixer, no code")

@@ -58,3 +58,11 @@ def test_bad_input_is_one_line(tmp_path: Path, names: list[str], message: str) -
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2 and message in result.stderr and len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_more_runs_than_colours_and_losses_without_end_are_refused_at_once(tmp_path: Path) -> None:
+    folders = [str(_run(tmp_path / f"run-{number}", [5.0, 4.5, 4.2], 0)) for number in range(8)]
+    for given, message in ((folders, "a plot holds 7 runs, not 8"), ([folders[0], "--reach", "nan"], "finite losses")):
+        result = CliRunner().invoke(app, ["curves", *given, "--output", str(tmp_path / "out")])
+        assert result.exit_code == 2 and message in result.stderr
+    assert not (tmp_path / "out").exists()

@@ -79,3 +79,10 @@ def test_bad_input_is_one_line(runs: Path, tmp_path: Path, names: list[str], mes
     result = CliRunner().invoke(app, ["entropy-floor", *arguments])
     assert result.exit_code == 2 and message in result.stderr and len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("known", ["0", "-1", "nan", "inf"])
+def test_a_truth_that_is_none_is_refused_before_the_work(runs: Path, tmp_path: Path, known: str) -> None:
+    names = [str(runs / name) for name in ("code-1", "code-2", "also-2")]
+    result = CliRunner().invoke(app, ["entropy-floor", *names, "--known", known, "--output", str(tmp_path / "out")])
+    assert result.exit_code == 2 and "--known must be a positive number" in result.stderr

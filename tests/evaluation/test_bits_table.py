@@ -106,3 +106,11 @@ def test_tables_and_files_hold_the_numbers(tmp_path: Path) -> None:
     assert numbers["bits_per_byte_less_first"] == pytest.approx(0.5) and json.dumps(numbers)
     lines = documents_csv(models).splitlines()
     assert lines[0].startswith("model,document,nll_nats") and len(lines) == 5
+
+
+def test_other_parts_of_the_same_documents_are_not_compared() -> None:
+    """Rows cut at a number of tokens hold more text by some tokenizers than by others."""
+    first = _model([100.0, 200.0], [0, 1])
+    other = ModelBits("bytes", N, 0, [0, 1], _windows([100.0, 200.0], [1000, 400]))
+    difference, spread = other.difference(first)
+    assert math.isnan(difference) and spread.text() == "–"

@@ -35,6 +35,12 @@ def test_fits_say_where_they_reach_a_loss() -> None:
     assert math.isinf(_curve([3 - 1e-4 * math.log(tokens) for tokens in TOKENS]).fits[1].tokens(1.0))
 
 
+def test_a_line_that_began_lower_never_had_a_loss() -> None:
+    """Not so many tokens below zero."""
+    linear, log_linear = _curve([5 - 1e-4 * tokens for tokens in TOKENS]).fits
+    assert math.isnan(linear.tokens(6.0)) and log_linear.tokens(6.0) > 0
+
+
 @pytest.mark.parametrize(
     "loss, tokens", [(5.0, 1000), (4.5, 1500), (4.0, 2000), (3.5, 3000), (3.0, 4000), (6.0, 1000), (2.9, math.nan)]
 )

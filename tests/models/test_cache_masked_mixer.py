@@ -45,6 +45,7 @@ def test_holds_what_a_concatenating_layer_holds(room: int, monkeypatch: pytest.M
     assert torch.equal(ours.keys, theirs.keys)
 
 
+@torch.no_grad()
 def test_a_new_token_is_written_where_the_last_ones_lie() -> None:
     layer = MixingLayer()
     layer.update(*states(5))

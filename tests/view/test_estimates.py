@@ -2,6 +2,7 @@
 
 import io
 import math
+from dataclasses import replace
 from threading import Event
 
 import numpy as np
@@ -166,3 +167,13 @@ def test_large_and_empty_texts_are_refused_with_the_limit() -> None:
         read_text("a.txt", b"a" * 21, 20)
     with pytest.raises(ValueError, match="a.txt is not UTF-8 at byte 1"):
         read_text("a.txt", b"a\xff", 20)
+
+
+def test_text_that_is_not_scored_has_no_bits_a_byte(viewed: dict[str, ViewedModel]) -> None:
+    """As the first token of a model without BOS."""
+    estimate = estimate_text(viewed["causal"], "causal", SHORT)
+    assert estimate.bits_per_byte is not None
+    values = estimate.entropies.values.clone()
+    values[0, 1] = math.nan
+    without_first = replace(estimate, entropies=replace(estimate.entropies, values=values))
+    assert without_first.bits_per_byte is None
