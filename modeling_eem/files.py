@@ -255,6 +255,19 @@ def check_unlocked(folder: str | Path) -> None:
             pass
 
 
+def short_names(folders: Sequence[str | Path]) -> list[str]:
+    """The last parts of each path, as many as distinguish it from the others."""
+    parts = [Path(folder).resolve().parts if Path(folder).exists() else Path(folder).parts for folder in folders]
+    names = []
+    for number, own in enumerate(parts):
+        others = [other for index, other in enumerate(parts) if index != number]
+        length = 1
+        while length < len(own) and any(other[-length:] == own[-length:] for other in others):
+            length += 1
+        names.append("/".join(own[-length:]))
+    return names
+
+
 def sha256(path: str | Path) -> str:
     """The SHA-256 of a file's contents, in hexadecimal."""
     with open(path, "rb") as file:

@@ -25,7 +25,7 @@ from modeling_eem.entropy.statistics import (
     split_words,
 )
 from modeling_eem.entropy.texts import rows_of_ids
-from modeling_eem.files import read_record
+from modeling_eem.files import read_record, short_names
 from modeling_eem.loading import load_tokenizer
 from modeling_eem.report import Table
 
@@ -108,10 +108,7 @@ def open_folders(paths: list[Path]) -> list[EntropyFolder]:
     """
     if len({path.resolve() for path in paths}) < max(2, len(paths)):
         raise ValueError("--entropies needs at least two different folders of `eem entropy`.")
-    names = [path.resolve().name for path in paths]
-    folders = [
-        EntropyFolder.open(path, name if names.count(name) == 1 else str(path)) for path, name in zip(paths, names)
-    ]
+    folders = [EntropyFolder.open(path, name) for path, name in zip(paths, short_names(paths))]
     for folder in folders[1:]:
         if folder.rows_sha256 != folders[0].rows_sha256:
             raise ValueError(

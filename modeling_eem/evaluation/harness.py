@@ -29,6 +29,7 @@ from modeling_eem.evaluation.harness_scores import (
     ratio_standard_error,
 )
 from modeling_eem.evaluation.quiet import quiet_lm_eval
+from modeling_eem.files import short_names
 from modeling_eem.loading import check_tokenizer, check_weights, load_tokenizer
 
 
@@ -49,15 +50,13 @@ def open_models(paths: Sequence[Path], max_length: int | None = None) -> list[Mo
     """Check that checkpoints can be scored beside each other; each model is loaded once.
 
     Raises:
-        ValueError: for a folder without config, weights or tokenizer, or with some that are cut short; a model that is
-            not a causal language model; a tokenizer with more tokens than the model, or without BOS and EOS; contexts
-            that differ, or are shorter than `max_length`.
+        ValueError: for a folder named twice, or without config, weights or tokenizer, or with some that are cut short;
+            a model that is not a causal language model; a tokenizer with more tokens than the model, or without
+            BOS and EOS; contexts that differ, or are shorter than `max_length`.
     """
-    names = [path.name for path in paths]
-    models = [
-        ModelFolder(path.name if names.count(path.name) == 1 else str(path), path, _checked_config(path))
-        for path in dict.fromkeys(paths)
-    ]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ValueError("a folder is named twice: leave one out.")
+    models = [ModelFolder(name, path, _checked_config(path)) for name, path in zip(short_names(paths), paths)]
     lengths = {model.name: resolve_max_length(model.config) for model in models}
     told = ", ".join(f"{name} {length}" for name, length in lengths.items())
     if max_length is None and len(set(lengths.values())) > 1:

@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from modeling_eem.data.collator import CausalCollator
+from modeling_eem.files import short_names
 from modeling_eem.loading import check_tokenizer, context_length, load_config, load_model, load_tokenizer, padding_id
 from modeling_eem.models.configuration_eem import has_code, is_autoencoder
 from modeling_eem.models.quantization_eem import CODE_FORMATS
@@ -78,11 +79,7 @@ def load_checkpoints(folders: Sequence[Path], code_dtype: str | None = None) -> 
             raise ValueError(f"{folder} holds no tokenizer: save the model's tokenizer in the same folder.")
         if [other.resolve() for other in folders].count(folder.resolve()) > 1:
             raise ValueError(f"{folder} is named twice: leave one out.")
-    names = [folder.resolve().name for folder in folders]
-    checkpoints = [
-        _load(folder, name if names.count(name) == 1 else str(folder), code_dtype)
-        for folder, name in zip(folders, names)
-    ]
+    checkpoints = [_load(folder, name, code_dtype) for folder, name in zip(folders, short_names(folders))]
     if code_dtype is not None and not any(has_code(checkpoint.config) for checkpoint in checkpoints):
         raise ValueError("code_dtype is the format of a code, and no model here has one: leave it out.")
     return checkpoints

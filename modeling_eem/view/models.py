@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from modeling_eem.codec.codec import Codec
 from modeling_eem.codec.integer_model import SIZES_FILE, IntegerModel
 from modeling_eem.entropy.registry import ESTIMATORS
+from modeling_eem.files import short_names
 from modeling_eem.loading import ModelKind, check_tokenizer, load_config, load_model, own_tokenizer
 from modeling_eem.models.modeling_eem import EEMForCausalLM
 
@@ -80,19 +81,6 @@ def check_methods(models: Sequence[ViewedModel], methods: Sequence[str]) -> None
         if method not in known:
             hint = " It takes two models: use eem entropy." if method in ("two_models", "teacher") else ""
             raise ValueError(f"these models have no method {method!r}, only {', '.join(known)}.{hint}")
-
-
-def short_names(folders: Sequence[str]) -> list[str]:
-    """The last parts of each path, as many as distinguish it from the others."""
-    parts = [Path(folder).resolve().parts if Path(folder).exists() else Path(folder).parts for folder in folders]
-    names = []
-    for number, own in enumerate(parts):
-        others = [other for index, other in enumerate(parts) if index != number]
-        length = 1
-        while length < len(own) and any(other[-length:] == own[-length:] for other in others):
-            length += 1
-        names.append("/".join(own[-length:]))
-    return names
 
 
 def _load(folder: str, name: str, device: torch.device) -> ViewedModel:

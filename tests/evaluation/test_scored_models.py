@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from modeling_eem.evaluation.bits_table import measure
+from modeling_eem.evaluation.harness import open_models
 from modeling_eem.evaluation.held_out_text import held_out_rows
 from modeling_eem.evaluation.scored_models import common_context, load_checkpoints
 
@@ -98,3 +99,17 @@ def test_a_model_without_all_its_weights_is_not_scored(
     (checkpoint,) = load_checkpoints([folder])
     with pytest.raises(ValueError, match=str(folder)):
         _ = checkpoint.model
+
+
+def test_names_say_no_more_of_the_machine_than_tells_them_apart(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=len(tokenizer), **sizes)
+    paths = [_saved(tmp_path / name / "model", config, tokenizer) for name in ("a", "b")]
+    assert [checkpoint.name for checkpoint in load_checkpoints(paths)] == ["a/model", "b/model"]
+    assert [model.name for model in open_models(paths)] == ["a/model", "b/model"]
+    monkeypatch.chdir(paths[0])
+    assert open_models([Path(".")])[0].name == "model"
+    with pytest.raises(ValueError, match="named twice"):
+        open_models([Path("."), paths[0]])

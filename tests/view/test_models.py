@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from modeling_eem.view.models import ViewedModel, check_methods, default_methods, load_viewed, short_names
+from modeling_eem.files import short_names
+from modeling_eem.view.models import ViewedModel, check_methods, default_methods, load_viewed
 
 
 def test_each_kind_of_model_is_known_by_its_folder(viewed: dict[str, ViewedModel]) -> None:
