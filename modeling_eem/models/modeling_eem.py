@@ -248,9 +248,9 @@ class EEMModel(EEMPreTrainedModel):
     def _check_window(self, attention_mask: Tensor) -> None:
         """ValueError where left padding stands between the memory and a text whose decoder sees a few tokens back."""
         config = self.config
-        windows = (getattr(config.decoder_config, name, None) for name in ("sliding_window", "attention_chunk_size"))
-        window = min((window for window in windows if window), default=None)
-        is_cut = window is not None and config.num_memory_positions and attention_mask.shape[1] >= window
+        decoder = config.decoder_config
+        window = getattr(decoder, "sliding_window", None) or getattr(decoder, "attention_chunk_size", None)
+        is_cut = window and config.num_memory_positions and attention_mask.shape[1] >= window
         if is_cut and is_readable(attention_mask) and not attention_mask[:, 0].bool().all():
             raise ValueError(
                 f"this decoder sees {window} tokens, and left padding would push the memory out of them: pad on the "

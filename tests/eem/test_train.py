@@ -129,7 +129,7 @@ PUBLISHED = {
     *("README.md", "learning_curve.png", "results.json", "run.yaml"),
     *("modeling_eem.py", "configuration_eem.py", "bottleneck_eem.py", "quantization_eem.py", "loss_eem.py"),
     *("hub_eem.py", "configuration_masked_mixer.py", "modeling_masked_mixer.py", "mixing_masked_mixer.py"),
-    *("layout_masked_mixer.py", "cache_masked_mixer.py", "generation_masked_mixer.py"),
+    *("layout_masked_mixer.py", "cache_masked_mixer.py", "cache_eem.py", "generation_masked_mixer.py"),
 }
 
 

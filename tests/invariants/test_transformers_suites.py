@@ -224,6 +224,9 @@ class EEMTokenTest(EEMSuite, unittest.TestCase):
 class EEMEmbeddingTest(EEMSuite, unittest.TestCase):
     model_tester_class = EmbeddingTester
 
+    def test_tied_weights_keys(self) -> None:
+        self.skipTest("ties the head to embeddings that are narrower, which the config refuses")
+
 
 class EEMLlamaCombinationTest(EEMSuite, unittest.TestCase):
     model_tester_class = LlamaCombinationTester
