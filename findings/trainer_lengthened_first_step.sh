@@ -4,7 +4,7 @@
 # Happens: step 4 trains with the rate 0, at which the shorter schedule had ended: no weight changes. The optimizer's state is loaded with
 #   its last rate, and the new schedule says something only after the step. Steps 5 and 6 have the expected rates.
 # Version: transformers 5.23.0, torch 2.13.0, accelerate 1.15.0.
-# Seen: rates of steps 4 to 6: 0.0, 0.0333, 0.0167 (expected 0.05, 0.0333, 0.0167); weights changed in step 4: False, in step 5: True
+# Seen: rates of steps 4 to 6: [0.0, 0.0333, 0.0167] weights changed: {4: False, 5: True}; expected 0.05 for step 4
 . "$(dirname "$0")/_environment.sh"
 packages torch==2.13.0 transformers==5.23.0 accelerate==1.15.0
 python - 2>/dev/null <<'PY'
