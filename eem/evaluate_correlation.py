@@ -40,9 +40,12 @@ def correlation(
     from modeling_eem.files import folder_at_once
     from modeling_eem.report import write_results
     from modeling_eem.report.entropy_plots import Band, index_plot, scatter_plot
+    from modeling_eem.report.plots import COLOURS
     from modeling_eem.report.results import plain_name
 
     check_output(output)
+    if len(entropies) > len(COLOURS):
+        raise ValueError(f"a plot holds {len(COLOURS)} estimates, not {len(entropies)}: name fewer.")
     folders = open_folders(entropies)
     pairs = list(combinations(folders, 2))
     with progress_bar("comparing estimates", 2 * len(pairs) + 2 * len(folders)) as steps:

@@ -33,6 +33,7 @@ def quantization(
         SWEEP_FORMATS,
         SWEEP_PARTS,
         code_histogram,
+        evenly_spread,
         measure_formats,
         number_of_formats,
         sweep_layers,
@@ -68,8 +69,7 @@ def quantization(
     formats, sweeps, histograms = {}, {}, {}
     for checkpoint, rows in zip(checkpoints, scored):
         loaded, collator = checkpoint.model, checkpoint.collator(max_length)
-        count = min(sweep_rows, len(rows))
-        some_rows = [rows[index * len(rows) // count] for index in range(count)]
+        some_rows = evenly_spread(rows, sweep_rows)
         passes = 1 + len(SWEEP_PARTS) * len(SWEEP_FORMATS) * len(swept_layers(loaded))
         total = number_of_formats(loaded) * len(rows) + passes * len(some_rows)
         with progress_bar(f"rounding {checkpoint.name}", total) as steps:

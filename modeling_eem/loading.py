@@ -41,6 +41,7 @@ from transformers.utils import logging
 import modeling_eem.registration  # noqa: F401  # a program may have imported the codec alone
 from modeling_eem.files import is_path_to_nothing, readable, sha256
 from modeling_eem.models.configuration_eem import is_autoencoder
+from modeling_eem.models.loss_eem import is_plain_linear
 
 COMPLETE_FILE = "complete.json"  # what a training ends with: its files, with their sizes and hashes
 
@@ -234,6 +235,37 @@ def check_causal(model: PreTrainedModel) -> None:
             f"the tokens after it ({config.model_type!r} models need is_decoder or causal in their config, and to "
             "be trained with it)."
         )
+
+
+def has_plain_head(model: PreTrainedModel) -> bool:
+    """Whether a causal model's logits are a Linear without bias of the base model's last hidden state.
+
+    Tested on values, large ones in place of the head's output: scaling or capping may barely change small logits.
+    Only a plain head may run in chunks.
+    """
+    head = model.get_output_embeddings()
+    if head is None or not is_plain_linear(head):
+        return False
+    read, written = [], []
+
+    def replace(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        read.append(inputs[0])
+        written.append(torch.linspace(-1e3, 1e3, output.numel(), device=output.device).view_as(output).to(output))
+        return written[-1]
+
+    input_ids = torch.arange(2, device=model.device)[None]
+    with evaluating(model):
+        handle = head.register_forward_hook(replace)
+        try:
+            logits = model(input_ids=input_ids, labels=input_ids, use_cache=False).logits
+        finally:
+            handle.remove()
+        hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+    return (
+        len(read) == 1
+        and torch.equal(written[0].float(), logits.float())
+        and torch.allclose(read[0], hidden, rtol=1e-4, atol=1e-4)
+    )
 
 
 def whole_weights(model: PreTrainedModel) -> AbstractContextManager:

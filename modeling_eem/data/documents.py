@@ -91,18 +91,18 @@ def document_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise ValueError(f"{path}: no such file.")
-    if not (found := text_files(path, _files_below(path))):
+    if not (found := text_files(path, files_below(path))):
         raise ValueError(f"{path}: the folder holds no {list_of_endings()} file.")
     return [Path(file) for file in found]
 
 
-def _files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[str]:
-    """All files, in linked folders too; a link back to a folder above is not followed."""
+def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[str]:
+    """All files, in linked folders too, as often as they are linked; a link back to a folder above is not followed."""
     inside = (*above, folder.resolve())
     for path in folder.iterdir():
         if path.is_dir():
             if path.resolve() not in inside:
-                yield from _files_below(path, inside)
+                yield from files_below(path, inside)
         elif path.is_file():
             yield str(path)
 

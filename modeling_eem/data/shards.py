@@ -7,6 +7,7 @@ rows. A `.json`, `.gz` or `.zst` must be read from its start: it is one shard.
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import fsspec
 from huggingface_hub import snapshot_download
@@ -14,6 +15,7 @@ from huggingface_hub import snapshot_download
 from modeling_eem.data.documents import (
     Span,
     file_kind,
+    files_below,
     is_packed,
     list_of_endings,
     open_binary,
@@ -94,7 +96,7 @@ def _files(name: str, streaming: bool) -> list[str]:
         return [name]
     if not is_folder:
         raise ValueError(f"{name}: not found; name a file, a folder or one of {', '.join(HUB_CORPORA)}.")
-    if not (found := text_files(path, fs.find(path))):
+    if not (found := text_files(path, fs.find(path) if "://" in name else files_below(Path(path)))):
         raise ValueError(f"{name}: the folder holds no {list_of_endings()} file.")
     return [fs.unstrip_protocol(file) if "://" in name else file for file in found]
 

@@ -13,8 +13,7 @@ from modeling_eem.entropy.nats import predictions, token_nats
 from modeling_eem.entropy.result import TokenEntropies
 from modeling_eem.entropy.sliding import STRIDE_HELP, check_stride, spans
 from modeling_eem.entropy.texts import Rows
-from modeling_eem.loading import check_causal, evaluating
-from modeling_eem.models.loss_eem import has_plain_head
+from modeling_eem.loading import check_causal, evaluating, has_plain_head
 
 # On a CPU the activations of so few tokens stay in the cache, and still keep the matrix products busy. A model of 10 M
 # parameters takes a third less time than with 4,096.

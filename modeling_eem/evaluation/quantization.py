@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -219,6 +220,12 @@ def sweep_layers(
                         nats = loss() - plain
                         effects.append(LayerEffect(layer, part, name, nats if was_used() else float("nan")))
     return effects
+
+
+def evenly_spread(rows: Sequence[Any], at_most: int) -> list[Any]:
+    """Some of the rows, taken from the whole of them."""
+    count = min(at_most, len(rows))
+    return [rows[index * len(rows) // count] for index in range(count)]
 
 
 def swept_layers(model: PreTrainedModel) -> dict[str, nn.Linear | nn.Embedding]:

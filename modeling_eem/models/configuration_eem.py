@@ -63,8 +63,9 @@ def _resolve(field: str, value: PreTrainedConfig | dict | None, mixer_defaults: 
 
 # Values of the decoder's config that can be read and given as the whole config's own.
 _DERIVED = {"vocab_size", "hidden_size", "num_hidden_layers", "max_position_embeddings", "use_cache"}
-_WITHOUT = {"use_cache": True, "tie_word_embeddings": False}  # for a config, not transformers' own, without them
 _SPECIAL_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
+# What they are for a decoder's config that does not name them, as a config of one's own may not.
+_DEFAULTS = {"use_cache": True, "tie_word_embeddings": False, **dict.fromkeys(_SPECIAL_TOKENS)}
 _DERIVED |= {"tie_word_embeddings", *_SPECIAL_TOKENS}
 
 
@@ -72,7 +73,9 @@ def _from_decoder(name: str, on_both: bool = False) -> property:
     """A property that reads the decoder's config; where both must agree, setting it also sets the encoder's."""
 
     def get(self: "EncoderDecoderConfig") -> Any:
-        return getattr(self.decoder_config, name, _WITHOUT.get(name))
+        if name in _DEFAULTS:
+            return getattr(self.decoder_config, name, _DEFAULTS[name])
+        return getattr(self.decoder_config, name)
 
     def set_(self: "EncoderDecoderConfig", value: Any) -> None:
         setattr(self.decoder_config, name, value)
@@ -146,7 +149,7 @@ class EncoderDecoderConfig(PreTrainedConfig):
         """ValueError for values that do not fit; models check again, since attributes can be set later."""
         for field in ("encoder_config", "decoder_config"):
             config = getattr(self, field)
-            for name in ("vocab_size", "hidden_size", "max_position_embeddings"):
+            for name in ("vocab_size", "hidden_size", "num_hidden_layers", "max_position_embeddings"):
                 if getattr(config, name, None) is None:
                     raise ValueError(f"{field}: a {config.model_type!r} backbone has no {name}; choose another.")
         encoder, decoder = self.encoder_config, self.decoder_config

@@ -10,7 +10,6 @@ from typing import Any, TypeGuard
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.modeling_utils import slice_logits_to_keep
 
 from .layout_masked_mixer import check_integers, check_shape, is_readable
@@ -247,42 +246,6 @@ def is_plain_linear(head: nn.Module) -> TypeGuard[nn.Linear]:
     return type(head) is nn.Linear and head.bias is None and not is_watched(head)
 
 
-@torch.no_grad()
-def has_plain_head(model: PreTrainedModel) -> bool:
-    """Whether a causal model's logits are a Linear without bias of the base model's last hidden state.
-
-    Tested on values, large ones in place of the head's output: scaling or capping may barely change small logits.
-    Only a plain head may run in chunks.
-    """
-    head = model.get_output_embeddings()
-    if head is None or not is_plain_linear(head):
-        return False
-    read, written = [], []
-
-    def replace(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        read.append(inputs[0])
-        written.append(torch.linspace(-1e3, 1e3, output.numel(), device=output.device).view_as(output).to(output))
-        return written[-1]
-
-    were_training = {module: module.training for module in model.modules()}
-    model.eval()
-    input_ids = torch.arange(2, device=model.device)[None]
-    handle = head.register_forward_hook(replace)
-    try:
-        logits = model(input_ids=input_ids, labels=input_ids, use_cache=False).logits
-        handle.remove()
-        hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-    finally:
-        handle.remove()
-        for module, was_training in were_training.items():
-            module.training = was_training
-    return (
-        len(read) == 1
-        and torch.equal(written[0].float(), logits.float())
-        and torch.allclose(read[0], hidden, rtol=1e-4, atol=1e-4)
-    )
-
-
 def token_classification_loss(
     logits_BTC: Tensor, labels_BT: Tensor, num_items_in_batch: Tensor | int | None = None
 ) -> Tensor:
@@ -312,7 +275,7 @@ def token_classification_loss(
 __all__ = [
     "IGNORE_INDEX",
     "causal_lm_loss",
-    "has_plain_head",
+    "is_plain_linear",
     "linear_cross_entropy",
     "linear_token_loss",
     "logits_and_loss",

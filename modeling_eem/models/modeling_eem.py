@@ -8,6 +8,7 @@ Shapes: B batch, T text tokens, D decoder features, P numbers of the code.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -130,9 +131,9 @@ class EEMModel(EEMPreTrainedModel):
         check_ids(input_ids)
         _refuse_two_codes(code, encoder_input_ids, encoder_attention_mask)
         check_shape("code", code, input_ids.shape[0], self.config.code_size)
-        if isinstance(occlude_memory, Tensor):
+        if isinstance(occlude_memory, Tensor) and occlude_memory.dtype == torch.bool:
             check_shape("occlude_memory", occlude_memory, input_ids.shape[0])
-        if not isinstance(occlude_memory, bool) and getattr(occlude_memory, "dtype", None) != torch.bool:
+        elif not isinstance(occlude_memory, bool):
             raise ValueError("occlude_memory must be True, False or a boolean tensor [batch].")
         config = self.config
         use_cache = config.use_cache if use_cache is None else use_cache
@@ -248,9 +249,9 @@ class EEMModel(EEMPreTrainedModel):
     def _check_window(self, attention_mask: Tensor) -> None:
         """ValueError where left padding stands between the memory and a text whose decoder sees a few tokens back."""
         config = self.config
-        decoder = config.decoder_config
-        window = getattr(decoder, "sliding_window", None) or getattr(decoder, "attention_chunk_size", None)
-        is_cut = window and config.num_memory_positions and attention_mask.shape[1] >= window
+        decoder = config.decoder_config  # not every config has one of these, and some say -1 for no window
+        window = getattr(decoder, "sliding_window", None) or getattr(decoder, "attention_chunk_size", None) or 0
+        is_cut = window > 0 and config.num_memory_positions and attention_mask.shape[1] >= window
         if is_cut and is_readable(attention_mask) and not attention_mask[:, 0].bool().all():
             raise ValueError(
                 f"this decoder sees {window} tokens, and left padding would push the memory out of them: pad on the "
@@ -382,8 +383,13 @@ class EEMForCausalLM(EEMPreTrainedModel, ContextGenerationMixin):
         if input_ids is not None:
             check_ids(input_ids)  # before a code is made from them
         _refuse_two_codes(code, encoder_input_ids, encoder_attention_mask)
-        settings = generation_config or self.generation_config
-        if kwargs.get("guidance_scale", settings.guidance_scale) not in (None, 1):
+
+        def setting(name: str) -> Any:
+            """Of the call, else of its config, else of the model's, as transformers takes them."""
+            given = (kwargs.get(name), getattr(generation_config, name, None), getattr(self.generation_config, name))
+            return next((value for value in given if value is not None), None)
+
+        if setting("guidance_scale") not in (None, 1):
             raise ValueError("guidance_scale needs a pass without the prompt, whose code this model would still see.")
         cache = kwargs.get("past_key_values")
         if cache is not None and not isinstance(cache, EEMCache):
@@ -395,10 +401,7 @@ class EEMForCausalLM(EEMPreTrainedModel, ContextGenerationMixin):
                 encoder_input_ids = input_ids
                 encoder_attention_mask = kwargs.get("attention_mask")
                 if encoder_attention_mask is None:
-                    encoder_attention_mask = _infer_mask(
-                        input_ids,
-                        *(kwargs.get(name, getattr(settings, name)) for name in ("pad_token_id", "eos_token_id")),
-                    )
+                    encoder_attention_mask = _infer_mask(input_ids, setting("pad_token_id"), setting("eos_token_id"))
             if encoder_input_ids is not None:
                 code = self.encode(encoder_input_ids, encoder_attention_mask)
         return super().generate(  # pyright: ignore[reportAttributeAccessIssue] - its `self` is no PreTrainedModel

@@ -247,8 +247,8 @@ def check_same_run(folder: Path, record: dict[str, Any]) -> None:
 
 def _flat_identity(data: dict[str, Any]) -> dict[str, Any]:
     """What the rows are made of, key by key: what an older version did not record is not compared."""
-    made_of = data.get("made_of")
-    return data if not isinstance(made_of, dict) else data | made_of | {"made_of": None}
+    rest = {name: value for name, value in data.items() if name != "made_of"}
+    return rest | {f"made_of.{name}": value for name, value in data.get("made_of", {}).items()}
 
 
 def is_cut_alike(folder: Path, record: dict[str, Any]) -> bool:

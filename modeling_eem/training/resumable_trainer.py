@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.scheduler import AcceleratedScheduler
 from huggingface_hub import HfApi
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerState
@@ -243,9 +245,12 @@ class RunTrainer(TokenWeightedTrainer):
         """The next step's learning rate is this run's: its optimizer was saved with that of a run that may have ended
         earlier, where a schedule is at 0."""
         super()._load_optimizer_and_scheduler(checkpoint)
-        schedule = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)  # inside of accelerate's
-        groups = getattr(self.optimizer, "param_groups", ())  # DeepSpeed's engine has its own
-        if checkpoint is not None and type(schedule) is LambdaLR:
+        schedule = self.lr_scheduler
+        if isinstance(schedule, AcceleratedScheduler):
+            schedule = schedule.scheduler
+        # DeepSpeed's stand-in for an optimizer has no groups.
+        if checkpoint is not None and isinstance(schedule, LambdaLR) and isinstance(self.optimizer, Optimizer):
+            groups = self.optimizer.param_groups
             for group, base, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas):
                 group["lr"] = base * factor(schedule.last_epoch)
             schedule._last_lr = [group["lr"] for group in groups]  # what is logged

@@ -15,10 +15,9 @@ from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
 from modeling_eem.entropy.normalization import min_max_normalize
-from modeling_eem.loading import check_causal, evaluating, whole_weights
+from modeling_eem.loading import check_causal, evaluating, has_plain_head, whole_weights
 from modeling_eem.models.loss_eem import (
     IGNORE_INDEX,
-    has_plain_head,
     linear_cross_entropy,
     linear_token_loss,
     next_token_targets,

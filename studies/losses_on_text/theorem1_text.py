@@ -246,7 +246,8 @@ def run(
             **({"entropy_threshold": THRESHOLD} if method.loss == "threshold" else {}),
         )
         kept = measured(model, callback, test.bits)
-        results.keep(name, {**asdict(method), "size": size, "seed": seed, "rate": rate, **kept, **took(began)})
+        kept |= {"size": size, "seed": seed, "rate": rate, "seconds": round(time.monotonic() - began, 1)}
+        results.keep(name, asdict(method) | kept)
 
     for name, teacher in {"larger": teachers.larger, "other": None}.items():
         if f"bits of {name}" not in results.runs:
@@ -270,10 +271,6 @@ def run(
                     known[teacher] = teachers.values(teacher, rows)
                 run_one(name, method, size, seed, rate, known.get(teacher) if reads else None)
     write_record(records, results.settings, results.runs, METHODS)
-
-
-def took(began: float) -> dict[str, float]:
-    return {"seconds": round(time.monotonic() - began, 1)}
 
 
 if __name__ == "__main__":

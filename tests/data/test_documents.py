@@ -5,7 +5,10 @@ import json
 import random
 import tracemalloc
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,12 +16,20 @@ import pytest
 import zstandard
 
 from modeling_eem.data import Document, read_documents
+from modeling_eem.data.documents import Span, read_span
 from modeling_eem.data.shards import corpus_files
 
 MEBIBYTE = 1 << 20
 TEXTS = ["\ufeffIt is\r\n 👍🏽 \x00é\u0301 \u2028", "", "a\rb\n", "  "]
 PACKERS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".zst": zstandard.compress}
 Writer = Callable[[Path, list[str]], None]
+
+
+class SilentFiles(SimpleHTTPRequestHandler):
+    """Serves a folder without a log."""
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 def _write(path: Path, texts: list[str], column: str = "text") -> Path:
@@ -253,3 +264,18 @@ def test_linked_folders_are_read_and_loops_are_not(tmp_path: Path) -> None:
     (tmp_path / "corpus" / "linked").symlink_to(tmp_path / "real")
     (tmp_path / "corpus" / "loop").symlink_to(tmp_path / "corpus")
     assert [document.text for document in read_documents([tmp_path / "corpus"])] == ["a", "b"]
+
+
+def test_plain_text_is_read_over_any_url(tmp_path: Path) -> None:
+    """Files of HTTP, S3 and the Hub have a readline that takes no size."""
+    lines = "".join(f"line {number}\n" for number in range(200_000))
+    (tmp_path / "long.txt").write_text(lines)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SilentFiles, directory=str(tmp_path)))
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        texts = list(read_span(Span(f"http://127.0.0.1:{server.server_port}/long.txt")))
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert len(texts) > 1 and "".join(map(str, texts)) == lines

@@ -422,3 +422,22 @@ def test_an_empty_corpus(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text("\n\n")
     with pytest.raises(ValueError, match="no document"):
         plan_shards([str(tmp_path / "a.txt"), str(tmp_path / "b.jsonl")], "text", 1000)
+
+
+def test_an_edit_of_the_same_size_is_noticed(
+    make: Callable[..., DatasetDict], files: list[str], tmp_path: Path
+) -> None:
+    make()
+    path = Path(files[0])
+    path.write_text(path.read_text().replace("Song 1:", "Sing 1:"))
+    with pytest.raises(ValueError, match="other values of files_sha256"):
+        make()
+
+
+def test_linked_folders_are_in_the_corpus(tmp_path: Path) -> None:
+    for name in ("corpus/a.txt", "real/b.txt"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("text")
+    (tmp_path / "corpus" / "linked").symlink_to(tmp_path / "real")
+    (tmp_path / "corpus" / "loop").symlink_to(tmp_path)
+    assert [Path(file).name for file in corpus_files([str(tmp_path / "corpus")])] == ["a.txt", "b.txt", "b.txt"]

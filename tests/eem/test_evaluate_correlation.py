@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -131,3 +132,16 @@ def test_the_regression_is_that_of_the_rows(estimates: dict[str, Path], tmp_path
     x, y = open_folders([estimates["exact"], estimates["causal"]])
     rows = [folder.rows.with_format("numpy")["token_entropies"][:] for folder in (x, y)]
     assert regress_folders(x, y) == regression(zip(*rows))
+
+
+def test_each_pair_has_a_plot_of_its_own(estimates: dict[str, Path], tmp_path: Path) -> None:
+    """Also where two names joined are two other names joined."""
+    names = {"a-b": "exact", "c": "causal", "a": "exact", "b-c": "causal"}
+    folders = [shutil.copytree(estimates[source], tmp_path / name) for name, source in names.items()]
+    result = _run("--entropies", *folders, "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    markdown = (tmp_path / "out" / "correlation.md").read_text()
+    plots = re.findall(r"\]\((scatter-[^)]*)\)", markdown)
+    assert len(plots) == len(set(plots)) == 6 and all((tmp_path / "out" / plot).is_file() for plot in plots)
+    result = _run("--entropies", *[tmp_path / f"folder-{number}" for number in range(8)], "--output", tmp_path / "no")
+    assert result.exit_code == 2 and "a plot holds 7 estimates, not 8" in result.stderr

@@ -72,3 +72,8 @@ def test_a_model_without_a_code_is_refused(folder: Path, tmp_path: Path) -> None
     result = CliRunner().invoke(app, _arguments(folder, tmp_path / "out", "plain", "llama"))
     assert result.exit_code == 2 and "llama is a causal model and has no code" in result.stderr
     assert len(result.stderr.splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_more_models_than_colours_are_refused_at_once(folder: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, _arguments(folder, tmp_path / "out", *["plain"] * 8))
+    assert result.exit_code == 2 and "a plot holds 7 models, not 8" in result.stderr

@@ -141,3 +141,15 @@ def test_the_vocabulary_is_read_once_a_tokenizer(monkeypatch: pytest.MonkeyPatch
     monkeypatch.undo()
     own.add_tokens(["whaling"])
     assert rows_of_texts(["whaling"], own).offsets[0].tolist() == [[0, 0], [0, 7]]
+
+
+def test_a_special_tokens_name_in_text_is_text() -> None:
+    """A tokenizer that tells characters, like one that tells bytes, must not read "</s>" in a page as an end."""
+    tokens = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "t"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    backend = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    backend.decoder = decoders.ByteFallback()
+    characters = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
+    ((ids, offsets),) = encode_with_offsets(characters, ["t</s>t"])
+    assert characters.eos_token_id not in ids
+    assert len(ids) == 6 and offsets.tolist() == [[place, place + 1] for place in range(6)]

@@ -122,3 +122,10 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             read_run_curve(folder)
+
+
+def test_a_measurement_that_is_no_number_is_left_out(tmp_path: Path) -> None:
+    run = _write(tmp_path / "run", {10: 5.0, 20: math.nan, 30: 4.0, 40: 3.9, 50: math.inf})
+    curve = read_run_curve(run)
+    assert [tokens for tokens, _ in curve.points] == [step * 8 * 32 for step in (10, 30, 40)]
+    assert curve.tokens_to_reach(curve.points[1][1]) == 30 * 8 * 32

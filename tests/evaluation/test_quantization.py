@@ -21,6 +21,7 @@ from modeling_eem.evaluation.quantization import (
     FormatCost,
     Int8Linear,
     code_histogram,
+    evenly_spread,
     find_bottleneck,
     int8_probe,
     load_codes,
@@ -198,3 +199,11 @@ def test_histograms_have_equal_buckets_and_count_everything() -> None:
     assert (low, high) == (pytest.approx(codes_NP.min().item()), pytest.approx(codes_NP.max().item()))
     place = int((codes_NP[3, 5].item() - low) / (high - low) * 128)
     assert histogram.counts[3][min(place, 127)] > 0
+
+
+@pytest.mark.parametrize(("number", "wanted"), [(127, 64), (64, 64), (5, 64), (190, 64), (8, 1)])
+def test_rows_of_a_sweep_are_spread_over_all(number: int, wanted: int) -> None:
+    chosen = evenly_spread(range(number), wanted)
+    assert len(set(chosen)) == min(number, wanted)
+    steps = {later - earlier for earlier, later in zip(chosen, chosen[1:])}
+    assert max(steps, default=1) - min(steps, default=1) <= 1 and number - chosen[-1] <= max(steps, default=number)

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from modeling_eem import EEMConfig, EEMForCausalLM, MaskedMixerConfig, MaskedMixerForCausalLM, kernels
-from modeling_eem.models.loss_eem import has_plain_head
+from modeling_eem.loading import has_plain_head
 
 IDS = torch.arange(2, 18).view(2, 8)
 KINDS = ["masked_mixer", "eem"]

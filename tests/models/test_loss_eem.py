@@ -11,11 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from modeling_eem import EEMForCausalLM, MaskedMixerForCausalLM
+from modeling_eem.loading import has_plain_head
 from modeling_eem.models import loss_eem
 from modeling_eem.models.loss_eem import (
     CHUNK_SIZE,
     causal_lm_loss,
-    has_plain_head,
     linear_cross_entropy,
     linear_token_loss,
     next_token_targets,

@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from modeling_eem import EEMAutoencoder, EEMAutoencoderConfig, EEMForCausalLM
 from modeling_eem.entropy import CausalEntropy
-from modeling_eem.models.loss_eem import has_plain_head
+from modeling_eem.loading import has_plain_head
 
 IDS = torch.arange(2, 18).view(2, 8)
 MASK = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1], [1] * 8])
@@ -243,3 +243,15 @@ def test_a_backbone_of_ones_own(eem_config: Callable[..., Any]) -> None:
     model = EEMForCausalLM(config).train()
     model(IDS, labels=IDS).loss.backward()
     assert all(weight.grad is not None for weight in model.parameters())
+
+
+def test_a_config_of_the_call_adds_to_the_models_own(eem: Callable[..., EEMForCausalLM]) -> None:
+    """As transformers takes them: a config without a pad token leaves the model's."""
+    model = eem()
+    model.generation_config.pad_token_id = 0
+    prompt = torch.cat([torch.zeros(2, 3, dtype=torch.long), IDS], dim=1)
+    settings = GenerationConfig(max_new_tokens=2, do_sample=False, return_dict_in_generate=True)
+    code = model.generate(prompt, generation_config=settings).past_key_values.code
+    torch.testing.assert_close(code, model.encode(prompt, (prompt != 0).long()))
+    with pytest.raises(ValueError, match="guidance_scale"):
+        model.generate(prompt, generation_config=GenerationConfig(guidance_scale=2.0))

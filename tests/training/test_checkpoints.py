@@ -213,7 +213,7 @@ def test_other_text_under_the_same_name_is_refused(again: Callable[..., Path], t
     train(path, "--max_steps", "2")
     with (tmp_path / "train.jsonl").open("a") as file:
         file.write(json.dumps({"text": "One more."}) + "\n")
-    with pytest.raises(ValueError, match="belongs to another run: data.files"):
+    with pytest.raises(ValueError, match="belongs to another run: data.made_of.files"):
         prepare_run(path)
 
 
