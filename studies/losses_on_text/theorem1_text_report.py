@@ -30,7 +30,11 @@ def write_record(
     write_atomically(folder / f"{NAME}.png", draw(compared, methods, sizes))
     content = {"settings": dict(settings), "runs": {name: rounded(run) for name, run in runs.items()}}
     write_results(
-        folder, NAME, tables, content, {"Held-out bits a byte less early-stopped cross-entropy": f"{NAME}.png"}
+        folder,
+        NAME,
+        tables,
+        content,
+        {"Held-out bits a byte minus those of early-stopped cross-entropy": f"{NAME}.png"},
     )
     return tables
 
@@ -89,7 +93,7 @@ def size_table(
         title=f"{size} documents: held-out bits a byte",
         notes=(
             "Stopped at: the measurement with the lowest validation value, one a seed, of 16. Best: there; end: after "
-            "the last step. Less: than cross-entropy at its best, and 95 % of the draws of seeds and documents "
+            "the last step. Less: minus cross-entropy at its best, and 95 % of the draws of seeds and documents "
             f"together. *: Holm's p-value of all differences of all sizes is below {LEVEL:g}.",
         ),
         formats=dict.fromkeys(PLACES, ".4f"),
@@ -121,7 +125,14 @@ def draw(
         axes.grid(axis="x", color="#ececec")
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.set_xscale("symlog", linthresh=0.1)
-    figure.supxlabel("held-out bits a byte less early-stopped cross-entropy (filled: told apart)", fontsize=8)
+        low, high = axes.get_xlim()
+        ticks = [sign * size for size in (0.05, 0.1, 0.2, 0.5, 1, 2, 5) for sign in (-1, 1)]
+        axes.set_xticks([0, *(tick for tick in ticks if low < tick < high)])
+        axes.xaxis.set_major_formatter("{x:g}")
+    figure.supxlabel(
+        "held-out bits a byte minus those of early-stopped cross-entropy (left is better; filled: told apart)",
+        fontsize=8,
+    )
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False, fontsize=8)
     image = io.BytesIO()
