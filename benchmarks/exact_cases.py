@@ -5,18 +5,26 @@ logits, and mixes tokens by the plain Conv1d; it gets batches as large as ours, 
 """
 
 import copy
+import random
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 import torch.nn.functional as F
+from datasets import Dataset, DatasetDict, load_from_disk
 from figures import Figure
-from paired import paired_ratios
+from paired import paired_ratios, seconds
 from plain import PlainMixing, load_conv
+from surprisal_cases import sentences
 from torch import Tensor, nn
 from training_cases import DEVICE, VOCABULARY
-from transformers import LlamaConfig, PreTrainedConfig
+from transformers import AutoTokenizer, LlamaConfig, PreTrainedConfig
 
 from modeling_eem import EEMConfig, EEMForCausalLM, MaskedMixerConfig
+from modeling_eem.data.tokenizer import encode_text
 from modeling_eem.entropy import ExactEntropy
 from modeling_eem.models.modeling_masked_mixer import MaskedMixerBlock
 
@@ -24,6 +32,8 @@ CONTEXT, BATCH_TOKENS = 256, 2048
 ENCODER_WIDTH, DECODER_WIDTH, LAYERS = 64, 128, 4
 LEAST_LENGTH = 32
 MOST_PAIRS = 5  # a pair takes many seconds
+COMMAND_ROWS = 240
+ROOT = Path(__file__).parents[1]
 
 
 def llama(width: int, length: int, **tokens: int) -> LlamaConfig:
@@ -130,4 +140,51 @@ def _paired(plain: EEMForCausalLM, estimator: ExactEntropy, length: int) -> list
     return ratios
 
 
-CASES = {"exact-entropies": exact_entropies}
+def exact_command(repeats: int) -> list[Figure]:
+    """`eem entropy` with its start, reading and writing, on rows of 32 to 256 tokens.
+
+    Two passes a token would take many minutes. Each is as wide as the context, so all tokens cost the same: their time
+    is that of some rows before and after each run of the command, a token, times the command's tokens.
+    """
+    torch.manual_seed(0)
+    model = build(llama)
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "tokenizer")
+    draw = random.Random(0)
+    ids = encode_text(tokenizer, "\n".join(sentences(2000)))
+    rows, start = [], 0
+    for _ in range(COMMAND_ROWS):
+        length = draw.randrange(LEAST_LENGTH, CONTEXT + 1)
+        rows.append([tokenizer.bos_token_id, *ids[start : start + length - 1]])
+        start += length - 1
+    samples = [torch.tensor(row).to(DEVICE) for row in rows[:2]]
+    sample_tokens, tokens = sum(len(row) - 1 for row in samples), sum(len(row) - 1 for row in rows)
+    plain = plain_copy(model)
+    ratios = []
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        model.save_pretrained(folder / "model")
+        tokenizer.save_pretrained(folder / "model")
+        Dataset.from_dict({"input_ids": rows}).save_to_disk(folder / "rows")
+        command = [sys.executable, "-m", "eem", "entropy", "--model", folder / "model", "--method", "exact"]
+        command += ["--data", folder / "rows", "--output"]
+
+        def theirs() -> float:
+            return seconds(lambda: [two_full_passes_a_token(plain, row) for row in samples]) / sample_tokens * tokens
+
+        for repeat in range(min(repeats, MOST_PAIRS)):
+            before = theirs()
+            run = [str(part) for part in [*command, folder / f"out-{repeat}"]]
+            ours = seconds(lambda run=run: subprocess.run(run, check=True, capture_output=True))
+            ratios.append((before + theirs()) / 2 / ours)
+        found = load_from_disk(str(folder / "out-0"))
+        found = next(iter(found.values())) if isinstance(found, DatasetDict) else found
+        values = torch.tensor(found[0]["token_entropies"][1:]).double()
+    apart = (values - two_full_passes_a_token(plain, samples[0]).cpu()).abs().max().item()
+    if apart > 1e-3:  # the plain way sums in float32
+        raise AssertionError(f"exact entropies of the command differ by {apart} nats")
+    what = "`eem entropy --method exact`, start and files included, over two passes a token"
+    note = f"The command: {len(rows)} rows of 32 to 256 tokens, {tokens:,} in all; the plain way on {sample_tokens}."
+    return [Figure(what, ratios, 12.0, notes=[note])]
+
+
+CASES = {"exact-entropies": exact_entropies, "exact-command": exact_command}

@@ -36,21 +36,21 @@ _FIRST_SHARE = 0.05  # of all steps, which a first update must be to tell a spee
 class Command(TyperCommand):
     """A command with usage errors of one line, and list options that take all following values.
 
-    `--data A B` is `--data A --data B`, so a shell's `--data *.parquet` works. Use as `@app.command(cls=Command)`.
+    `--data A B` is `--data A --data B`, so a shell's `--data *.parquet` works. Another option given twice is refused:
+    of two run files one would be forgotten without a word. Use as `@app.command(cls=Command)`.
     """
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
-        lists = {
-            name
-            for option in self.params
-            if isinstance(option, TyperOption) and option.multiple
-            for name in option.opts
-        }
+        options = {name: each for each in self.params if isinstance(each, TyperOption) for name in each.opts}
+        lists = {name for name, option in options.items() if option.multiple}
         expanded: list[str] = []
-        current = ""
+        current, given = "", set()
         for argument in args:
             if argument.startswith("-"):
                 current = argument.partition("=")[0]
+                if current in given and current not in lists:
+                    raise typer.BadParameter(f"{current} is given twice: leave one out.")
+                given |= {current} & options.keys()
             elif current in lists and expanded[-1] != current:
                 expanded.append(current)
             expanded.append(argument)
@@ -167,11 +167,10 @@ def quiet_loading() -> None:
 
 def check_output(folder: Path) -> None:
     """ValueError if a file is where results need a folder. Call it before the work, not after it."""
-    for path in (folder, *folder.parents):
-        if path.exists():
-            if not path.is_dir():
-                raise ValueError(f"{path} is a file: name a folder for --output.")
-            return
+    from modeling_eem.files import existing_part
+
+    if not (place := existing_part(folder)).is_dir():
+        raise ValueError(f"{place} is a file: name a folder for --output.")
 
 
 class Steps:

@@ -31,7 +31,7 @@ def tokenizer(
     """Train a byte-level BPE tokenizer.
 
     Writes the files that `AutoTokenizer.from_pretrained` loads, and `statistics.json`. The same files in the same
-    order give the same tokenizer.
+    order give the same tokenizer. A tokenizer that is there already is never overwritten.
 
     Example: `eem data tokenizer --data train.parquet --validation held_out.parquet --output tokenizer`
     """
@@ -43,6 +43,8 @@ def tokenizer(
     from modeling_eem.report import Table
 
     check_output(output)
+    if (output / "tokenizer.json").exists():
+        raise ValueError(f"{output} holds a tokenizer, which models may rest on: name another folder, or remove it.")
     held_out = {name: read_documents([path], text_column) for name, path in _names(validation or [])}
     trained = train_tokenizer(_counted(read_documents(data, text_column), "training on documents"), vocab_size)
     counts = {

@@ -57,7 +57,8 @@ def correlation(
         name: Band(*(values.tolist() for values in (curve.index, curve.mean, curve.low, curve.high)))
         for name, curve in curves.items()
     }
-    tables = [regressions_table(regressions), *([words_table(words)] if words else [])]
+    units = {folder.name: folder.unit for folder in folders}
+    tables = [regressions_table(regressions, units), *([words_table(words, units)] if words else [])]
     content = {
         "estimates": {folder.name: {"method": folder.method, "unit": folder.unit} for folder in folders},
         "regressions": [{"x": x, "y": y, **asdict(fit)} for (x, y), fit in regressions.items()],

@@ -162,6 +162,11 @@ def _unlock_part(lock: int | None) -> None:
         os.close(lock)
 
 
+def existing_part(path: Path) -> Path:
+    """The path, or the nearest folder above it that there is; a file, where a file is in the way."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
 @contextmanager
 def folder_at_once(path: Path) -> Iterator[Path]:
     """A folder to fill, whose files and folders then replace those of the same names in `path`; after an error none.

@@ -27,6 +27,8 @@ def code_tensors(values_NP: np.ndarray, code_dtype: str) -> tuple[Tensors, int]:
     reach = max(float(np.abs(values_NP).max()), 1e-6)
     code_bits = int(np.floor(np.log2(CODE_LIMIT / (2 * reach))))
     format_ = CODE_FORMATS[code_dtype]
+    if format_.scale_bits and not isinstance(format_, ScaledInteger):
+        raise ValueError(f"the codec stores no scale of {code_dtype!r}: train the model with another code_dtype.")
     tensors: Tensors = {}
     if isinstance(format_, ScaledInteger):
         scales_N = np.abs(values_NP).max(1)

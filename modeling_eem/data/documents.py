@@ -9,7 +9,8 @@
 
 Endings count in upper and lower case. Text and JSON may be compressed: `.gz` or `.zst` follows the ending. A folder
 stands for all such files in it except hidden ones (Spark and dask write a `corpus.parquet` of many parts). Text is
-UTF-8 and stays as it is: no newline is translated, no byte-order mark dropped, nothing normalised.
+UTF-8 and stays as it is: no newline is translated, nothing normalised, no byte-order mark of a `.txt` dropped. Before
+JSON such a mark is no part of any text, and is passed over.
 """
 
 import codecs
@@ -225,7 +226,9 @@ def _read_jsonl(span: Span, text_column: str) -> Iterator[str | ValueError]:
     with open_binary(span.path) as file:
         lines = read_records(file, "jsonl", span.start, span.stop)
         for number, (offset, line) in enumerate(lines, start=span.first_line):
-            if not line.isspace():
+            if not offset:
+                line, offset = line.removeprefix(codecs.BOM_UTF8), len(line) - len(line.removeprefix(codecs.BOM_UTF8))
+            if line and not line.isspace():
                 yield _line_text(line, f"{span.path}: line {number}", span.path, offset, text_column)
 
 
@@ -278,6 +281,8 @@ def open_parquet(path: str, text_column: str) -> Iterator[pq.ParquetFile]:
             schema = file.schema_arrow
             if text_column not in schema.names:
                 raise ValueError(f"{path}: no column {text_column!r}, only {', '.join(schema.names)}.")
+            if (count := schema.names.count(text_column)) > 1:
+                raise ValueError(f"{path}: {count} columns are called {text_column!r}: rename all but one.")
             if not _is_text(kind := schema.field(text_column).type):
                 raise ValueError(f"{path}: column {text_column!r} holds {kind}, not text.")
             yield file

@@ -71,6 +71,8 @@ def json_values(file: BinaryIO) -> Iterator[Any]:
         block = file.read(max(_BLOCK, len(text) - place))  # as much again: a long value is parsed only a few times
         ended = not block
         text, place = text[place:] + decoder.decode(block, final=ended), 0
+        if is_list is None:  # nothing was read before
+            text = text.removeprefix("\ufeff")
         while True:
             between = _BETWEEN.match(text, place)
             assert between is not None  # it may be empty

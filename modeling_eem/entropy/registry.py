@@ -144,10 +144,13 @@ def build_stages(
 
 
 def check_options(method: str, options: dict[str, Any]) -> None:
-    """Raise a ValueError for an unknown method, or an option that it does not have."""
-    known = [option.name for option in estimator_class(method).options]
+    """Raise a ValueError for an unknown method, an option that it does not have, or none of the option's choices."""
+    known = {option.name: option for option in estimator_class(method).options}
     if foreign := [name for name in options if name not in known]:
         raise ValueError(f"{', '.join(foreign)}: not an option of the method {method}; leave it out.")
+    for name, value in options.items():
+        if (choices := known[name].choices) and value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
 
 
 def option_table() -> dict[str, Any]:

@@ -181,7 +181,7 @@ def bits_table(models: Sequence[ModelBits], what: str) -> Table:
             "full, and log2(n - 1) bits for the length of a shorter one; BOS is given.",
             "Normalized loss (nats a token) and published (bits a byte) are the shorthand: they spread the code over "
             "n tokens even where a row holds fewer.",
-            f"95 %: bootstrap over {len(models[0].by_document):,} documents.",
+            f"95 %: bootstrap over {len(models[0].by_document):,} documents, each with the rows that begin in it.",
         ),
         formats={"code bits a row": ",.0f"},
     )

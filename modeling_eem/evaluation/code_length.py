@@ -1,5 +1,6 @@
 """Held-out code length: the honest bits of rows, by any causal model, entropy estimation model or autoencoder."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import cast
@@ -113,12 +114,21 @@ def row_nats(
 
     Args:
         codes_NP: one code for each row, only rounded to `config.code_dtype`; by default the rows are encoded.
+
+    Raises:
+        ValueError: for a row whose value is NaN or infinite.
     """
     nats = [0.0] * len(rows)
     with evaluating(model):
         for indices, batch in _batches(model, rows, collator, batch_size):
             code = {} if codes_NP is None else {"code": codes_NP[indices].to(model.device)}
             for index, value in zip(indices, _batch_nats(model, batch, code)):
+                if not math.isfinite(value):
+                    name = model.name_or_path or model.config.model_type
+                    raise ValueError(
+                        f"{name}: row {index} costs {value} nats, because the model's outputs are not finite: train "
+                        "it again with a lower learning rate, or take an earlier checkpoint."
+                    )
                 nats[index] = value
             if advance is not None:
                 advance(len(indices))

@@ -25,6 +25,7 @@ from modeling_eem.entropy.statistics import (
     split_words,
 )
 from modeling_eem.entropy.texts import rows_of_ids
+from modeling_eem.evaluation.intervals import Interval
 from modeling_eem.files import read_record, short_names
 from modeling_eem.loading import load_tokenizer
 from modeling_eem.report import Table
@@ -135,12 +136,13 @@ def folder_curve(folder: EntropyFolder) -> IndexCurve:
     return index_curve(folder.values())
 
 
-def regressions_table(regressions: dict[tuple[str, str], Regression]) -> Table:
-    """One table row a pair of estimates."""
+def regressions_table(regressions: dict[tuple[str, str], Regression], units: dict[str, str]) -> Table:
+    """One table row a pair of estimates; slopes and intercepts are in the units of both."""
     rows = []
     for (x, y), fit in regressions.items():
         values = fit.slope, fit.intercept, fit.r_squared, fit.pearson
-        rows.append((x, y, *(cell for value in values for cell in (value.value, _interval(value))), fit.tokens))
+        named = (f"{name}, {units[name]}" for name in (x, y))
+        rows.append((*named, *(cell for value in values for cell in (value.value, _interval(value))), fit.tokens))
     names = [cell for name in ("m", "b", "R²", "Pearson") for cell in (name, f"{name}, 95 %")]
     return Table(
         columns=("x", "y", *names, "tokens"),
@@ -150,13 +152,13 @@ def regressions_table(regressions: dict[tuple[str, str], Regression]) -> Table:
     )
 
 
-def words_table(words: dict[str, SplitWords]) -> Table:
-    """One table row an estimate."""
+def words_table(words: dict[str, SplitWords], units: dict[str, str]) -> Table:
+    """One table row an estimate, in its own unit."""
     return Table(
         columns=("estimate", "words", "first piece", "later pieces", "difference", "difference, 95 %"),
         rows=[
             (
-                name,
+                f"{name}, {units[name]}",
                 split.words,
                 split.first.value,
                 split.later.value,
@@ -171,4 +173,4 @@ def words_table(words: dict[str, SplitWords]) -> Table:
 
 
 def _interval(estimate: Estimate) -> str:
-    return "–" if np.isnan(estimate.low) else f"{estimate.low:.3f} … {estimate.high:.3f}"
+    return Interval(estimate.low, estimate.high).text()

@@ -1,6 +1,7 @@
 """Models' scores on lm-eval's tasks, and the differences between models that answered the same rows."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import stdev
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from lm_eval.api.metrics import bits_per_byte, mean
+from sklearn.exceptions import UndefinedMetricWarning
 
 from modeling_eem.evaluation.harness_models import EEM_TYPES, EEMHarnessModel
 
@@ -176,7 +178,9 @@ def paired_error(
         shares = [[share / math.log(2) for share in _shares(pairs)] for pairs in (rows, others)]
         return _error_of([share - other for share, other in zip(*shares)])
     picks = np.random.default_rng(0).integers(0, len(rows), (resamples, len(rows)))
-    differences = [aggregate([rows[i] for i in pick]) - aggregate([others[i] for i in pick]) for pick in picks]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UndefinedMetricWarning)  # of draws without a positive row
+        differences = [aggregate([rows[i] for i in pick]) - aggregate([others[i] for i in pick]) for pick in picks]
     return float(np.std(differences, ddof=1))
 
 

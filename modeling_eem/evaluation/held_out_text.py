@@ -59,6 +59,9 @@ def row_bytes(rows: Sequence[Row], tokenizer: Tokenizer) -> list[bytes]:
 def _documents(data: Sequence[Path]) -> Iterator[Document]:
     """The documents of all files and folders; after the last one, ValueError if a file had no text."""
     files = [file for path in data for file in document_files(Path(asset(str(path))))]
+    if len({file.resolve() for file in files}) < len(files):
+        twice = next(file for number, file in enumerate(files) if file.resolve() in map(Path.resolve, files[:number]))
+        raise ValueError(f"{twice} is named twice, and would be counted twice: leave one out.")
     empty = dict.fromkeys(files)
     for document in read_documents(files):
         if document.text:

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
+from modeling_eem.report import readable
+
 _RESAMPLES = 2000
 
 
@@ -23,7 +25,7 @@ class Interval:
 
     def text(self, spec: str = ".3f") -> str:
         """The interval as text, for a table's cell."""
-        return "–" if math.isnan(self.low) else f"{self.low:{spec}} … {self.high:{spec}}"
+        return "–" if math.isnan(self.low) else f"{readable(self.low, spec)} … {readable(self.high, spec)}"
 
 
 def ratio_interval(numerators_D: NDArray, denominators_D: NDArray) -> Interval:

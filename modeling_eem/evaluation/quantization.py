@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from modeling_eem.bits import CodeLength
 from modeling_eem.data.collator import CausalCollator
@@ -26,6 +27,7 @@ UNROUNDED, PROBE, PROBE_UP = "float32", "int8 probe", "int8 probe, up too"
 SWEEP_FORMATS = ("float8_e4m3fn", "float8_e5m2")
 SWEEP_PARTS = ("activations", "weights")
 _LARGEST = 127  # the largest int8
+_Layer = nn.Linear | nn.Embedding | Conv1D
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ def store_codes(codes_NP: Tensor, code_dtype: str) -> StoredCodes:
     integers_NP, scale_N1 = code_format.encode(codes_NP.detach().float().cpu())
     scales = b"" if scale_N1 is None else scale_N1.float().numpy().tobytes()
     num_codes, code_size = codes_NP.shape
+    if 8 * len(scales) != num_codes * code_format.scale_bits:
+        raise ValueError(f"{code_dtype!r} says scale_bits {code_format.scale_bits}; its scale is stored in 32 bits.")
     return StoredCodes(code_dtype, num_codes, code_size, pack_bits(integers_NP, code_format.bits), scales)
 
 
@@ -228,9 +232,9 @@ def evenly_spread(rows: Sequence[Any], at_most: int) -> list[Any]:
     return [rows[index * len(rows) // count] for index in range(count)]
 
 
-def swept_layers(model: PreTrainedModel) -> dict[str, nn.Linear | nn.Embedding]:
-    """The Linears and Embeddings of a model, by name."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Embedding))}
+def swept_layers(model: PreTrainedModel) -> dict[str, _Layer]:
+    """The Linears (GPT-2's are called Conv1D) and Embeddings of a model, by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, _Layer)}
 
 
 def find_bottleneck(model: PreTrainedModel) -> Bottleneck:
@@ -279,7 +283,7 @@ def _rounded_activations(module: nn.Module, code_format: CodeFormat) -> Iterator
 
 
 @contextmanager
-def _rounded_weights(module: nn.Linear | nn.Embedding, code_format: CodeFormat) -> Iterator[Callable[[], bool]]:
+def _rounded_weights(module: _Layer, code_format: CodeFormat) -> Iterator[Callable[[], bool]]:
     original = module.weight.detach().clone()
     with torch.no_grad():
         module.weight.copy_(code_format.round(original))
@@ -295,7 +299,8 @@ class CodeHistogram:
     """How often a code's numbers fall into each bucket.
 
     Attributes:
-        edges: `[buckets + 1]`, equal steps from the smallest to the largest number of all windows.
+        edges: `[buckets + 1]`, equal steps from the smallest to the largest number of all windows; around the number
+            of a constant code.
         counts: `[windows, buckets]`.
     """
 
@@ -311,5 +316,7 @@ class CodeHistogram:
 def code_histogram(codes_NP: Tensor, num_buckets: int = 128) -> CodeHistogram:
     """The histogram of some windows' codes, with the same buckets for all."""
     low, high = codes_NP.min().item(), codes_NP.max().item()
+    if low == high:  # a constant code: buckets need a width
+        low, high = low - 0.5, high + 0.5
     counts = [torch.histc(code_P.float().cpu(), num_buckets, low, high).long().tolist() for code_P in codes_NP]
     return CodeHistogram(torch.linspace(low, high, num_buckets + 1).tolist(), counts)

@@ -1,6 +1,6 @@
 """Tables, plots and JSON of the measurements of `quantization.py`, for one model or several."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modeling_eem.evaluation.intervals import ratio_difference, ratio_interval
+from modeling_eem.evaluation.intervals import Interval, ratio_difference, ratio_interval
 from modeling_eem.evaluation.quantization import (
     SWEEP_FORMATS,
     SWEEP_PARTS,
@@ -59,18 +59,24 @@ def formats_table(formats: Formats) -> Table:
     )
 
 
-def comparison_table(formats: Formats) -> Table:
-    """How much more a format costs each later model than the first; one table row a later model and format."""
-    (first_name, (first_plain, *first_others)), *others = formats.items()
-    rows = []
+def _compared(formats: Formats) -> list[tuple[str, str, float, Interval]]:
+    """(later model, format, how much more it costs this model than the first, interval)."""
+    (_, (first_plain, *first_others)), *others = formats.items()
+    compared = []
     for model, (plain, *costs) in others:
         for cost, first in zip(costs, first_others):
             if cost.code_format == first.code_format and cost.by_document.keys() == first.by_document.keys():
-                less, spread = ratio_difference(*_more(cost, plain), *_more(first, first_plain))
-                rows.append((model, cost.code_format, less, spread.text("+z.4f")))
+                more = ratio_difference(*_more(cost, plain), *_more(first, first_plain))
+                compared.append((model, cost.code_format, *more))
+    return compared
+
+
+def comparison_table(formats: Formats) -> Table:
+    """How much more a format costs each later model than the first; one table row a later model and format."""
+    first_name = next(iter(formats))
     return Table(
         columns=("model", "code in", f"costs more than it costs {first_name}", "its 95 %"),
-        rows=rows,
+        rows=[(model, name, more, spread.text("+z.4f")) for model, name, more, spread in _compared(formats)],
         title="The same format, two models",
         notes=("Nats a token; below zero, rounding costs this model less. The same documents are drawn for both.",),
         formats={f"costs more than it costs {first_name}": "+z.4f"},
@@ -130,19 +136,28 @@ def draw(folder: Path, formats: Formats, sweeps: Sweeps, histograms: Mapping[str
 
 
 def to_json(formats: Formats, sweeps: Sweeps, histograms: Mapping[str, CodeHistogram]) -> dict[str, Any]:
-    """All numbers, by model."""
+    """All numbers, by model. What a format costs more than no rounding, or the first model, is in nats a token."""
+    beside_first = {(model, name): (more, spread) for model, name, more, spread in _compared(formats)}
+
+    def costs(model: str) -> Iterator[dict[str, Any]]:
+        for cost in formats[model]:
+            more_D, tokens_D = _more(cost, formats[model][0])
+            content = {
+                "format": cost.code_format,
+                "bits_a_code": cost.bits_a_code,
+                "cross_entropy": cost.length.cross_entropy,
+                "more_than_float32": float(more_D.sum() / tokens_D.sum()),
+                "more_than_float32_95": asdict(ratio_interval(more_D, tokens_D)),
+                "bits_per_byte": cost.length.bits_per_byte,
+            }
+            if (model, cost.code_format) in beside_first:
+                more, spread = beside_first[model, cost.code_format]
+                content |= {"costs_more_than_the_first": more, "costs_more_than_the_first_95": asdict(spread)}
+            yield content
+
     return {
         model: {
-            "formats": [
-                {
-                    "format": cost.code_format,
-                    "bits_a_code": cost.bits_a_code,
-                    "cross_entropy": cost.length.cross_entropy,
-                    "more_than_float32_95": asdict(ratio_interval(*_more(cost, formats[model][0]))),
-                    "bits_per_byte": cost.length.bits_per_byte,
-                }
-                for cost in formats[model]
-            ],
+            "formats": list(costs(model)),
             "layers": [asdict(effect) for effect in sweeps[model]],
             "histogram": asdict(histograms[model]) | {"aggregated": histograms[model].aggregated},
         }

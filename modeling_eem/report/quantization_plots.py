@@ -11,6 +11,7 @@ from modeling_eem.report.plots import COLOURS, GREY, INK, MARKERS, add_legend, l
 # Losses differ by powers of ten. Below this many nats a token the axis is linear, to show gains too.
 _LINEAR_BELOW = 1e-3
 _PANELS_A_LINE = 5
+_LEGEND_LETTERS = 90  # in a line of a legend as wide as the page
 
 
 def format_costs(path: str | Path, costs: Mapping[str, Mapping[str, float]], title: str = "") -> Path:
@@ -76,7 +77,9 @@ def layer_sweep(
     all_axes[0].set_yticks(range(len(layers)), layers)
     all_axes[0].invert_yaxis()
     handles, labels = all_axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), labelcolor=INK, frameon=False)
+    # A legend wider than the page would narrow the panels.
+    columns = max(1, min(len(labels), _LEGEND_LETTERS // (max(map(len, labels)) + 4)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, labelcolor=INK, frameon=False)
     return save_png(path, figure)
 
 

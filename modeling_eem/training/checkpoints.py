@@ -20,7 +20,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import logging
 
-from modeling_eem.files import sha256, without_secrets, write_atomically
+from modeling_eem.files import existing_part, sha256, without_secrets, write_atomically
 from modeling_eem.loading import COMPLETE_FILE
 from modeling_eem.training.token_loss_arguments import TokenWeightedTrainingArguments
 from modeling_eem.training.training_text import CARD_FIELDS, DataArguments, Identity
@@ -138,10 +138,12 @@ def is_finished(arguments: TokenWeightedTrainingArguments, record: dict[str, Any
     """Whether `output_dir` holds this very run, trained to its end.
 
     Raises:
-        ValueError: if training would overwrite it: another run, a model of unknown origin, or this run, damaged or
-            finished with fewer steps, without a checkpoint to resume from.
+        ValueError: for a file; or if training would overwrite it: another run, a model of unknown origin, or this run,
+            damaged or finished with fewer steps, without a checkpoint to resume from.
     """
     output = arguments.output_folder
+    if not (place := existing_part(output)).is_dir():
+        raise ValueError(f"output_dir: {place} is a file: name a folder.")
     if not (output / RUN_FILE).exists():
         if (output / "config.json").exists():
             raise ValueError(f"{output} holds a model that was not made by a run file: choose another output_dir.")

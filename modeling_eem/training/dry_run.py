@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from modeling_eem.files import check_unlocked
+from modeling_eem.files import check_unlocked, existing_part
 from modeling_eem.report import Table, duration, quantity
 from modeling_eem.training.callbacks import MeasureCheckpointsCallback
 from modeling_eem.training.checkpoints import read_state
@@ -144,9 +144,7 @@ def dry_run(
 
 def _free_bytes(output: Path) -> int:
     """Free bytes for `output_dir`; ValueError if it cannot be made."""
-    place = next(place for place in (output, *output.absolute().parents) if place.exists())
-    if not place.is_dir():
-        raise ValueError(f"{place} is a file: choose another output_dir.")
+    place = existing_part(output)
     if not os.access(place, os.W_OK):
         raise ValueError(f"{place} cannot be written to: choose another output_dir.")
     disk = os.statvfs(place)

@@ -30,7 +30,8 @@ class TokenLossArguments:
             before the token, which has not seen it; "token", the output at the token.
 
     Raises:
-        ValueError: for an unknown name, a number out of range, or stages that do not match their columns.
+        ValueError: for an unknown name, a number out of range, stages that do not match their columns, or a stage that
+            begins after the last step.
     """
 
     token_loss: str = "cross_entropy"
@@ -62,6 +63,12 @@ class TokenLossArguments:
                     f"entropy_columns after the first; got {steps}."
                 )
         super().__post_init__()  # pyright: ignore[reportAttributeAccessIssue]: of the Trainer's arguments, next in line
+        max_steps = getattr(self, "max_steps", -1)
+        if steps and 0 < max_steps <= steps[-1]:
+            raise ValueError(
+                f"entropy_stage_steps: a stage that begins at step {steps[-1]} never comes in {max_steps} steps "
+                "(max_steps): let it begin earlier."
+            )
 
     def entropy_column(self, step: int, max_steps: int) -> str:
         """The column that is read after `step` of `max_steps` optimizer steps."""

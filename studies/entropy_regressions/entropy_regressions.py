@@ -226,7 +226,7 @@ def main(
         "regressions": [{"y": pair.y, "x": pair.x, **asdict(fit)} for pair, fit in fits.items()],
         "words": {name: asdict(split) for name, split in words.items()},
     }
-    tables = [regressions_table(fits), estimates_table(results), words_table(words)]
+    tables = [regressions_table(fits), estimates_table(results), words_table(words, dict.fromkeys(words, "nats"))]
     write_results(records, NAME, tables, content, {"Every pair, token by token": figure.name})
     Console().print(*tables, sep="\n")
 

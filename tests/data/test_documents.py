@@ -279,3 +279,25 @@ def test_plain_text_is_read_over_any_url(tmp_path: Path) -> None:
         server.shutdown()
         server.server_close()
     assert len(texts) > 1 and "".join(map(str, texts)) == lines
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.jsonl.gz"])
+def test_a_byte_order_mark_before_json_is_no_text(tmp_path: Path, name: str) -> None:
+    path = _write(tmp_path / name, ["\ufefffirst", "second"])
+    unpacked = gzip.decompress(path.read_bytes()) if name.endswith(".gz") else path.read_bytes()
+    marked = b"\xef\xbb\xbf" + unpacked
+    path.write_bytes(gzip.compress(marked) if name.endswith(".gz") else marked)
+    assert _texts(path) == ["\ufefffirst", "second"], "a mark inside a text stays"
+
+
+def test_an_error_behind_a_byte_order_mark_names_the_byte_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "\xff"}\n')
+    with pytest.raises(ValueError, match="not UTF-8 at byte 13"):
+        _texts(tmp_path / "a.jsonl")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="2 columns are called 'text': rename all but one"):
+        _texts(tmp_path / "a.parquet")

@@ -2,12 +2,13 @@
 
 import time
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import typer
 
 from eem import console
-from eem.console import check_output, keeps, one_line_errors, progress_bar, waiting
+from eem.console import Command, check_output, keeps, one_line_errors, progress_bar, waiting
 
 
 @pytest.mark.parametrize(
@@ -150,3 +151,21 @@ def test_a_total_may_become_known_on_the_way(
         now[0] += 20
         steps.update(10, total=40)
     assert capsys.readouterr().err == "comparing windows: 10 of 40, 1 min left\n"
+
+
+def test_an_option_given_twice_is_refused_unless_it_is_a_list(capsys: pytest.CaptureFixture[str]) -> None:
+    app = typer.Typer()
+
+    @app.command(cls=Command)
+    def command(
+        config: Annotated[str, typer.Option()],
+        data: Annotated[list[str], typer.Option()],
+    ) -> None:
+        print(config, *data)
+
+    app(["--data", "a", "b", "--config", "one", "--data", "c"], standalone_mode=False)
+    assert capsys.readouterr().out == "one a b c\n"
+    for again in (["--config", "two"], ["--config=two"]):
+        with pytest.raises(SystemExit) as ended:
+            app(["--config", "one", "--data", "a", *again])
+        assert ended.value.code == 2 and "--config is given twice" in capsys.readouterr().err

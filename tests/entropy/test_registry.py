@@ -12,7 +12,15 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, 
 
 from modeling_eem import entropy
 from modeling_eem.data.tokenizer import train_tokenizer
-from modeling_eem.entropy import ESTIMATORS, EntropyEstimator, TeacherEntropy, estimate, estimator_class
+from modeling_eem.entropy import (
+    ESTIMATORS,
+    CausalEntropy,
+    EntropyEstimator,
+    TeacherEntropy,
+    estimate,
+    estimator_class,
+)
+from modeling_eem.entropy.base import Option
 from modeling_eem.entropy.corpus_run import weights_sha256
 from modeling_eem.entropy.registry import OPTIONS_FILE, build_estimator, check_options, load_models, option_table
 
@@ -114,3 +122,16 @@ def test_what_does_not_fit_is_refused(harness_model: Callable[..., Path], tokeni
     with pytest.raises(ValueError, match="pass --tokenizer"):
         build_estimator("teacher", load_models("teacher", [llama]))
     assert isinstance(build_estimator("teacher", load_models("teacher", [llama]), tokenizer), TeacherEntropy)
+
+
+def test_an_option_takes_its_choices_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry checks, so an estimator of one's own need not."""
+
+    class Own(CausalEntropy):
+        method = "own"
+        options = (Option("kind", "str", "which", choices=("a", "b")),)
+
+    monkeypatch.setitem(ESTIMATORS, "own", Own)
+    check_options("own", {"kind": "a"})
+    with pytest.raises(ValueError, match="kind must be one of a, b; got 'c'"):
+        check_options("own", {"kind": "c"})

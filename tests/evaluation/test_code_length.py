@@ -232,3 +232,15 @@ def test_the_mode_is_restored_after_an_error(
     with pytest.raises(ValueError, match="more than max_length = 8"):
         held_out_code_length(model, rows, replace(collator, max_length=8))
     assert model.training
+
+
+def test_a_row_whose_value_is_not_finite_is_an_error_that_names_it(
+    rows: list[Row], collator: CausalCollator, make_model: Callable[..., PreTrainedModel]
+) -> None:
+    """Finite weights can overflow, too."""
+    model = make_model("llama").eval()
+    model.name_or_path = "runs/broken"
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(1e38)
+    with pytest.raises(ValueError, match=r"runs/broken: row \d+ costs (nan|inf) nats, .* earlier checkpoint"):
+        row_nats(model, rows, collator)

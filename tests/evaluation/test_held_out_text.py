@@ -171,3 +171,13 @@ def test_a_flipped_bit_of_held_out_rows_is_found(
     path.write_bytes(data)
     with pytest.raises(ValueError, match="is not as it was written"):
         held_out_rows([folder], tokenizer, config, "windows", N)
+
+
+def test_text_that_is_named_twice_is_refused(
+    text: Path, tokenizer: PreTrainedTokenizerBase, config: LlamaConfig, tmp_path: Path
+) -> None:
+    """Twice the documents would make the interval narrower by a root of two."""
+    (tmp_path / "link.jsonl").symlink_to(text)
+    for data in ([text, text], [text, tmp_path], [text, tmp_path / "link.jsonl"]):
+        with pytest.raises(ValueError, match="is named twice"):
+            held_out_rows(data, tokenizer, config, "windows", N)

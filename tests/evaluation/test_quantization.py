@@ -9,7 +9,7 @@ import pytest
 import torch
 from bitsandbytes.functional import int8_vectorwise_quant
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel
 
 from modeling_eem import EEMAutoencoder, EEMAutoencoderConfig
 from modeling_eem.data import CausalCollator, Row, RowFormat, windows
@@ -32,7 +32,7 @@ from modeling_eem.evaluation.quantization import (
     swept_layers,
     unrounded_codes,
 )
-from modeling_eem.models.quantization_eem import CODE_FORMATS
+from modeling_eem.models.quantization_eem import CODE_FORMATS, ScaledInteger
 
 VOCAB_SIZE, CONTEXT, CODE_SIZE = 40, 16, 6
 
@@ -207,3 +207,27 @@ def test_rows_of_a_sweep_are_spread_over_all(number: int, wanted: int) -> None:
     assert len(set(chosen)) == min(number, wanted)
     steps = {later - earlier for earlier, later in zip(chosen, chosen[1:])}
     assert max(steps, default=1) - min(steps, default=1) <= 1 and number - chosen[-1] <= max(steps, default=number)
+
+
+def test_the_layers_of_gpt2_are_swept_too() -> None:
+    """They are Conv1D, which multiplies as a Linear does."""
+    config = GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=VOCAB_SIZE, n_positions=CONTEXT)
+    names = set(swept_layers(AutoModelForCausalLM.from_config(config)))
+    assert {f"transformer.h.0.{name}" for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")} <= names
+
+
+def test_a_format_that_misstates_its_scale_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bits would be charged wrongly."""
+
+    class Half(ScaledInteger):
+        scale_bits = 16
+
+    monkeypatch.setitem(CODE_FORMATS, "own", Half(8))
+    with pytest.raises(ValueError, match="'own' says scale_bits 16; its scale is stored in 32 bits"):
+        store_codes(torch.randn(3, CODE_SIZE), "own")
+
+
+def test_a_constant_code_has_a_histogram() -> None:
+    histogram = code_histogram(torch.full((2, CODE_SIZE), 0.25), 8)
+    assert histogram.edges[0] == -0.25 and histogram.edges[-1] == 0.75
+    assert histogram.aggregated[4] == sum(histogram.aggregated) == 2 * CODE_SIZE

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from modeling_eem.bits import CodeLength
-from modeling_eem.evaluation.quantization import UNROUNDED, FormatCost, LayerEffect
-from modeling_eem.evaluation.quantization_report import comparison_table, formats_table, sweep_table
+from modeling_eem.evaluation.quantization import UNROUNDED, CodeHistogram, FormatCost, LayerEffect
+from modeling_eem.evaluation.quantization_report import comparison_table, formats_table, sweep_table, to_json
 
 
 def _cost(name: str, nats: list[float], tokens: int = 10) -> FormatCost:
@@ -44,3 +44,17 @@ def test_the_layer_that_minds_most_is_named() -> None:
     assert len(rows) == 4
     for row in rows:
         assert row[3:] == (4, pytest.approx(0.2), 0.5, "b")
+
+
+def test_the_json_holds_what_the_tables_say() -> None:
+    formats = {
+        "plain": [_cost(UNROUNDED, [20.0, 30.0, 40.0]), _cost("int8", [21.0, 31.0, 41.0])],
+        "noisy": [_cost(UNROUNDED, [22.0, 33.0, 44.0]), _cost("int8", [22.5, 33.5, 44.5])],
+    }
+    histogram = CodeHistogram([0.0, 1.0], [[1]])
+    content = to_json(formats, {name: [] for name in formats}, dict.fromkeys(formats, histogram))
+    plain, noisy = content["plain"]["formats"][1], content["noisy"]["formats"][1]
+    assert plain["more_than_float32"] == pytest.approx(0.1) and "costs_more_than_the_first" not in plain
+    assert noisy["more_than_float32"] == pytest.approx(0.05)
+    assert noisy["costs_more_than_the_first"] == pytest.approx(-0.05)
+    assert noisy["costs_more_than_the_first_95"] == {"low": pytest.approx(-0.05), "high": pytest.approx(-0.05)}

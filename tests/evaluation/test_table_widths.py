@@ -29,6 +29,7 @@ from modeling_eem.evaluation.quantization_report import comparison_table, format
 from modeling_eem.report import Table
 
 NAMES = "eem-d512-int4-random-prefixes", "causal-baseline-of-equal-compute"
+UNITS = dict.fromkeys((*NAMES, "exact", "occlusion"), "logit L1 distance")
 
 
 def _bits() -> list[ModelBits]:
@@ -53,7 +54,7 @@ def _estimate(value: float) -> Estimate:
 
 def _regressions() -> Table:
     fit = Regression(*(_estimate(value) for value in (0.912, -0.034, 0.905, 0.951)), tokens=1_234_567, rows=900)
-    return regressions_table({("exact", NAMES[1]): fit, ("exact", "occlusion"): fit})
+    return regressions_table({("exact", NAMES[1]): fit, ("exact", "occlusion"): fit}, UNITS)
 
 
 def _formats() -> dict[str, list[FormatCost]]:
@@ -86,7 +87,9 @@ TABLES: dict[str, Callable[[], Table]] = {
     "reach": lambda: reach_table(_curves(), [5.8, 1.0]),
     "floor": _floor,
     "regressions": _regressions,
-    "words": lambda: words_table({name: SplitWords(*map(_estimate, (3.1, 1.2, 1.9)), words=1234) for name in NAMES}),
+    "words": lambda: words_table(
+        {name: SplitWords(*map(_estimate, (3.1, 1.2, 1.9)), words=1234) for name in NAMES}, UNITS
+    ),
     "formats": lambda: formats_table(_formats()),
     "comparison": lambda: comparison_table(_formats()),
     "sweep": _sweep,

@@ -36,13 +36,17 @@ def test_the_layer_is_a_linear_for_any_rows(num_rows: int, num_outputs: int, dty
 
 
 @pytest.mark.parametrize("size", [(256, 512), (12, 8)], ids=["large", "small"])
-def test_only_large_weights_go_the_other_way(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What fits a core's cache gains nothing."""
+@pytest.mark.parametrize("is_intel", [False, True])
+def test_only_large_weights_go_the_other_way(
+    size: tuple[int, int], is_intel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fits a core's cache gains nothing; nor does what MKL reads faster."""
     called = []
+    monkeypatch.setattr(cpu_linear, "MKL_IS_AT_HOME", is_intel)
     monkeypatch.setattr("modeling_eem.kernels.cpu_linear.few_rows_linear", lambda *_: called.append(1))
     with torch.no_grad():
         linear(nn.Linear(*size), torch.randn(1, size[0]))
-    assert bool(called) == (size == (256, 512))
+    assert bool(called) == (size == (256, 512) and not is_intel)
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 7, 300])

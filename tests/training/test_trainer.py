@@ -260,6 +260,10 @@ def test_no_float_reaches_a_wrapper_that_might_round_it(rows: Dataset, tmp_path:
         ({"entropy_columns": ["a", "b", "c"], "entropy_stage_steps": [4, 4]}, "must be 2 growing numbers"),
         ({"entropy_columns": ["a", "b"], "entropy_stage_steps": [0]}, "growing numbers of steps"),
         ({"entropy_stage_steps": [5]}, "must be 0 growing numbers"),
+        (
+            {"entropy_columns": ["a", "b"], "entropy_stage_steps": [6], "max_steps": 6},
+            "a stage that begins at step 6 never comes in 6 steps",
+        ),
     ],
 )
 def test_stages_that_do_not_match_their_columns_are_errors(
