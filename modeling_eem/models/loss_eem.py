@@ -21,6 +21,9 @@ IGNORE_INDEX = -100
 CHUNK_SIZE = 512
 # Logits whose softmax a CPU computes at one time: 2 MB in float32, which its cores' own caches hold.
 BLOCK_NUMBERS = 1 << 19
+# On a CPU the last chunk is filled up with zeros to a multiple of this. PyTorch's oneDNN compiles a product for every
+# number of rows and keeps the last 1,024: megabytes each in bfloat16, gigabytes after a thousand steps.
+ROW_MULTIPLE = 64
 
 
 # Turns cross-entropies into losses: (cross-entropies [n], the predictions' entropies [n] or None, which of the N
@@ -52,7 +55,8 @@ class _LinearTokenLoss(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden_ND) if needs_hidden else None
         grad_weight = torch.zeros(weight_VD.shape, dtype=torch.float32, device=device) if needs_weight else None
         # A token loss is called once a chunk; without one, less than a chunk at a time stays in a CPU's cache.
-        is_small = token_loss is None and device.type == "cpu" and not torch.compiler.is_compiling()
+        is_eager_cpu = device.type == "cpu" and not torch.compiler.is_compiling()
+        is_small = token_loss is None and is_eager_cpu
         num_rows = min(max(BLOCK_NUMBERS // len(weight_VD), 1), CHUNK_SIZE) if is_small else CHUNK_SIZE
         # One memory for all float32 copies: to fetch new memory took longer than to fill it.
         copies = None if dtype == torch.float32 else losses_N.new_empty(min(num_rows, len(labels_N)), len(weight_VD))
@@ -60,13 +64,15 @@ class _LinearTokenLoss(torch.autograd.Function):
             for start in range(0, len(labels_N), CHUNK_SIZE):
                 chunk = slice(start, start + CHUNK_SIZE)
                 hidden_low, labels_C = hidden_ND[chunk].to(dtype), labels_N[chunk]
+                if is_eager_cpu:  # rows of zeros have logits of zero, and add nothing to a gradient
+                    hidden_low = F.pad(hidden_low, (0, 0, 0, -len(labels_C) % ROW_MULTIPLE))
                 is_scored_C = labels_C != IGNORE_INDEX
                 weights = 1.0 if loss_weights_N is None else loss_weights_N[chunk].float()
                 slopes_C = torch.where(is_scored_C, weights, 0.0)
                 logits = low = exact = exponentials = None  # frees the previous chunk's first
                 logits = product(hidden_low, weight_low_VD)
                 for first in range(0, len(labels_C), num_rows):
-                    rows = slice(first, first + num_rows)
+                    rows = slice(first, min(first + num_rows, len(labels_C)))
                     low, is_scored, slopes = logits[rows], is_scored_C[rows], slopes_C[rows]
                     exact = low if copies is None else copies[: len(low)].copy_(low)
                     exact.sub_(exact.amax(-1, keepdim=True))
@@ -91,7 +97,7 @@ class _LinearTokenLoss(torch.autograd.Function):
                 if token_loss is None:
                     total += (losses_N[chunk] * slopes_C).sum()
                 if grad_hidden is not None:
-                    grad_hidden[chunk] = product(logits, weight_low_VD.T)
+                    grad_hidden[chunk] = product(logits, weight_low_VD.T)[: len(labels_C)]
                 if grad_weight is not None and dtype == torch.float32:
                     grad_weight.addmm_(logits.T, hidden_low)
                 elif grad_weight is not None:
