@@ -5,6 +5,7 @@ Nothing heavy is imported here: `eem --help` reads this file.
 
 import logging
 import math
+import os
 import sys
 import threading
 import time
@@ -31,6 +32,7 @@ EXTRAS = {
 }
 _SECONDS_A_LINE = 15.0
 _FIRST_SHARE = 0.05  # of all steps, which a first update must be to tell a speed
+_COMPILED_SHAPES = 256  # more than a step of any model here has
 
 
 class Command(TyperCommand):
@@ -59,6 +61,9 @@ class Command(TyperCommand):
     def invoke(self, ctx: typer.Context) -> Any:
         # On CPUs with bfloat16, bitsandbytes warns at import that it found no kernel on the Hub; it needs none.
         logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+        # oneDNN compiles a product for every shape, and it and PyTorch keep 1,024 of them, megabytes each.
+        for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+            os.environ.setdefault(name, str(_COMPILED_SHAPES))
         # A codec model has no config.json, and needs none.
         logging.getLogger("huggingface_hub.hub_mixin").setLevel(logging.ERROR)
         return super().invoke(ctx)

@@ -11,6 +11,7 @@ from modeling_eem.report.plots import COLOURS, GREY, INK, MARKERS, add_legend, l
 # Losses differ by powers of ten. Below this many nats a token the axis is linear, to show gains too.
 _LINEAR_BELOW = 1e-3
 _PANELS_A_LINE = 5
+_TICKS = 5  # of a panel's width; more would run into each other
 _LEGEND_LETTERS = 90  # in a line of a legend as wide as the page
 
 
@@ -66,6 +67,7 @@ def layer_sweep(
     all_axes = grid.flat
     for axes, panel in zip(all_axes, panels):
         axes.set_xscale("symlog", linthresh=_LINEAR_BELOW)
+        axes.xaxis.get_major_locator().set_params(numticks=_TICKS)
         axes.axvline(0, color=GREY, linewidth=0.8)
         for (model, of_model), colour, marker in zip(effects.items(), COLOURS, MARKERS):
             values = of_model.get(panel, {})

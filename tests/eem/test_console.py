@@ -1,5 +1,6 @@
 """One-line errors, where output may go, and progress without a terminal."""
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -169,3 +170,18 @@ def test_an_option_given_twice_is_refused_unless_it_is_a_list(capsys: pytest.Cap
         with pytest.raises(SystemExit) as ended:
             app(["--config", "one", "--data", "a", *again])
         assert ended.value.code == 2 and "--config is given twice" in capsys.readouterr().err
+
+
+def test_a_command_bounds_what_onednn_keeps_unless_its_user_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,024 compiled shapes, each with buffers of its own, took gigabytes."""
+    app = typer.Typer()
+    found = []
+
+    @app.command(cls=Command)
+    def command() -> None:
+        found.append([os.environ[name] for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")])
+
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    app([], standalone_mode=False)
+    assert found == [["7", "256"]]
