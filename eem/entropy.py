@@ -81,7 +81,7 @@ def entropy(
     from modeling_eem.data.segments import RowFolder
     from modeling_eem.entropy import corpus_run
     from modeling_eem.entropy.corpus_source import Source, TextOptions
-    from modeling_eem.entropy.registry import build_stages, check_options, load_models
+    from modeling_eem.entropy.registry import build_stages, check_options, check_tokenizers, load_models
     from modeling_eem.files import asset
     from modeling_eem.report import provenance
     from modeling_eem.report.numbers import duration
@@ -100,6 +100,7 @@ def entropy(
         with waiting("loading the models", quiet=not is_main):
             models = load_models(method, model, dtype, state.device)
         estimators = build_stages(method, models, known, batch_tokens=batch_tokens, **options)
+        check_tokenizers(estimators.values(), known, model)
         settled: list[Any] = [None]
         if is_main:
             try:
@@ -118,11 +119,12 @@ def entropy(
 
         rows = RowFolder.open(source.folder)
         with waiting("measuring the speed", quiet=not is_main):
-            speed = corpus_run.measure_speed(estimators, rows)
-        fresh = rows_a_part or corpus_run.part_rows(rows, identity, speed, state.num_processes)
+            speeds = gather_object([corpus_run.measure_speed(estimators, rows)])
+        # Each process measures another speed, but all must cut the rows at the same places: the slowest decides.
+        fresh = rows_a_part or corpus_run.part_rows(rows, identity, min(speeds), state.num_processes)
         run = corpus_run.EntropyRun(rows, output, estimators, begun["rows_a_part"] if begun else fresh)
         tokens_left = identity["tokens"] * run.rows_left() / rows.num_rows
-        speed = sum(gather_object([speed]))
+        speed = sum(speeds)
         seconds = tokens_left / speed
         console.print(f"{speed:,.0f} tokens a second; {tokens_left:,.0f} tokens are left: {duration(seconds)}")
         if max_hours is not None and seconds > 3600 * max_hours:

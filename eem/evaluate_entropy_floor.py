@@ -90,21 +90,46 @@ def entropy_floor(
 
 
 def _held_out_files(runs: list[Path]) -> list[Path]:
-    """The files that all the runs were measured on, from their run files."""
+    """The files or the folder of rows that all the runs were measured on, by the names and hashes of their records."""
+    recorded = [_recorded(run) for run in runs]
+    if len({hashes for _, hashes in recorded}) > 1:
+        raise ValueError("the runs held out different text: name one for all with --data.")
+    for files, hashes in recorded:
+        # A record holds names without folders: another file of that name may lie in the working directory.
+        if None not in hashes and _hashes(files) == hashes:
+            return files
+    names = ", ".join(map(str, recorded[0][0]))
+    raise ValueError(f"{names}, which the runs were measured on, is not found here: name the text with --data.")
+
+
+def _recorded(run: Path) -> tuple[list[Path], tuple[str | None, ...]]:
+    """The names and hashes of the text that a run was measured on; None for a hash that it did not record."""
     import yaml
 
     from modeling_eem.training.checkpoints import RUN_FILE
 
-    named = set()
-    for run in runs:
-        if not (run / RUN_FILE).is_file():
-            raise ValueError(f"{run} holds no {RUN_FILE}, which names its held-out text: name the text with --data.")
-        try:
-            held_out = yaml.safe_load((run / RUN_FILE).read_text())["data"]
-            files = held_out["validation_files"] or [held_out["train_rows"]]
-            named.add(tuple(Path(name) for name in files))
-        except (yaml.YAMLError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"{run / RUN_FILE} is damaged: name the runs' held-out text with --data.") from error
-    if len(named) > 1:
-        raise ValueError("the runs held out different text: name one for all with --data.")
-    return list(named.pop())
+    if not (run / RUN_FILE).is_file():
+        raise ValueError(f"{run} holds no {RUN_FILE}, which names its held-out text: name the text with --data.")
+    try:
+        data = yaml.safe_load((run / RUN_FILE).read_text())["data"]
+        made_of = data.get("made_of", {})  # version 0.1 recorded no hashes
+        if not data["validation_files"]:
+            return [Path(data["train_rows"])], (made_of.get("rows_sha256"),)
+        hashes = [digest for _, digest in made_of.get("validation_files", [(None, None)])]
+        return [Path(name) for name in data["validation_files"]], tuple(sorted(hashes, key=str))
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{run / RUN_FILE} is damaged: name the runs' held-out text with --data.") from error
+
+
+def _hashes(files: list[Path]) -> tuple[str, ...] | None:
+    """The hashes of text files, or of a folder of rows, as a run's record holds them; None if one is missing."""
+    from modeling_eem.data.documents import document_files
+    from modeling_eem.data.row_checksums import CONTENTS_FILE
+    from modeling_eem.files import asset, sha256
+
+    found = [Path(asset(str(file))) for file in files]
+    if not all(file.exists() for file in found):
+        return None
+    if len(found) == 1 and (found[0] / CONTENTS_FILE).is_file():
+        return (sha256(found[0] / CONTENTS_FILE),)
+    return tuple(sorted(sha256(file) for path in found for file in document_files(path)))

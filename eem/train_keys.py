@@ -25,7 +25,8 @@ LOSS_KEYS = {
     "focal_gamma": "of focal",
     "mile_gamma": "of mile",
     "selected_fraction": "for selective: the share of tokens that it keeps",
-    "regression_alignment": "with num_labels: 1: a token's entropy is the output before it (prefix) or at it (token)",
+    "regression_alignment": "with num_labels: 1: a token's entropy is the output before it (prefix) or at it (token); "
+    "if not given, the trained model's own, or prefix",
 }
 
 MODEL_KEYS = {

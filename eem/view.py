@@ -41,6 +41,8 @@ def view(
 
     Example: `eem view runs/eem runs/causal --estimator causal exact`
     """
+    if space is not None and (port is not None or share):
+        raise ValueError("--space serves no page, so it takes no --port and no --share: leave them out.")
     from modeling_eem.view.page import serve  # first: its error names the missing extra
 
     quiet_loading()

@@ -409,11 +409,12 @@ def _layer_counts(values: dict[str, Any]) -> Iterator[tuple[str, int]]:
 def _check_weights(
     name: str | Path, model: PreTrainedModel, found: dict[str, Any], kind: ModelKind, new_head: bool
 ) -> None:
-    missing, extra = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
+    missing, extra, mismatched = (sorted(found[f"{what}_keys"]) for what in ("missing", "unexpected", "mismatched"))
     if new_head:
         base = f"{model.base_model_prefix}."
         missing, extra = ([key for key in keys if key.startswith(base)] for keys in (missing, extra))
-    if mismatched := sorted(found["mismatched_keys"]):
+        mismatched = [entry for entry in mismatched if entry[0].startswith(base)]
+    if mismatched:
         key, in_file, in_model = mismatched[0]
         raise ValueError(
             f"{name}: {key} is {list(in_file)} in the weights and {list(in_model)} by config.json: one of them is "

@@ -218,6 +218,8 @@ def test_another_kind_of_model(harness_model: Callable[..., Path], tmp_path: Pat
     config.num_labels = 1
     assert load_model(llama, "token_classifier", config=config, new_head=True).config.num_labels == 1
     _write = Path(shutil.copytree(llama, tmp_path / "model"))
+    _write_weights(_write, lambda weights, name: weights.update({"score.weight": torch.ones(3, 5)}))
+    load_model(_write, "token_classifier", config=config, new_head=True)  # a head of three labels is left out
     _write_weights(_write, lambda weights, name: weights.pop(name))
     with pytest.raises(ValueError, match="lacks the weights model.layers"):
         load_model(_write, "token_classifier", config=config, new_head=True)

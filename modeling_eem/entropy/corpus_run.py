@@ -228,23 +228,42 @@ class EntropyRun:
         return awaited
 
     def finish(self, identity: dict[str, Any]) -> None:
-        """Make the parts a data set, and write its counts to `results.json`."""
+        """Make the parts a data set, and write its counts to `results.json`.
+
+        Raises:
+            ValueError: for a part that is damaged or holds other rows, a file that is no part, or more or fewer tokens
+                in all than the run has.
+        """
         totals: dict[str, Counter[str]] = {}
-        for part in self.parts():
+        parts = self.parts()
+        self._refuse_others(parts)
+        for part in parts:
             total = totals.setdefault(part.split, Counter())
-            table = _read_part(part.file)
+            table = _read_part(part)
             total["rows"] += len(table)
             total["tokens"] += len(Segments.of(table).places_N)
             for column in self.estimators:
                 values_N = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
                 total[f"scored {column}"] += int((~np.isnan(values_N)).sum())
                 total[column] += float(np.nansum(values_N, dtype=np.float64))  # pyright: ignore[reportArgumentType]
+        if (tokens := sum(total["tokens"] for total in totals.values())) != identity["tokens"]:
+            raise ValueError(
+                f"{self.output} holds {tokens:,} tokens, not the run's {identity['tokens']:,}: some of its files are "
+                "another run's, so remove the folder and start again."
+            )
         splits = {split: self._counts(total) for split, total in totals.items()}
         estimator = self.estimators[TOKEN_ENTROPIES]
         results = {"method": estimator.method, "unit": estimator.unit, "splits": splits}
         write_atomically(self.output / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
         schema = self._schema(next(iter(splits)))
         finish_dataset(self.output, list(splits), schema, json.dumps(identity, sort_keys=True))
+
+    def _refuse_others(self, parts: list[Part]) -> None:
+        """ValueError for an Arrow file that is no part: it would become part of the data set."""
+        found = {file for folder in {part.file.parent for part in parts} for file in folder.glob("data-*.arrow")}
+        others = found - {part.file for part in parts}
+        for file in sorted(others):
+            raise ValueError(f"{file} is no part of this run: remove it, and start the same command again.")
 
     def _make(self, part: Part, report: Callable[[int], None]) -> None:
         table = self.rows.table(part.split, range(part.start, part.stop))
@@ -278,12 +297,16 @@ class EntropyRun:
         return Features({**features, **dict.fromkeys(self.estimators, List(Value("float32")))}).arrow_schema
 
 
-def _read_part(file: Path) -> pa.Table:
+def _read_part(part: Part) -> pa.Table:
+    advice = "remove it, and the same command makes it again."
     try:
-        with pa.memory_map(str(file)) as source:
-            return pa.ipc.open_stream(source).read_all()
+        with pa.memory_map(str(part.file)) as source:
+            table = pa.ipc.open_stream(source).read_all()
     except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{file} is damaged: remove it, and the same command makes it again.") from error
+        raise ValueError(f"{part.file} is damaged: {advice}") from error
+    if len(table) != part.num_rows:
+        raise ValueError(f"{part.file} holds {len(table)} rows in place of {part.num_rows}: {advice}")
+    return table
 
 
 def watch(awaited: list[Part], is_over: Callable[[], bool], report: Callable[[int], None]) -> None:

@@ -85,7 +85,7 @@ class Source:
         contexts = [estimator.context for estimator in estimators if estimator.context is not None]
         limits = [estimator.max_length for estimator in estimators if estimator.max_length is not None]
         max_length = self.text_options.max_length
-        if max_length is None and (max_length := min(contexts, default=None)) is None:
+        if max_length is None and (max_length := min([*contexts, *limits], default=None)) is None:
             raise ValueError("the model sets no limit in tokens of the rows: pass --max-length for text.")
         if max_length > min(limits, default=max_length):
             raise ValueError(

@@ -132,7 +132,9 @@ def _origin(made: dict[str, Any], measured: dict[str, Any]) -> dict[str, str]:
         return told
     told["method"] = measured["method"] + "".join(f", {key} {value}" for key, value in measured["options"].items())
     told["unit"] = measured["unit"]
-    for model, digest in zip(_names(measured.get("models")), measured["model_sha256"]):
-        told[f"model {model}"] = f"SHA-256 {digest[:16]} of its config and weights"
+    models = _names(measured.get("models"))
+    for number, (model, digest) in enumerate(zip(models, measured["model_sha256"]), start=1):
+        alike = f" ({number} of {len(models)})" if models.count(model) > 1 else ""
+        told[f"model {model}{alike}"] = f"SHA-256 {digest[:16]} of its config and weights"
     told |= {key: str(value) for key, value in (measured.get("provenance") or {}).items()}
     return told

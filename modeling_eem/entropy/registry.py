@@ -6,7 +6,8 @@ Each estimator declares the kind and number of its models, and its options. The 
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from modeling_eem.data.fingerprint import tokenizer_sha256
 from modeling_eem.data.rows import stage_columns
 from modeling_eem.entropy.base import EntropyEstimator
 from modeling_eem.entropy.causal import CausalEntropy
@@ -26,7 +28,7 @@ from modeling_eem.entropy.result import TokenEntropies
 from modeling_eem.entropy.sliding import SlidingEntropy
 from modeling_eem.entropy.teacher import TeacherEntropy
 from modeling_eem.files import write_atomically
-from modeling_eem.loading import load_model, load_tokenizer
+from modeling_eem.loading import load_model, load_tokenizer, own_tokenizer
 
 OPTIONS_FILE = Path(__file__).parents[1] / "assets" / "entropy_options.json"
 
@@ -141,6 +143,36 @@ def build_stages(
         column: build_estimator(method, stage, tokenizer, batch_tokens, **options)
         for column, stage in zip(stage_columns(len(stages)), stages)
     }
+
+
+def check_tokenizers(
+    estimators: Iterable[EntropyEstimator], tokenizer: PreTrainedTokenizerBase | None, names: Sequence[str]
+) -> None:
+    """Refuse a tokenizer that is not the models', and models that were trained with different ones.
+
+    Args:
+        tokenizer: that of the rows, if it is known.
+        names: of the estimators' models; those without a tokenizer beside them pass.
+
+    Raises:
+        ValueError: for either.
+    """
+    estimators = list(estimators)
+    if tokenizer is not None:
+        for estimator in estimators:
+            estimator.check_tokenizer(tokenizer)
+    if len(names) < 2 or not estimators[0].reads_own_tokens:
+        return
+    owners: dict[str, str] = {}
+    for name in names:
+        with suppress(OSError):  # a repository of the Hub without a tokenizer
+            if (own := own_tokenizer(name)) is not None:
+                owners.setdefault(tokenizer_sha256(own), name)
+    if len(owners) > 1:
+        first, other, *_ = owners.values()
+        raise ValueError(
+            f"{first} and {other} have different tokenizers, so they cannot read the same rows: name models of one."
+        )
 
 
 def check_options(method: str, options: dict[str, Any]) -> None:

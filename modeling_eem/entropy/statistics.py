@@ -19,6 +19,7 @@ from modeling_eem.entropy.words import ASCII_WHITESPACE, word_starts
 
 RESAMPLES = 1000
 _PERCENTILES = (2.5, 97.5)
+_WHITESPACE = ASCII_WHITESPACE.encode()
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,8 @@ def split_words(entropies: Iterable[TokenEntropies]) -> SplitWords:
     """Compare the first and later pieces of words of several tokens.
 
     Words are delimited by whitespace. A piece holds a byte that is not whitespace. Words with a token that reaches
-    into another word, or with a token that was not scored, are left out.
+    into another word, with a token that was not scored, or with a special token among their letters (it parts two
+    documents) are left out.
 
     Args:
         entropies: of rows with texts.
@@ -190,15 +192,15 @@ def _split_word_sums(entropies: TokenEntropies) -> Iterable[tuple[int, float, fl
     """For each row: the number of split words, the sum of their first pieces, and of the means of the later ones."""
     if entropies.texts is None or entropies.offsets is None:
         raise ValueError("words need a text: pass tokenizer= to the estimator.")
-    whitespace = ASCII_WHITESPACE.encode()
     for row, (text, is_real_T) in enumerate(zip(entropies.texts, entropies.attention_mask)):
         has_bytes_T = is_real_T & (entropies.offsets[row, :, 1] > entropies.offsets[row, :, 0])
         starts_N, ends_N = entropies.offsets[row][has_bytes_T].numpy().T
         starts_W = word_starts(text)
         first_word = np.searchsorted(starts_W, starts_N, side="right") - 1
         last_word = np.searchsorted(starts_W, ends_N - 1, side="right") - 1
-        is_piece = np.array([text[start:end].strip(whitespace) != b"" for start, end in zip(starts_N, ends_N)], bool)
+        is_piece = np.array([text[start:end].strip(_WHITESPACE) != b"" for start, end in zip(starts_N, ends_N)], bool)
         spoiled = set(first_word[first_word != last_word]) | set(last_word[first_word != last_word])
+        spoiled |= _parted_words(text, starts_W, entropies.offsets[row][is_real_T & ~has_bytes_T][:, 0].numpy())
         values = entropies.values[row][has_bytes_T].numpy()
         words, first_sum, later_sum = 0, 0.0, 0.0
         for word in np.unique(first_word):
@@ -206,6 +208,13 @@ def _split_word_sums(entropies: TokenEntropies) -> Iterable[tuple[int, float, fl
             if word not in spoiled and len(pieces) > 1 and not np.isnan(pieces).any():
                 words, first_sum, later_sum = words + 1, first_sum + pieces[0], later_sum + pieces[1:].mean()
         yield words, first_sum, later_sum
+
+
+def _parted_words(text: bytes, starts_W: np.ndarray, places_N: np.ndarray) -> set[int]:
+    """The words that have a token without bytes between two of their letters; a text's end is in no word."""
+    inner_N = places_N[places_N < len(text)]
+    words_N = np.searchsorted(starts_W, inner_N, side="right") - 1
+    return {int(word) for word, place in zip(words_N, inner_N) if text[starts_W[word] : place].strip(_WHITESPACE)}
 
 
 def _with_intervals(sums_RS: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> list[Estimate]:

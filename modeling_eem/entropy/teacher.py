@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from modeling_eem.data.tokenizer import is_byte_level
 from modeling_eem.entropy.base import EntropyEstimator, Option
 from modeling_eem.entropy.causal import CausalEntropy
 from modeling_eem.entropy.sliding import STRIDE_HELP
@@ -99,15 +100,8 @@ class TeacherEntropy(EntropyEstimator):
         """The teacher's values at each document's bytes, `[N]`, and at its end (NaN if that is not needed)."""
         if not documents:
             return []
-        read = rows_of_texts([document.text for document in documents], self.teacher_tokenizer)
-        bos, eos = self.teacher_tokenizer.bos_token_id, self.teacher_tokenizer.eos_token_id
-        start = read.ids[0].new_tensor([eos] if bos is None and eos is not None else [])
-        ids = [torch.cat([start, ids_T]) for ids_T in read.ids]
-        names = [document.name for document in documents]
-        for name, ids_T in zip(names, ids):
-            if len(ids_T) > 1:
-                self.causal.check_row(ids_T, name)
-        limit = self.causal.max_length
+        read, eos, limit = self._encode(documents), self.teacher_tokenizer.eos_token_id, self.causal.max_length
+        ids, names = read.ids, [document.name for document in documents]
         has_end = [
             document.end_token is not None and eos is not None and (limit is None or len(ids_T) < limit)
             for document, ids_T in zip(documents, ids)
@@ -118,7 +112,7 @@ class TeacherEntropy(EntropyEstimator):
         for values_T, offsets_TX, text, ends in zip(
             super().measure(Rows(ids), names), read.offsets, read.texts, has_end
         ):
-            of_text_T = values_T[len(start) : len(values_T) - ends]
+            of_text_T = values_T[: len(values_T) - ends]
             told.append((to_bytes(of_text_T, offsets_TX, len(text)), values_T[-1].item() if ends else float("nan")))
         return told
 
@@ -131,7 +125,36 @@ class TeacherEntropy(EntropyEstimator):
         return values
 
     def check_row(self, ids_T: Tensor, number: int | str) -> None:
-        """A teacher reads text in its own tokens, which are checked once they are known."""
+        """Raise a ValueError for a row with a document that is longer than the teacher's context."""
+        # The tokens of another student's rows come from texts, which `measure` reads at once.
+        if self.causal.max_length is not None and is_byte_level(self.tokenizer):
+            rows = self.rows_of_ids([ids_T])
+            assert isinstance(rows, TextRows)  # the student has a tokenizer
+            self._encode(list(self._documents(rows, 0, number)))
+
+    def _encode(self, documents: Sequence["_Document"]) -> TextRows:
+        """Documents as rows that the teacher can read.
+
+        Raises:
+            ValueError: for a document that is longer than its context.
+        """
+        if not documents:
+            return TextRows([], (), [])
+        read = rows_of_texts([document.text for document in documents], self.teacher_tokenizer)
+        bos, eos = self.teacher_tokenizer.bos_token_id, self.teacher_tokenizer.eos_token_id
+        if bos is None and eos is not None:
+            ids = [torch.cat([ids_T.new_tensor([eos]), ids_T]) for ids_T in read.ids]
+            read = TextRows(ids, read.texts, [F.pad(spans_TX, (0, 0, 1, 0)) for spans_TX in read.offsets])
+        limit = self.causal.max_length
+        for document, ids_T in zip(documents, read.ids):
+            if limit is not None and len(ids_T) > limit:
+                raise ValueError(
+                    f"row {document.name} holds a document of {len(ids_T)} of the teacher's tokens, more than its "
+                    f"{limit}: choose a stride (--stride {limit // 2}), or a teacher with a longer context."
+                )
+            if len(ids_T) > 1:
+                self.causal.check_row(ids_T, document.name)
+        return read
 
     @property
     def context(self) -> None:

@@ -24,7 +24,7 @@ from modeling_eem.entropy.statistics import (
     regression,
     split_words,
 )
-from modeling_eem.entropy.texts import rows_of_ids
+from modeling_eem.entropy.texts import TextRows, rows_of_ids
 from modeling_eem.evaluation.intervals import Interval
 from modeling_eem.files import read_record, short_names
 from modeling_eem.loading import load_tokenizer
@@ -89,16 +89,38 @@ class EntropyFolder:
         return split_words(self._entropies())
 
     def _entropies(self) -> Iterator[TokenEntropies]:
+        """Some rows' values, without those of a word that began in the row before."""
         tokenizer = load_tokenizer(self.path / TOKENIZER_FOLDER)
-        for table in self._tables(range(0, len(self.rows), -(-len(self.rows) // WORD_ROWS)), 1):
+        for table in self._tables(range(-1, len(self.rows) - 1, -(-len(self.rows) // WORD_ROWS)), 2):
             segments = Segments.of(table)
-            values = [torch.from_numpy(row) for row in segments.values(table, TOKEN_ENTROPIES)]
-            yield TokenEntropies.of_rows(rows_of_ids(segments.ids, tokenizer), values, self.method, self.unit)
+            own = [number for number, row in enumerate(segments.rows) if row == len(table) - 1]
+            rows = rows_of_ids([segments.ids[number] for number in own], tokenizer)
+            values = [torch.from_numpy(row.copy()) for row in segments.values(table, TOKEN_ENTROPIES)]
+            goes_on = _goes_on(segments, table)
+            for place, number in enumerate(own):
+                if goes_on[number]:
+                    values[number][: _first_word(rows, place)] = torch.nan
+            yield TokenEntropies.of_rows(rows, [values[number] for number in own], self.method, self.unit)
 
     def _tables(self, starts: range, count: int) -> Iterator[pa.Table]:
         rows = self.rows.with_format("arrow")
         for start in starts:
-            yield rows[start : start + count]
+            yield rows[max(start, 0) : start + count]
+
+
+def _goes_on(segments: Segments, table: pa.Table) -> list[bool]:
+    """Whether each segment begins with the document that the one before it ends with; rows may not know it."""
+    if "document_ids" not in table.column_names:
+        return [False] * len(segments.ids)
+    documents = segments.values(table, "document_ids")
+    return [number > 0 and ids_T[0] == documents[number - 1][-1] for number, ids_T in enumerate(documents)]
+
+
+def _first_word(rows: TextRows, row: int) -> int:
+    """The place of the first token that begins with whitespace; the number of tokens if there is none."""
+    text, spans = rows.texts[row], rows.offsets[row].tolist()
+    begins = (place for place, (start, end) in enumerate(spans) if end > start and text[start : start + 1].isspace())
+    return next(begins, len(spans))
 
 
 def open_folders(paths: list[Path]) -> list[EntropyFolder]:

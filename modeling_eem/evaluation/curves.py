@@ -136,13 +136,21 @@ def read_run_curve(folder: Path) -> RunCurve:
 
 
 def _finished_folder(folder: Path) -> Path:
-    """The run's own folder, or its last checkpoint's folder if the run is not finished."""
+    """The run's own folder; a checkpoint's if that got further: the run is under way, for the first time or again."""
     numbered = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
-    checkpoints = sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]))
-    for candidate in (folder, *reversed(checkpoints)):
-        if all((candidate / name).is_file() for name in (_RESULTS, TRAINER_STATE_NAME)):
-            return candidate
-    raise ValueError(f"{folder} is not an output folder of eem train: it lacks {_RESULTS} or {TRAINER_STATE_NAME}.")
+    steps = {path: int(path.name.rpartition("-")[2]) for path in numbered if _is_complete(path)}
+    if _is_complete(folder):
+        own = read_record(folder / TRAINER_STATE_NAME, {"global_step": int})["global_step"]
+        steps = {folder: own} | steps  # first, so that it is taken of equals
+    if not steps:
+        raise ValueError(
+            f"{folder} is not an output folder of eem train: it lacks {_RESULTS} or {TRAINER_STATE_NAME}."
+        )
+    return max(steps, key=steps.__getitem__)
+
+
+def _is_complete(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in (_RESULTS, TRAINER_STATE_NAME))
 
 
 def _code_bits(folder: Path, results: dict[str, Any]) -> float:

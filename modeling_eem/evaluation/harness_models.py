@@ -13,6 +13,7 @@ from accelerate import PartialState
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import normalize_gen_kwargs
 from torch import Tensor
 
 # lm-eval's request: (context, continuation) as text, or None in a rolling likelihood; then both as ids.
@@ -84,8 +85,10 @@ class CausalHarnessModel(_HFLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         fitted = []
         for request in requests:
-            prompt, options = request.arguments
-            wanted = options.get("max_gen_toks", _DEFAULT_GENERATED_TOKENS)
+            prompt, given = request.arguments
+            # Tasks may also call the length of an answer `max_new_tokens` or `max_tokens`.
+            options: dict[str, Any] = {**normalize_gen_kwargs(given, _DEFAULT_GENERATED_TOKENS)}
+            wanted = options["max_gen_toks"]
             room = min(wanted, self.max_length // 2)
             if room < wanted:
                 self.shortened.add(prompt)

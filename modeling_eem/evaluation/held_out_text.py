@@ -84,7 +84,10 @@ def _prepared(
         )
     wanted = "pad" if choice == "full" else choice
     if made["rows"] != wanted:
-        raise ValueError(f"the rows in {folder} are {made['rows']!r}: --rows {choice} needs {wanted!r}.")
+        raise ValueError(
+            f"the rows in {folder} are {made['rows']!r}, and this needs {wanted!r}: prepare the text again with "
+            f"--rows {wanted}, or name text."
+        )
     splits = open_rows(folder)
     if HELD_OUT not in splits:
         raise ValueError(f"{folder} has no held-out rows: prepare the text again with --held-out.")

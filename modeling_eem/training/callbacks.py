@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
 
 from modeling_eem.training.token_loss_arguments import TokenLossArguments
 from modeling_eem.training.training_forward import without_adapters
@@ -37,16 +38,25 @@ class SeedDevicesCallback(TrainerCallback):
 
 class MeasureCheckpointsCallback(TrainerCallback):
     """Evaluates and logs at every checkpoint, and at the end. A checkpoint's card then holds its own numbers, and a
-    run resumed from it begins a mean of losses where the uninterrupted run did."""
+    run resumed from it begins a mean of losses where the uninterrupted run did.
+
+    With `save_strategy: best` any evaluation may end in a checkpoint, so each is logged."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if control.should_save or state.global_step >= state.max_steps:
             control.should_evaluate = control.should_log = True
+        _log_what_may_be_saved(args, control)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if control.should_save and state.global_step < state.max_steps:  # the last step has seen to it
             control.should_evaluate = control.should_log = True
+        _log_what_may_be_saved(args, control)
+
+
+def _log_what_may_be_saved(args: TrainingArguments, control: TrainerControl) -> None:
+    if args.save_strategy == SaveStrategy.BEST and control.should_evaluate:
+        control.should_log = True

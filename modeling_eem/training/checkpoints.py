@@ -160,7 +160,8 @@ def is_finished(arguments: TokenWeightedTrainingArguments, record: dict[str, Any
     if arguments.max_steps > 0:
         is_done = arguments.max_steps <= state.global_step
     else:
-        is_done = state.global_step >= state.max_steps and arguments.num_train_epochs <= state.num_train_epochs
+        # Not the state's `num_train_epochs`, which is rounded up. The last epoch's part is a rounded quotient.
+        is_done = arguments.num_train_epochs <= (state.epoch or 0) + 1e-9
     if not is_done and not has_checkpoint:
         raise ValueError(
             f"{output} holds this run, finished at step {state.global_step}, and no checkpoint to resume from: choose "
@@ -238,6 +239,12 @@ def check_same_run(folder: Path, record: dict[str, Any]) -> None:
     ]
     if (rows := _rows_a_step(before)) is not None and rows != (wanted := _rows_a_step(record)):
         changed.append(f"the rows of a step ({' × '.join(_CUT)}) were {rows} and are {wanted}")
+    steps, now = (run["training"].get("gradient_accumulation_steps") for run in (before, record))
+    if record["training"].get("dataloader_drop_last") and steps != now:
+        changed.append(
+            f"training.gradient_accumulation_steps was {steps} and is {now}, and dataloader_drop_last: true then "
+            "leaves out other rows"
+        )
     processes = before["training"].get("world_size")
     if not changed and any(folder.glob("global_step*")) and processes != record["training"]["world_size"]:
         raise ValueError(f"{folder} holds DeepSpeed's shards for {processes} processes: start {processes}.")

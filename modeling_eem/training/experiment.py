@@ -13,6 +13,7 @@ from modeling_eem.data.collator import CausalCollator
 from modeling_eem.data.fingerprint import tokenizer_sha256
 from modeling_eem.data.rows import RowFormat
 from modeling_eem.data.saved_tokenizer import fit_to_context
+from modeling_eem.entropy.result import NATS
 from modeling_eem.files import asset, command_without_secrets, sha256
 from modeling_eem.loading import load_tokenizer, padding_id
 from modeling_eem.models.configuration_eem import is_autoencoder
@@ -21,6 +22,7 @@ from modeling_eem.training.run_arguments import RunArguments
 from modeling_eem.training.run_file import build_model, read_run_file
 from modeling_eem.training.token_losses import TOKEN_LOSSES
 from modeling_eem.training.token_metrics import EntropyMetrics, TokenMetrics, code_bits_a_row
+from modeling_eem.training.training_forward import regression_alignment
 from modeling_eem.training.training_text import DataArguments, run_rows
 
 
@@ -112,9 +114,22 @@ def _prepare(name: str, config: PreTrainedConfig, data: DataArguments, arguments
     has_no_bits = metric == "bits_per_byte" and code_bits_a_row(config) is None
     if has_no_bits or metric != "loss" and is_regression(config) != (metric == "mean_squared_error"):
         raise ValueError(f"metric_for_best_model: {metric!r} is not measured of this kind of model; loss always is.")
-    if missing and (is_regression(config) or TOKEN_LOSSES[arguments.token_loss].needs_entropies):
+    if is_regression(config) or TOKEN_LOSSES[arguments.token_loss].needs_entropies:
         what = "num_labels: 1" if is_regression(config) else f"token_loss: {arguments.token_loss}"
-        raise ValueError(f"{what} needs train_rows with a column {', '.join(missing)}; make it with `eem entropy`.")
+        if missing:
+            raise ValueError(
+                f"{what} needs train_rows with a column {', '.join(missing)}; make it with `eem entropy`."
+            )
+        if rows.unit != NATS and what != "token_loss: complement":  # it reads only how a text's scores compare
+            raise ValueError(
+                f"{what} needs entropies in nats, and those in {data.train_rows} are {rows.unit}: make them with "
+                "another --method of `eem entropy`, such as exact or causal."
+            )
+    if is_regression(config) and data.validation_files:
+        raise ValueError(
+            "a regression is measured on the rows' held-out split: prepare unpacked rows with --held-out and leave "
+            "validation_files out."
+        )
     tokenizer = _tokenizer(data.tokenizer or config.name_or_path or "asset:tokenizer")
     _fit_vocabulary(config, tokenizer)
     rows.check(config, tokenizer)
@@ -124,6 +139,7 @@ def _prepare(name: str, config: PreTrainedConfig, data: DataArguments, arguments
     if config.name_or_path and (folder := Path(config.name_or_path)).is_dir():
         weights = sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")])
         made_of["base_model"] = [[file.name, sha256(file)] for file in weights]
+    arguments.regression_alignment = regression_alignment(config, arguments.regression_alignment)
     record = run_record(config, data, made_of, arguments)
     finished = is_finished(arguments, record)
     if (checkpoint := None if finished else checkpoint_to_resume(arguments)) is not None:

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import EvalLoopOutput, HubStrategy
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy, SaveStrategy
 from transformers.utils import logging
 
 from modeling_eem.files import LOCK_FILE, full_disk_named, locked
@@ -228,10 +228,25 @@ class RunTrainer(TokenWeightedTrainer):
         if kwargs.get("resume_from_checkpoint", args[2]):
             vars(self.args).update(dict.fromkeys(names))  # None is not compared
         try:
-            return super()._init_training_state(max_steps, *args, **kwargs)
+            begun = super()._init_training_state(max_steps, *args, **kwargs)
         finally:
             vars(self.args).update(wanted)
             self.state.compute_steps(self.args, max_steps)
+        self._forget_the_best_of_another_metric()
+        return begun
+
+    def _forget_the_best_of_another_metric(self) -> None:
+        """The state keeps only the best value, which says nothing of a metric that it was not measured by."""
+        state, name = self.state, f"eval_{(self.args.metric_for_best_model or '').removeprefix('eval_')}"
+        best = [entry for entry in state.log_history if entry["step"] == state.best_global_step]
+        if not any(entry.get(name) == state.best_metric for entry in best):
+            state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Only a measurement whose step is saved counts: a better one in between has no checkpoint to keep."""
+        is_last = self.state.global_step >= self.state.max_steps
+        is_saved = self.control.should_save or is_last or self.args.save_strategy == SaveStrategy.BEST
+        return is_saved and super()._determine_best_metric(metrics, trial)
 
     def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
         try:

@@ -44,6 +44,10 @@ _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "ignore_data_skip": (bool, "would show a resumed run the same rows again; leave it out"),
     "restore_callback_states_from_checkpoint": (bool, "does nothing here: no callback keeps a state; leave it out"),
     "auto_find_batch_size": (bool, "changes the rows of a step during the run; set per_device_train_batch_size"),
+    "train_sampling_strategy": (
+        lambda value: value not in ("random", "sequential"),
+        "must be random or sequential: the others draw other rows in each process, and after a resume",
+    ),
     "save_on_each_node": (bool, "is not for run files: give all nodes one output_dir"),
 }
 
@@ -91,6 +95,8 @@ class RunArguments(TokenWeightedTrainingArguments):
         assert isinstance(batches, AcceleratorConfig)  # `super` made it one
         if batches.split_batches or batches.dispatch_batches or not batches.even_batches:
             raise ValueError("accelerator_config must not set split_batches, dispatch_batches or even_batches: false.")
+        if not batches.use_seedable_sampler:  # its other sampler draws other rows after a resume
+            raise ValueError("accelerator_config must not set use_seedable_sampler: false.")
         if self.fsdp and self.device.type == "cpu":
             raise ValueError("fsdp: accelerate ignores it on a CPU; leave it out, or train on GPUs.")
         if self.device.type == "cpu":

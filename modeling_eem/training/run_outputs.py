@@ -1,6 +1,7 @@
 """The files beside a run's weights: its learning curve, its numbers and its model card."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from modeling_eem.bits import nats_to_bits
 from modeling_eem.entropy.corpus_run import ENTROPIES_FILE
 from modeling_eem.files import read_record, without_secrets, write_atomically
 from modeling_eem.models.configuration_eem import EEMConfig, has_code
+from modeling_eem.models.loss_eem import IGNORE_INDEX
 from modeling_eem.report import LearningCurve, learning_curves, provenance
 from modeling_eem.report.checkpoint_card import CheckpointFacts, ModelKind, checkpoint_card
 from modeling_eem.training.experiment import Run
@@ -30,10 +32,12 @@ def learning_curve(run: Run, state: TrainerState, name: str | None = None) -> Le
     if not run.is_regression and run.arguments.token_loss != "cross_entropy":
         losses = []
     if key == "eval_bits_per_byte" and (code_bits := run.code_bits) is not None:
-        sample = run.train_rows[:_SAMPLE]
-        num_bytes = sum(sample["num_bytes"])
-        tokens = sum(map(len, sample["input_ids"])) - len(sample["num_bytes"])  # BOS is given
-        code = code_bits * len(sample["num_bytes"]) / num_bytes
+        sample = run.train_rows.select(range(min(_SAMPLE, len(run.train_rows)))).to_list()
+        num_bytes = sum(row["num_bytes"] for row in sample)
+        # As a batch: without the rows' own padding, and without BOS, which is given.
+        whole = replace(run.collator, random_prefix_probability=0.0)(sample)
+        tokens = int((whole["labels"] != IGNORE_INDEX).sum())
+        code = code_bits * len(sample) / num_bytes
         losses = [(seen, nats_to_bits(loss) * tokens / num_bytes + code) for seen, loss in losses]
     return LearningCurve(name or run.name, held_out=points, train=losses)
 

@@ -27,7 +27,8 @@ class TokenLossArguments:
             equally long.
         entropy_threshold, focal_gamma, mile_gamma, selected_fraction: see `TokenLossOptions`.
         regression_alignment: which output of a token-classification model is a token's entropy: "prefix", the output
-            before the token, which has not seen it; "token", the output at the token.
+            before the token, which has not seen it; "token", the output at the token. None: as the model was trained,
+            or "prefix" for a new one.
 
     Raises:
         ValueError: for an unknown name, a number out of range, stages that do not match their columns, or a stage that
@@ -42,16 +43,15 @@ class TokenLossArguments:
     focal_gamma: float = TokenLossOptions.focal_gamma
     mile_gamma: float = TokenLossOptions.mile_gamma
     selected_fraction: float = TokenLossOptions.selected_fraction
-    regression_alignment: str = "prefix"
+    regression_alignment: str | None = None
 
     def __post_init__(self) -> None:
-        for name, choices in {
-            "token_loss": tuple(TOKEN_LOSSES),
-            "entropy_normalization": ("minmax", "none"),
-            "regression_alignment": ("prefix", "token"),
-        }.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
+        choices = {"token_loss": tuple(TOKEN_LOSSES), "entropy_normalization": ("minmax", "none")}
+        if self.regression_alignment is not None:
+            choices["regression_alignment"] = ("prefix", "token")
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}.")
         _ = self.token_loss_options  # checks their values
         if not self.entropy_columns or len(set(self.entropy_columns)) < len(self.entropy_columns):
             raise ValueError(f"entropy_columns must be different names, at least one; got {self.entropy_columns}.")
@@ -63,10 +63,14 @@ class TokenLossArguments:
                     f"entropy_columns after the first; got {steps}."
                 )
         super().__post_init__()  # pyright: ignore[reportAttributeAccessIssue]: of the Trainer's arguments, next in line
-        max_steps = getattr(self, "max_steps", -1)
-        if steps and 0 < max_steps <= steps[-1]:
+        if (max_steps := getattr(self, "max_steps", -1)) > 0:  # without it, a training counts its steps
+            self.check_stages(max_steps)
+
+    def check_stages(self, max_steps: int) -> None:
+        """ValueError for a stage that begins after the last step."""
+        if self.entropy_stage_steps and max_steps <= (last := self.entropy_stage_steps[-1]):
             raise ValueError(
-                f"entropy_stage_steps: a stage that begins at step {steps[-1]} never comes in {max_steps} steps "
+                f"entropy_stage_steps: a stage that begins at step {last} never comes in {max_steps} steps "
                 "(max_steps): let it begin earlier."
             )
 

@@ -87,8 +87,8 @@ class TokenMetrics:
     @torch.no_grad()
     def preprocess(self, logits_BTV: Tensor | tuple[Tensor, ...], labels_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Each token's loss in nats, and the token ranked first in its place, both `[B, T]`."""
-        if isinstance(logits_BTV, tuple):  # some models return more than logits
-            logits_BTV = logits_BTV[0]
+        if isinstance(logits_BTV, tuple):  # some models return more than logits, a mixture of experts its loss first
+            logits_BTV = next(value for value in logits_BTV if isinstance(value, Tensor) and value.ndim == 3)
         targets_BT = next_token_targets(labels_BT) if self.is_shifted else labels_BT
         # Row by row: a second whole [B, T, V] never exists.
         losses_BT = torch.stack(

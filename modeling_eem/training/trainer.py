@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedConfig, PreTrainedModel, Trainer
+from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from modeling_eem.data.collator import CausalCollator
@@ -24,7 +24,9 @@ from modeling_eem.training.training_forward import (
     RegressionForward,
     TrainingForward,
     as_integers,
+    as_they_were,
     forward_replaced,
+    regression_alignment,
     without_adapters,
 )
 from modeling_eem.training.training_text import context_length
@@ -87,8 +89,9 @@ class TokenLossMixin(Trainer):
                 raise ValueError(f"an autoencoder takes token_loss='cross_entropy', not {args.token_loss!r}.")
             return None
         if self.is_regression:
-            self._base.config.regression_alignment = args.regression_alignment  # a property of the trained model
-            return RegressionForward(is_shifted=args.regression_alignment == "prefix")
+            alignment = regression_alignment(self._base.config, args.regression_alignment)
+            self._base.config.regression_alignment = alignment  # a property of the trained model
+            return RegressionForward(is_shifted=alignment == "prefix")
         normalize = args.entropy_normalization == "minmax"
         return TokenLossHead(self._base, TOKEN_LOSSES[args.token_loss], args.token_loss_options, normalize)
 
@@ -112,6 +115,11 @@ class TokenLossMixin(Trainer):
         kept = {name: values for name, values in batch.items() if name not in (*columns, TOKEN_ENTROPIES)}
         return {**kept, TOKEN_ENTROPIES: batch[column]} if column in batch else kept
 
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Under DeepSpeed transformers rounds all that is floating point to the dtype of training, entropies too."""
+        columns = () if self.training_forward is None else self.training_forward.columns
+        return as_they_were(super()._prepare_inputs(as_integers(inputs, columns)))
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -131,6 +139,14 @@ class TokenLossMixin(Trainer):
         if num_items_in_batch is not None:  # counted over all devices, whose gradients are averaged
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
         return (loss, outputs) if return_outputs else loss
+
+    def set_initial_training_values(self, args: TrainingArguments, dataloader: DataLoader) -> tuple[Any, ...]:
+        """Refuses a stage of entropies beyond the last step of the last epoch; the arguments check their own
+        `max_steps`."""
+        *counts, max_steps = super().set_initial_training_values(args, dataloader)
+        if args.max_steps <= 0:
+            self._token_loss.check_stages(max_steps)
+        return *counts, max_steps
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """Chooses the stage's entropies. For a loss that averages weights over the step, computes their mean before
@@ -199,9 +215,20 @@ class TokenLossMixin(Trainer):
         finally:
             self.args.train_sampling_strategy = strategy
 
+    def _without_repeated_rows(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A batch whose repeated rows have no label: accelerate fills up several processes' last batches with rows
+        that came before, behind the rows of all processes."""
+        loader = self.accelerator.gradient_state
+        if self.args.world_size == 1 or "labels" not in inputs or not loader.end_of_dataloader or loader.remainder < 1:
+            return inputs
+        labels_BT = inputs["labels"]
+        first = self.args.process_index // self.get_tp_size() * len(labels_BT)
+        places_B = torch.arange(first, first + len(labels_BT), device=labels_BT.device)
+        return {**inputs, "labels": labels_BT.masked_fill(places_B[:, None] >= loader.remainder, IGNORE_INDEX)}
+
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         self._num_items = None
-        inputs = self._with_entropies(inputs, self._token_loss.entropy_columns[-1])
+        inputs = self._with_entropies(self._without_repeated_rows(inputs), self._token_loss.entropy_columns[-1])
         self._is_measuring = True
         try:
             with self._replaced():
@@ -213,7 +240,8 @@ class TokenLossMixin(Trainer):
             if items is None:  # a Trainer such as TRL's: its loss is the mean over this process's batch
                 own = self._scored(self.training_forward, inputs, is_training=False).sum().to(total.device)
                 items = self._count(self.training_forward, [inputs], total.device, is_training=False)
-                total = total * own * self.args.world_size / items.clamp(min=1)
+                # The mean over no token is NaN.
+                total = torch.where(own > 0, total * own * self.args.world_size / items.clamp(min=1), 0.0)
             items = torch.as_tensor(items, device=total.device)
             self._loss_sum += torch.where(items > 0, total * items, 0.0)
             self._loss_items += items

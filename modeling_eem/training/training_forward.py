@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.utils.generic import ModelOutput
 
@@ -41,7 +41,8 @@ class TrainingForward(Protocol):
 
 
 def as_integers(inputs: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
-    """Inputs whose floating point columns are integers of the same bits; `forward_replaced` makes them what they were.
+    """Inputs whose floating point columns are integers of the same bits; `as_they_were` and `forward_replaced` turn
+    them back.
 
     FSDP2 in mixed precision rounds all that is floating point on its way into `forward` to bfloat16, targets too.
     """
@@ -52,7 +53,8 @@ def as_integers(inputs: dict[str, Any], columns: Sequence[str]) -> dict[str, Any
     return changed
 
 
-def _as_they_were(inputs: dict[str, Any]) -> dict[str, Any]:
+def as_they_were(inputs: dict[str, Any]) -> dict[str, Any]:
+    """What `as_integers` was given."""
     return {
         name.removesuffix(_AS_INTEGERS): value.view(_FLOATS[value.dtype]) if name.endswith(_AS_INTEGERS) else value
         for name, value in inputs.items()
@@ -66,7 +68,7 @@ def forward_replaced(model: PreTrainedModel, forward: Callable[..., ModelOutput]
     own_forward = model.forward
 
     def training_forward(*args: Any, **kwargs: Any) -> ModelOutput:
-        return forward(own_forward, *args, **_as_they_were(kwargs))
+        return forward(own_forward, *args, **as_they_were(kwargs))
 
     model.forward = training_forward
     try:
@@ -88,6 +90,17 @@ def takes(forward: Callable[..., Any], name: str) -> bool:
     """Whether a forward has a parameter of this name, or takes any name."""
     parameters = inspect.signature(forward).parameters
     return name in parameters or any(p.kind == inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+
+
+def regression_alignment(config: PreTrainedConfig, asked: str | None) -> str:
+    """What is asked for, or what the model was trained with, or "prefix"; ValueError if the first two differ."""
+    trained = config.to_dict().get("regression_alignment")
+    if trained is not None and asked not in (None, trained):
+        raise ValueError(
+            f"regression_alignment is {asked!r}, and the model was trained with {trained!r}: leave it out, or start "
+            "from another model."
+        )
+    return asked or trained or "prefix"
 
 
 class RegressionForward:

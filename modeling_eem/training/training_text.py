@@ -14,7 +14,9 @@ from modeling_eem.data.fingerprint import check_fingerprint, read_fingerprint
 from modeling_eem.data.row_checksums import CONTENTS_FILE, open_rows
 from modeling_eem.data.rows import ROW_MODES, RowFormat
 from modeling_eem.data.text_encoding import encoded_documents
-from modeling_eem.files import asset, sha256
+from modeling_eem.entropy.corpus_run import ENTROPIES_FILE
+from modeling_eem.entropy.result import NATS
+from modeling_eem.files import asset, read_record, sha256
 from modeling_eem.loading import context_length
 from modeling_eem.models.configuration_eem import has_code
 
@@ -77,6 +79,7 @@ class TextRows:
 
     data: DataArguments
     columns = ("input_ids", "document_ids", "num_bytes")
+    unit = NATS
 
     def check(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         """ValueError for packed rows and a model with a code, or rows longer than the model takes."""
@@ -121,12 +124,19 @@ class PreparedRows:
             raise ValueError(f"the rows in {self.folder} are {self.made['rows']}, not {data.rows}: leave rows out.")
         if not data.validation_files and (HELD_OUT not in self.splits or self.made["rows"] == "pack"):
             raise ValueError(
-                f"{self.folder} has no held-out rows of one text each, to measure on: name validation_files."
+                f"{self.folder} has no held-out rows of one text each, to measure on: name validation_files, or for a "
+                "regression prepare unpacked rows with --held-out."
             )
 
     @property
     def columns(self) -> Sequence[str]:
         return self.splits[TRAIN].column_names
+
+    @property
+    def unit(self) -> str:
+        """Of the entropies, as `eem entropy` recorded it; nats without its record."""
+        path = self.folder / ENTROPIES_FILE
+        return read_record(path, {"method": str}).get("unit", NATS) if path.is_file() else NATS
 
     def check(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         """ValueError for rows of another tokenizer, or rows that the model does not take."""

@@ -5,6 +5,14 @@ import resource
 import sys
 
 
+def entropy_at_speed(rank: int, port: int, note: str, arguments: list[str], speed: float) -> None:
+    """`command`, in a process that measures this speed in tokens a second."""
+    from modeling_eem.entropy import corpus_run
+
+    corpus_run.measure_speed = lambda *_: speed
+    command(rank, port, note, arguments)
+
+
 def command(rank: int, port: int, note: str, arguments: list[str], file_limit: int | None = None) -> None:
     """Run `eem` as one of two processes; what it says goes to a file."""
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}

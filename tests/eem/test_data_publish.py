@@ -91,6 +91,28 @@ def test_several_stages_are_told_apart(rows: Path, harness_model: Callable[..., 
     assert "early`" in first and "late`" not in first
 
 
+def test_stages_of_one_name_have_a_line_each(rows: Path, harness_model: Callable[..., Path], tmp_path: Path) -> None:
+    """The last of them overwrote the others."""
+    models = [tmp_path / run / "checkpoint" for run in ("early", "late")]
+    for model in models:
+        shutil.copytree(harness_model("llama"), model)
+    words = [
+        "entropy",
+        "--model",
+        *models,
+        "--method",
+        "causal",
+        "--data",
+        rows / "rows",
+        "--output",
+        tmp_path / "out",
+    ]
+    assert CliRunner().invoke(app, list(map(str, words))).exit_code == 0
+    assert _run("--rows", tmp_path / "out", "--output", tmp_path / "hub").exit_code == 0
+    text = DatasetCard.load(tmp_path / "hub" / "README.md").text
+    assert "model checkpoint (1 of 2)" in text and "model checkpoint (2 of 2)" in text
+
+
 def test_a_damaged_tokenizer_is_not_published(rows: Path, tmp_path: Path) -> None:
     shutil.copytree(rows / "out", tmp_path / "rows")
     (tmp_path / "rows" / "tokenizer" / "tokenizer.json").write_text("{")

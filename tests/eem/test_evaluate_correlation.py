@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from eem.evaluate import app
 from modeling_eem.data.arrow_files import TOKENIZER_FOLDER, arrow_stream, finish_dataset
+from modeling_eem.data.tokenizer import encode_text
 from modeling_eem.entropy.statistics import regression
 from modeling_eem.evaluation import correlation
 
@@ -145,3 +146,24 @@ def test_each_pair_has_a_plot_of_its_own(estimates: dict[str, Path], tmp_path: P
     assert len(plots) == len(set(plots)) == 6 and all((tmp_path / "out" / plot).is_file() for plot in plots)
     result = _run("--entropies", *[tmp_path / f"folder-{number}" for number in range(8)], "--output", tmp_path / "no")
     assert result.exit_code == 2 and "a plot holds 7 estimates, not 8" in result.stderr
+
+
+@pytest.mark.parametrize("documents, words", [([0, 0, 1], 6), ([0, 1, 2], 7), (None, 7)])
+def test_the_rest_of_a_word_that_began_in_the_row_before_is_no_word(
+    documents: list[int] | None, words: int, harness_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Its first piece is not the word's. The second row is " …kable indomitable" of the first row's document."""
+    tokenizer = AutoTokenizer.from_pretrained(harness_model("llama"))
+    whole = encode_text(tokenizer, "unbelievable remarkable indomitable")
+    cut = len(encode_text(tokenizer, "unbelievable remar"))
+    columns: dict[str, list] = {"input_ids": [[0, *part] for part in (whole[:cut], whole[cut:], whole)]}
+    columns["token_entropies"] = [[math.nan, *[1.0] * (len(row) - 1)] for row in columns["input_ids"]]
+    if documents is not None:
+        columns["document_ids"] = [[number] * len(row) for number, row in zip(documents, columns["input_ids"])]
+    table = pa.table(columns)
+    with arrow_stream(tmp_path / "train" / "data-00000-of-00001.arrow", table.schema) as writer:
+        writer.write_table(table)
+    finish_dataset(tmp_path, ["train"], table.schema, "cut")
+    (tmp_path / "entropies.json").write_text(json.dumps({"method": "x", "unit": "nats", "rows_sha256": "c"}))
+    tokenizer.save_pretrained(tmp_path / TOKENIZER_FOLDER)
+    assert correlation.EntropyFolder.open(tmp_path, "cut").words().words == words

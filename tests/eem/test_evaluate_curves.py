@@ -17,7 +17,9 @@ def _run(folder: Path, losses: list[float], code_bits: int) -> Path:
     results = {"rows_per_step": 8, "max_length": 32, "code_bits_per_row": code_bits}
     history = [{"step": 10 * (index + 1), "eval_cross_entropy": loss} for index, loss in enumerate(losses)]
     (folder / "results.json").write_text(json.dumps(results))
-    (folder / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    (folder / "trainer_state.json").write_text(
+        json.dumps({"global_step": history[-1]["step"], "log_history": history})
+    )
     return folder
 
 

@@ -1,21 +1,21 @@
-"""Two processes of one launch: what is wrong is said once, whoever finds it, and both end with 2."""
+"""Two processes of one launch share the work; what is wrong is said once, whoever finds it, and both end with 2."""
 
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch.distributed as dist
-from datasets import Dataset
+from datasets import Dataset, load_from_disk
 
 from eem import launch
 from modeling_eem.files import locked
 
 sys.path.append(str(Path(__file__).parent))  # processes find `command` by its name
-from launched_process import command  # noqa: E402
+from launched_process import command, entropy_at_speed  # noqa: E402
 
 # A server that has imported what a command needs, and forks a clean process for each.
 FORKS = get_context("forkserver")
@@ -30,11 +30,19 @@ def _free_port() -> int:
 
 def _launch(folder: Path, arguments: list[object], limits: tuple[int | None, int | None] = (None, None)) -> str:
     """What two processes say in all; both must end by themselves, with 2."""
+    codes, said = _end(folder, arguments, command, limits)
+    assert codes == [2, 2], said
+    assert "Traceback" not in said
+    return said
+
+
+def _end(folder: Path, arguments: list[object], target: Callable[..., None], own: Sequence[Any]) -> tuple[list, str]:
+    """How two processes end, and what they say in all; `own` is what each of them gets beside the arguments."""
     port, notes = _free_port(), [folder / f"said-{rank}" for rank in range(2)]
     given = [str(argument) for argument in arguments]
     processes = [
-        FORKS.Process(target=command, args=(rank, port, str(note), given, limit))
-        for rank, (note, limit) in enumerate(zip(notes, limits))
+        FORKS.Process(target=target, args=(rank, port, str(note), given, its_own))
+        for rank, (note, its_own) in enumerate(zip(notes, own))
     ]
     for process in processes:
         process.start()
@@ -43,10 +51,7 @@ def _launch(folder: Path, arguments: list[object], limits: tuple[int | None, int
     codes = [process.exitcode for process in processes]
     for process in processes:
         process.kill()
-    said = "".join(note.read_text() for note in notes)
-    assert codes == [2, 2], said
-    assert "Traceback" not in said
-    return said
+    return codes, "".join(note.read_text() for note in notes)
 
 
 def _rows(folder: Path, *rows: list[int]) -> Path:
@@ -73,6 +78,26 @@ def test_a_disk_that_is_full_for_the_second_process(harness_model: Callable[...,
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "out/train/data-0000" in errors[0], said  # the limit cuts what it says, too
     assert not (tmp_path / "out" / "dataset_dict.json").exists()
+
+
+def test_processes_of_different_speeds_cut_the_rows_alike(harness_model: Callable[..., Path], tmp_path: Path) -> None:
+    """Each cut them by its own speed: rows were missing, others came out twice."""
+    ids = [[0, 5 + number // 20, 5 + number % 20] for number in range(200)]
+    rows, output = _rows(tmp_path, *ids), tmp_path / "out"
+    arguments = [
+        "entropy",
+        "--model",
+        harness_model("llama"),
+        "--method",
+        "causal",
+        "--data",
+        rows,
+        "--output",
+        output,
+    ]
+    codes, said = _end(tmp_path, arguments, entropy_at_speed, (1.16, 1.21))  # a minute is 23 or 24 rows: nine parts
+    assert codes == [0, 0], said
+    assert load_from_disk(str(output))["train"]["input_ids"][:] == ids
 
 
 def test_an_output_that_is_taken(write_run: Callable[..., Path], tmp_path: Path) -> None:

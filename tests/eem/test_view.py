@@ -73,6 +73,14 @@ def test_a_space_is_written(harness_model: Callable[..., Path], tmp_path: Path) 
     assert "['models/llama-16', 'models/eem-16'], ['causal', 'exact'], max_bytes=50" in said
 
 
+@pytest.mark.parametrize("options", [["--port", 7860], ["--share"]])
+def test_a_space_has_no_port_and_no_public_address(options: list[object], tmp_path: Path) -> None:
+    """Both were ignored."""
+    result = _run("model", "--space", tmp_path / "space", *options)
+    assert result.exit_code == 2 and "--space serves no page" in result.stderr
+    assert len(result.stderr.splitlines()) == 1 and not (tmp_path / "space").exists()
+
+
 def _press_show(address: str) -> None:
     """Ask the page for an estimate that takes long."""
     with urllib.request.urlopen(address) as answer:

@@ -10,9 +10,10 @@ import torch
 from scipy.stats import linregress
 from transformers import AutoTokenizer
 
+from modeling_eem.data.tokenizer import encode_text
 from modeling_eem.entropy.result import TokenEntropies
 from modeling_eem.entropy.statistics import Estimate, index_curve, regress, regression, split_words
-from modeling_eem.entropy.texts import rows_of_texts
+from modeling_eem.entropy.texts import rows_of_ids, rows_of_texts
 
 
 def _pairs(rows: int, generator: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -108,3 +109,13 @@ def test_split_words() -> None:
     assert split.difference.low < split.difference.value < split.difference.high
     none = split_words([TokenEntropies.of_rows(rows_of_texts(["me me"], tokenizer), values[1:2], "x")])
     assert none.words == 0 and isinstance(none.first, Estimate) and math.isnan(none.first.value)
+
+
+@pytest.mark.parametrize("second, words", [("Ishmael", 0), (" Ishmael", 2)])
+def test_a_word_does_not_go_on_in_the_next_document(second: str, words: int) -> None:
+    """BOS between documents holds no byte, so the last letters of one and the first of the next were a word."""
+    tokenizer = AutoTokenizer.from_pretrained(Path(__file__).parents[2] / "tokenizer")
+    ids = [token for text in (" Ishmael", second) for token in (tokenizer.bos_token_id, *encode_text(tokenizer, text))]
+    rows = rows_of_ids([torch.tensor([*ids, tokenizer.eos_token_id])], tokenizer)
+    values = [torch.rand(len(rows.ids[0])).double()]
+    assert split_words([TokenEntropies.of_rows(rows, values, "x")]).words == words

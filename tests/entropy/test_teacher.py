@@ -239,7 +239,7 @@ def test_texts_longer_than_the_teachers_context(
 ) -> None:
     teacher = _teacher(make_causal, byte_level)
     text = "the whale " * 20
-    with pytest.raises(ValueError, match="row 1 has .* more than the model's 64: .* stride"):
+    with pytest.raises(ValueError, match="row 1 holds a document of .* more than its 64: .*--stride 32"):
         TeacherEntropy(teacher, byte_level, student)(["a", text])
     total = TeacherEntropy(teacher, byte_level, student, stride=20)([text]).totals()
     torch.testing.assert_close(total, CausalEntropy(teacher, stride=20)([text], byte_level).totals())

@@ -73,7 +73,8 @@ def _write(folder: Path, measured: dict[int, float], **changes: Any) -> Path:
     folder.mkdir(parents=True)
     results = {"rows_per_step": 8, "max_length": 32, "code_bits_per_row": 64, **changes}
     history = [{"step": step, "eval_cross_entropy": loss} for step, loss in measured.items()]
-    state = {"log_history": [{"step": 0, "eval_cross_entropy": 9.0}, {"step": 10, "loss": 3.0}, *history]}
+    state: dict[str, Any] = {"global_step": max(measured, default=0)}
+    state["log_history"] = [{"step": 0, "eval_cross_entropy": 9.0}, {"step": 10, "loss": 3.0}, *history]
     (folder / "results.json").write_text(json.dumps(results))
     (folder / "trainer_state.json").write_text(json.dumps(state))
     return folder
@@ -95,10 +96,20 @@ def test_a_run_under_way_is_read_from_its_last_checkpoint(tmp_path: Path) -> Non
     assert read_run_curve(run).points[-1][0] == 100 * 8 * 32 and read_run_curve(run).name == "run"
 
 
+def test_a_lengthened_run_under_way_is_read_from_its_last_checkpoint(tmp_path: Path) -> None:
+    """Its own folder still holds what the shorter run ended with."""
+    run = _write(tmp_path / "run", {10: 3.0, 20: 2.5, 30: 2.0})
+    for step in (30, 60):
+        _write(run / f"checkpoint-{step}", {10: 3.0, 20: 2.5, step: 1.0})
+    assert read_run_curve(run).points[-1][0] == 60 * 8 * 32
+    (run / "checkpoint-60" / "results.json").unlink()
+    assert read_run_curve(run).points[-1][1] > 2.0, "of equals the run's own folder is read"
+
+
 def test_tokens_are_those_that_the_run_counted(tmp_path: Path) -> None:
     run = _write(tmp_path / "run", {})
     history = [{"step": s, "eval_cross_entropy": 3.0, "num_input_tokens_seen": 200 * s} for s in (1, 2, 3)]
-    (run / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    (run / "trainer_state.json").write_text(json.dumps({"global_step": 3, "log_history": history}))
     assert [tokens for tokens, _ in read_run_curve(run).points] == [200, 400, 600]
 
 

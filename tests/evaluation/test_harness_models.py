@@ -112,6 +112,15 @@ def test_a_generation_is_the_models_own(kind: str, harness_model: Callable[..., 
     assert text == model.tokenizer.decode(own, skip_special_tokens=True)
 
 
+@pytest.mark.parametrize("name", ["max_new_tokens", "max_tokens", "max_completion_tokens"])
+def test_the_length_of_an_answer_has_several_names(name: str, harness_model: Callable[..., Path]) -> None:
+    """Other names than lm-eval's own were overridden by its default."""
+    model = CausalHarnessModel(str(harness_model("llama")))
+    wanted = ({"until": [], given: 3} for given in ("max_gen_toks", name))
+    expected, text = (model.generate_until(_requests("generate_until", [("A", options)])) for options in wanted)
+    assert text == expected and not model.shortened
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_the_context_cuts_is_counted(kind: str, harness_model: Callable[..., Path]) -> None:
     model = ADAPTERS[kind](str(harness_model(kind)))

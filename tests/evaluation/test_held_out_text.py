@@ -117,7 +117,8 @@ def test_what_does_not_fit_is_refused(
         (([tmp_path / "folder"], tokenizer, config, "windows", N), "holds no .txt, .jsonl"),
         (([prepared, text], tokenizer, config, "windows", N), "not both"),
         (([prepared], tokenizer, config, "windows", N - 1), "up to 16 tokens"),
-        (([prepared], tokenizer, config, "stream", N), "needs 'stream'"),
+        (([prepared], tokenizer, config, "stream", N), "with --rows stream, or name text"),
+        (([prepared], tokenizer, config, "full", N), "are 'windows', and this needs 'pad'"),
         (([prepared], lossy, config, "windows", N), "made with another tokenizer"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -20,6 +20,7 @@ from modeling_eem.data.fingerprint import FINGERPRINT_FILE
 from modeling_eem.data.prepare import Launch, RowOptions, prepare_rows
 from modeling_eem.data.shards import plan_shards
 from modeling_eem.files import LOCK_FILE
+from modeling_eem.models.loss_eem import ROW_MULTIPLE
 from modeling_eem.training import DryRun, RunTrainer, dry_run, dry_run_table, prepare_run, training_flops
 from modeling_eem.training.dry_run import _count
 from modeling_eem.training.flops import counted_flops
@@ -112,8 +113,10 @@ def test_the_figures_are_those_of_the_run(
     plain.callback_handler.callbacks = [c for c in plain.callback_handler.callbacks if "Measure" not in str(c)]
     assert costs.flops == counted_flops(plain.train)
     if token_loss == "cross_entropy":
-        head = 6 * WIDE["vocab_size"] * WIDE["hidden_size"]  # of one token: the loss leaves out each row's last output
-        assert costs.flops_per_step == 8 * (training_flops(run.model, LENGTH) - head)
+        head = 6 * WIDE["vocab_size"] * WIDE["hidden_size"]  # of one token
+        scored = 4 * (LENGTH - 1)  # of each half of the step; the head fills them up to a multiple
+        filled = scored + -scored % ROW_MULTIPLE
+        assert costs.flops_per_step == 8 * (training_flops(run.model, LENGTH) - LENGTH * head) + 2 * filled * head
 
 
 def test_what_is_left_of_a_run(full_run: Callable[..., Path]) -> None:
@@ -153,6 +156,24 @@ def test_the_command_writes_nothing(write_run: Callable[..., Path], tmp_path: Pa
     result = output(path)
     assert result.exit_code == 0 and "FLOPs a step" in result.stdout and "disk at the end" in result.stdout
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_it_takes_fewer_steps_than_a_stage_of_entropies(
+    full_run: Callable[..., Path], full_rows: Path, tmp_path: Path
+) -> None:
+    """A later stage may begin after the rehearsal's last step, not after the run's."""
+    rows = load_from_disk(full_rows)["train"]
+    DatasetDict(train=rows.add_column("late", rows["token_entropies"])).save_to_disk(tmp_path / "rows")
+    shutil.copy(full_rows / FINGERPRINT_FILE, tmp_path / "rows")
+    stages = {
+        "token_loss": "hinge",
+        "entropy_columns": ["token_entropies", "late"],
+        "train_rows": str(tmp_path / "rows"),
+    }
+    path = full_run("masked_mixer", **stages, max_steps=None, num_train_epochs=10, entropy_stage_steps=[12])
+    assert figures(path).steps > 12
+    with pytest.raises(ValueError, match="a stage that begins at step 5000 never comes in"):
+        figures(full_run("masked_mixer", **stages, max_steps=None, entropy_stage_steps=[5000]))
 
 
 def test_it_refuses_what_the_run_would(write_run: Callable[..., Path], tmp_path: Path) -> None:

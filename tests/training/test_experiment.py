@@ -131,6 +131,24 @@ def test_entropies_reach_the_token_loss(write_run: Callable[..., Path], with_ent
     assert losses[1] == pytest.approx(losses[0] - mean, abs=0.3) and losses[1] < losses[0] - 0.5
 
 
+def test_scores_that_are_no_nats_weight_the_complement_alone(
+    write_run: Callable[..., Path], with_entropies: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(with_entropies, tmp_path / "rows"))
+    changes = {"train_rows": str(folder), **NO_TEXT}
+    message = r"needs entropies in nats, and those in .*rows are change of the logits: make them with another --method"
+    for unit, given in (("change of the logits", "complement"), ("nats", "hinge"), (None, "selective")):
+        record = {"method": "occlusion", "unit": unit}
+        (folder / "entropies.json").write_text(json.dumps({key: value for key, value in record.items() if value}))
+        prepare_run(write_run("masked_mixer", token_loss=given, **changes))
+    (folder / "entropies.json").write_text(json.dumps({"method": "occlusion", "unit": "change of the logits"}))
+    for loss in ("distance", "hinge", "threshold", "selective"):
+        with pytest.raises(ValueError, match=f"token_loss: {loss} {message}"):
+            prepare_run(write_run("masked_mixer", token_loss=loss, **changes))
+    with pytest.raises(ValueError, match=f"num_labels: 1 {message}"):
+        prepare_run(write_run("masked_mixer", num_labels=1, **changes))
+
+
 @pytest.mark.parametrize("changes", [{"token_loss": "hinge"}, {"num_labels": 1}])
 def test_entropies_that_are_not_there_are_missed_before_any_work(
     write_run: Callable[..., Path], prepared: Callable[..., Path], changes: dict[str, Any]
@@ -141,6 +159,17 @@ def test_entropies_that_are_not_there_are_missed_before_any_work(
         prepare_run(write_run("masked_mixer", **changes, **nowhere))
     with pytest.raises(ValueError, match=message):
         prepare_run(write_run("masked_mixer", train_rows=str(prepared()), **NO_TEXT, **changes, **nowhere))
+
+
+def test_a_regression_is_measured_on_rows_with_entropies_alone(
+    write_run: Callable[..., Path], prepared: Callable[..., Path], with_entropies: Path
+) -> None:
+    """Text has no entropies: the first measurement ended in a KeyError."""
+    regression = {"num_labels": 1, "train_files": None}
+    with pytest.raises(ValueError, match="on the rows' held-out split: .* leave validation_files out"):
+        prepare_run(write_run("masked_mixer", train_rows=str(with_entropies), **regression))
+    with pytest.raises(ValueError, match="or for a regression prepare unpacked rows with --held-out"):
+        prepare_run(write_run("masked_mixer", train_rows=str(prepared(held_out=0)), **NO_TEXT, num_labels=1))
 
 
 @pytest.mark.parametrize("model_type", ["masked_mixer", "llama"])
@@ -160,6 +189,15 @@ def test_regression_trains_and_is_measured_by_its_own_error(
     assert results["held_out"] == {"mean_squared_error": pytest.approx(torch.cat(errors).mean().item(), rel=1e-5)}
     assert results["unit"] == "held-out squared error, nats²" and trainer.state.global_step == 2
     assert "AutoModelForTokenClassification" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_mixture_of_experts_trains_and_is_measured(write_run: Callable[..., Path]) -> None:
+    """Its router's loss comes before its logits."""
+    experts = {"num_key_value_heads": 2, "num_local_experts": 4, "output_router_logits": True}
+    path = write_run("llama")
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"model_type": "mixtral", **experts}))
+    trainer = train(path)
+    assert trainer.run.metrics.key in trainer.state.log_history[-2]
 
 
 def test_an_autoencoder_trains_and_is_measured(write_run: Callable[..., Path], tmp_path: Path) -> None:
@@ -233,6 +271,19 @@ def test_a_language_model_becomes_a_regression(
     assert isinstance(run.model, MaskedMixerForTokenClassification)
     body = AutoModelForCausalLM.from_pretrained(model_name).model.state_dict()
     assert all(torch.equal(run.model.model.state_dict()[name], value) for name, value in body.items())
+
+
+def test_a_trained_regression_is_trained_on_with_its_alignment(
+    write_run: Callable[..., Path], with_entropies: Path, tmp_path: Path
+) -> None:
+    changes = NO_TEXT | {"num_labels": 1, "train_rows": str(with_entropies)}
+    train(write_run("masked_mixer", **changes, regression_alignment="token", output_dir=str(tmp_path / "before")))
+    path = write_run(None, model_name_or_path=str(tmp_path / "before"), **changes)
+    trainer = train(path)
+    assert trainer.run.model.config.regression_alignment == "token" and not trainer.run.metrics.is_shifted
+    assert trainer.run.record["training"]["regression_alignment"] == "token"
+    with pytest.raises(ValueError, match="regression_alignment is 'prefix', and the model was trained with 'token'"):
+        prepare_run(path, ["--regression_alignment", "prefix"])
 
 
 # What is refused

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import EvalPrediction, LlamaConfig, LlamaForCausalLM
+from transformers import EvalPrediction, LlamaConfig, LlamaForCausalLM, TrainerState
 
 from modeling_eem.bits import CodeLength, window_length_bits
 from modeling_eem.data import CausalCollator
 from modeling_eem.evaluation import held_out
 from modeling_eem.training import RunTrainer, prepare_run
+from modeling_eem.training.run_outputs import learning_curve
 from modeling_eem.training.token_metrics import EntropyMetrics, TokenMetrics, load_metric
 
 
@@ -36,6 +38,25 @@ def test_token_accuracy_leaves_out_what_is_not_scored() -> None:
     assert accuracy == {"token_accuracy": pytest.approx(2 / 3)}
     with pytest.raises(ValueError, match="predictions must be token ids"):
         load_metric("token_accuracy").compute(predictions=[3.9, 4.2], references=[3, 4])
+
+
+def test_a_learning_curve_counts_no_padding_of_stored_rows(write_run: Callable[..., Path]) -> None:
+    run = prepare_run(write_run("eem", random_prefix_probability=0.5))
+
+    def pad(row: dict[str, Any]) -> dict[str, Any]:
+        length = len(row["input_ids"])
+        ids = [*row["input_ids"], *[run.collator.pad_token_id] * (24 - length)]
+        document = [*row["document_ids"], *[-1] * (24 - length)]
+        return {"input_ids": ids, "document_ids": document, "attention_mask": [int(i < length) for i in range(24)]}
+
+    padded = replace(run, train_rows=Dataset.from_list([row | pad(row) for row in run.train_rows]))
+    tokens = sum(len(row) - 1 for row in run.train_rows["input_ids"])
+    assert tokens < 23 * len(run.train_rows)
+    state = TrainerState(log_history=[{"step": 1, "num_input_tokens_seen": 7, "loss": 2.0}])
+    num_bytes, rows = sum(run.train_rows["num_bytes"]), len(run.train_rows)
+    expected = (2.0 / math.log(2) * tokens + run.code_bits * rows) / num_bytes
+    for each in (run, padded):
+        assert learning_curve(each, state).train == [(7, pytest.approx(expected))]
 
 
 @pytest.mark.parametrize("is_shifted", [True, False])

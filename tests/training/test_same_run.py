@@ -81,6 +81,36 @@ def test_a_lengthened_run_goes_on_with_its_own_learning_rate(write_run: Callable
     assert [rates[step] for step in (4, 5, 6)] == pytest.approx([0.01 * left / 6 for left in (3, 2, 1)])
 
 
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        ({"num_train_epochs": 1.5}, {"num_train_epochs": 2}),
+        ({"max_steps": 2}, {"num_train_epochs": 1}),
+    ],
+    ids=["more epochs", "epochs in place of steps"],
+)
+def test_a_finished_run_is_lengthened_by_epochs(
+    write_run: Callable[..., Path], before: dict[str, float], after: dict[str, float]
+) -> None:
+    """Three steps an epoch. A state's `num_train_epochs` is rounded up: 1.5 to 2, two thirds to 1."""
+    given = {"max_steps": None, "rows": "pad", "save_strategy": "steps", "save_steps": 1}
+    train(write_run("masked_mixer", **given | before))
+    path = write_run("masked_mixer", **given | after)
+    assert not prepare_run(path).is_finished
+    assert train(path).state.epoch == after["num_train_epochs"]
+    assert prepare_run(path).is_finished
+
+
+def test_a_run_that_drops_its_last_rows_goes_on_cut_up_as_before(write_run: Callable[..., Path]) -> None:
+    """Of ten rows, batches of four drop two, and batches of two drop none."""
+    given = {"rows": "pad", "dataloader_drop_last": True, "save_steps": 1}
+    train(write_run("masked_mixer", **given))
+    cut = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 4}
+    with pytest.raises(ValueError, match="gradient_accumulation_steps was 1 and is 2, and dataloader_drop_last: true"):
+        prepare_run(write_run("masked_mixer", **given | cut))
+    assert prepare_run(write_run("masked_mixer", **given, max_steps=4)).checkpoint is not None
+
+
 def test_each_epochs_checkpoint_is_measured_once(write_run: Callable[..., Path]) -> None:
     path = write_run(
         "masked_mixer",

@@ -4,6 +4,7 @@ import copy
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -251,9 +252,53 @@ def test_no_float_reaches_a_wrapper_that_might_round_it(rows: Dataset, tmp_path:
         assert predicted.shape[0] == len(rows) and abs(predicted[0, 1] - rows[0]["token_entropies"][1]) < 1e-6
 
 
+def test_deepspeed_in_bfloat16_rounds_no_entropy(
+    rows: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers turns all floating point columns of a batch into DeepSpeed's dtype."""
+    args = TokenWeightedTrainingArguments(str(tmp_path), token_loss="hinge", report_to="none", use_cpu=True)
+    trainer = TokenWeightedTrainer(mixer(), args, train_dataset=rows)
+    batch = next(iter(trainer.get_train_dataloader()))
+    state = trainer.accelerator.state
+    plugin = SimpleNamespace(hf_ds_config=SimpleNamespace(dtype=lambda: torch.bfloat16))
+    monkeypatch.setattr(trainer, "is_deepspeed_enabled", True)
+    monkeypatch.setattr(type(state), "deepspeed_plugin", plugin)
+    prepared = trainer._prepare_inputs({**batch, "other": torch.ones(1)})
+    assert prepared["other"].dtype == torch.bfloat16
+    torch.testing.assert_close(prepared["token_entropies"], batch["token_entropies"], rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_stage_beyond_the_last_epoch_is_an_error(rows: Dataset, tmp_path: Path) -> None:
+    """Only the training counts the steps of its epochs: here two."""
+    staged = rows.add_column("late", rows["token_entropies"])
+    given = {"num_train_epochs": 1, "per_device_train_batch_size": 4, "report_to": "none", "use_cpu": True}
+    given |= {"token_loss": "hinge", "entropy_columns": ["token_entropies", "late"], "save_strategy": "no"}
+    for start in (1, 2):
+        args = TokenWeightedTrainingArguments(str(tmp_path), entropy_stage_steps=[start], **given)
+        trainer = TokenWeightedTrainer(mixer(), args, train_dataset=staged)
+        if start == 1:
+            trainer.train()
+            continue
+        with pytest.raises(ValueError, match="a stage that begins at step 2 never comes in 2 steps"):
+            trainer.train()
+
+
+def test_a_trained_regression_keeps_its_alignment(rows: Dataset, step: Callable) -> None:
+    model = MaskedMixerForTokenClassification(MaskedMixerConfig(**SIZES, **SPECIAL, num_labels=1))
+    step(model, rows, regression_alignment="token")
+    step(model, rows)
+    assert model.config.regression_alignment == "token"
+    with pytest.raises(ValueError, match="is 'prefix', and the model was trained with 'token': leave it out"):
+        step(model, rows, regression_alignment="prefix")
+    new = MaskedMixerForTokenClassification(MaskedMixerConfig(**SIZES, **SPECIAL, num_labels=1))
+    step(new, rows)
+    assert new.config.regression_alignment == "prefix"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"regression_alignment": "suffix"}, "regression_alignment must be one of prefix, token; got 'suffix'"),
         ({"entropy_columns": []}, "at least one"),
         ({"entropy_columns": ["a", "a"]}, "different names"),
         ({"entropy_columns": ["a", "b"], "entropy_stage_steps": [3, 4]}, "must be 1 growing numbers"),

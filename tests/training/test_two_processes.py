@@ -1,4 +1,6 @@
-"""Two processes over gloo make the same optimizer step as one, for every token loss: DDP, FSDP2, ZeRO-3."""
+"""Two processes over gloo make the same optimizer step as one, for every token loss: DDP, FSDP2, ZeRO-3.
+
+They measure the same held-out loss, too."""
 
 import os
 import subprocess
@@ -112,3 +114,56 @@ def test_two_processes_make_the_step_of_one(tmp_path: Path, kind: str, architect
         assert double[token_loss][0] == pytest.approx(single[token_loss][0], rel=1e-4), token_loss
         for name, gradient in single[token_loss][1].items():
             torch.testing.assert_close(double[token_loss][1][name], gradient, rtol=1e-3, atol=2e-5)
+
+
+MEASURE = """
+import sys
+import torch
+from datasets import Dataset
+from modeling_eem import EEMAutoencoder, EEMAutoencoderConfig, MaskedMixerConfig, MaskedMixerForCausalLM
+from modeling_eem import MaskedMixerForTokenClassification
+from modeling_eem.training import TokenWeightedTrainer, TokenWeightedTrainingArguments
+
+folder, per_device = sys.argv[1], int(sys.argv[2])
+generator = torch.Generator().manual_seed(0)
+rows = []
+for length in (4, 16, 7, 9, 12):
+    ids = torch.randint(2, 40, (length - 1,), generator=generator).tolist()
+    rows.append({"input_ids": [1, *ids], "token_entropies": [float("nan"), *map(float, range(length - 1))]})
+sizes = dict(vocab_size=40, hidden_size=16, num_hidden_layers=2, max_position_embeddings=16)
+sizes |= dict(bos_token_id=1, pad_token_id=0, initializer_range=0.5)
+config, regression = MaskedMixerConfig(**sizes), MaskedMixerConfig(**sizes, num_labels=1)
+coded = EEMAutoencoderConfig(encoder_config=config, decoder_config=config, bottleneck_size=4)
+losses = []
+for build in (
+    lambda: MaskedMixerForCausalLM(config),
+    lambda: MaskedMixerForTokenClassification(regression),
+    lambda: EEMAutoencoder(coded),
+):
+    torch.manual_seed(1)
+    trainer = TokenWeightedTrainer(
+        model=build(),
+        args=TokenWeightedTrainingArguments(
+            output_dir=folder, per_device_eval_batch_size=per_device, report_to="none", disable_tqdm=True,
+            use_cpu=True, dataloader_pin_memory=False,
+        ),
+        train_dataset=Dataset.from_list(rows), eval_dataset=Dataset.from_list(rows),
+    )
+    losses.append(trainer.evaluate()["eval_loss"])
+if trainer.is_world_process_zero():
+    torch.save((trainer.args.world_size, losses), f"{folder}/losses-{per_device}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_measure_each_row_once(tmp_path: Path) -> None:
+    """Of the last batches, with one row of five, three rows are repeated ones: one process has no other."""
+    script = tmp_path / "measure.py"
+    script.write_text(MEASURE)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    subprocess.run([sys.executable, str(script), str(tmp_path), "5"], check=True, env=environment)
+    subprocess.run([*two, str(script), str(tmp_path), "2"], check=True, env=environment)
+    world_size, whole = torch.load(tmp_path / "losses-5.pt")
+    assert world_size == 1
+    assert torch.load(tmp_path / "losses-2.pt") == (2, pytest.approx(whole, rel=1e-5))
