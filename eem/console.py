@@ -38,21 +38,23 @@ _COMPILED_SHAPES = 256  # more than a step of any model here has
 class Command(TyperCommand):
     """A command with usage errors of one line, and list options that take all following values.
 
-    `--data A B` is `--data A --data B`, so a shell's `--data *.parquet` works. Another option given twice is refused:
-    of two run files one would be forgotten without a word. Use as `@app.command(cls=Command)`.
+    `--data A B` is `--data A --data B`, so a shell's `--data *.parquet` works. Another required option given twice is
+    refused: of two run files one would be forgotten without a word. Of an optional one the last counts, as elsewhere.
+    Use as `@app.command(cls=Command)`.
     """
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         options = {name: each for each in self.params if isinstance(each, TyperOption) for name in each.opts}
         lists = {name for name, option in options.items() if option.multiple}
+        single = {name for name, option in options.items() if option.required and not option.multiple}
         expanded: list[str] = []
         current, given = "", set()
         for argument in args:
             if argument.startswith("-"):
                 current = argument.partition("=")[0]
-                if current in given and current not in lists:
+                if current in given:
                     raise typer.BadParameter(f"{current} is given twice: leave one out.")
-                given |= {current} & options.keys()
+                given |= {current} & single
             elif current in lists and expanded[-1] != current:
                 expanded.append(current)
             expanded.append(argument)

@@ -154,18 +154,22 @@ def test_a_total_may_become_known_on_the_way(
     assert capsys.readouterr().err == "comparing windows: 10 of 40, 1 min left\n"
 
 
-def test_an_option_given_twice_is_refused_unless_it_is_a_list(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_required_option_given_twice_is_refused_unless_it_is_a_list(capsys: pytest.CaptureFixture[str]) -> None:
     app = typer.Typer()
 
     @app.command(cls=Command)
     def command(
         config: Annotated[str, typer.Option()],
         data: Annotated[list[str], typer.Option()],
+        workers: Annotated[int, typer.Option()] = 1,
     ) -> None:
-        print(config, *data)
+        print(config, *data, workers)
 
-    app(["--data", "a", "b", "--config", "one", "--data", "c"], standalone_mode=False)
-    assert capsys.readouterr().out == "one a b c\n"
+    app(
+        ["--data", "a", "b", "--config", "one", "--workers", "2", "--data", "c", "--workers", "3"],
+        standalone_mode=False,
+    )
+    assert capsys.readouterr().out == "one a b c 3\n"
     for again in (["--config", "two"], ["--config=two"]):
         with pytest.raises(SystemExit) as ended:
             app(["--config", "one", "--data", "a", *again])
