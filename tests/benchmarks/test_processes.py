@@ -48,4 +48,4 @@ def test_a_small_round(processes: ModuleType, tmp_path: Path) -> None:
     )
     content = json.loads((tmp_path / "processes.json").read_text())
     assert set(content["seconds"]["entropy"]) >= {processes.ONE, processes.THREADS, processes.PROCESSES}
-    assert "the same bytes" in (tmp_path / "processes.md").read_text()
+    assert "prepare: a process a core, the same bytes" in (tmp_path / "processes.md").read_text()
