@@ -31,7 +31,7 @@ def tokenizer(
     """Train a byte-level BPE tokenizer.
 
     Writes the files that `AutoTokenizer.from_pretrained` loads, and `statistics.json`. The same files in the same
-    order give the same tokenizer. A tokenizer that is there already is never overwritten.
+    order give the same tokenizer. Another tokenizer that is there is never overwritten.
 
     Example: `eem data tokenizer --data train.parquet --validation held_out.parquet --output tokenizer`
     """
@@ -43,8 +43,6 @@ def tokenizer(
     from modeling_eem.report import Table
 
     check_output(output)
-    if (output / "tokenizer.json").exists():
-        raise ValueError(f"{output} holds a tokenizer, which models may rest on: name another folder, or remove it.")
     held_out = {name: read_documents([path], text_column) for name, path in _names(validation or [])}
     trained = train_tokenizer(_counted(read_documents(data, text_column), "training on documents"), vocab_size)
     counts = {
@@ -54,6 +52,9 @@ def tokenizer(
     statistics = {"tokenizers": tokenizers.__version__, "held_out": held_out_counts}
     with folder_at_once(output) as folder:
         trained.save_pretrained(folder)
+        there, made = (path / "tokenizer.json" for path in (output, folder))
+        if there.exists() and there.read_bytes() != made.read_bytes():
+            raise ValueError(f"{output} holds another tokenizer, which models may rest on: name another folder.")
         (folder / "statistics.json").write_text(json.dumps(statistics, indent=2) + "\n")
     table = Table(
         columns=("text", "characters a token", "bytes a token"),

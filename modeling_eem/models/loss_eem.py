@@ -21,8 +21,8 @@ IGNORE_INDEX = -100
 CHUNK_SIZE = 512
 # Logits whose softmax a CPU computes at one time: 2 MB in float32, which its cores' own caches hold.
 BLOCK_NUMBERS = 1 << 19
-# On a CPU the last chunk is filled up with zeros to a multiple of this. PyTorch's oneDNN compiles a product for every
-# number of rows and keeps the last 1,024: megabytes each in bfloat16, gigabytes after a thousand steps.
+# On a CPU a chunk of more rows is filled up with zeros to a multiple of this. PyTorch's oneDNN compiles a product for
+# every number of rows and keeps the last 1,024: megabytes each, gigabytes after a thousand steps.
 ROW_MULTIPLE = 64
 
 
@@ -64,7 +64,7 @@ class _LinearTokenLoss(torch.autograd.Function):
             for start in range(0, len(labels_N), CHUNK_SIZE):
                 chunk = slice(start, start + CHUNK_SIZE)
                 hidden_low, labels_C = hidden_ND[chunk].to(dtype), labels_N[chunk]
-                if is_eager_cpu:  # rows of zeros have logits of zero, and add nothing to a gradient
+                if is_eager_cpu and len(labels_C) > ROW_MULTIPLE:  # zeros have logits of zero, and add to no gradient
                     hidden_low = F.pad(hidden_low, (0, 0, 0, -len(labels_C) % ROW_MULTIPLE))
                 is_scored_C = labels_C != IGNORE_INDEX
                 weights = 1.0 if loss_weights_N is None else loss_weights_N[chunk].float()

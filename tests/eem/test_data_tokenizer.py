@@ -180,4 +180,6 @@ def test_a_tokenizer_is_never_overwritten(files: Path) -> None:
     assert _run("--data", files / "a.txt", "--vocab-size", 270, "--output", out).exit_code == 0
     before = _folder(out)
     again = _run("--data", files / "b.jsonl", "--vocab-size", 280, "--output", out)
-    assert again.exit_code == 2 and "holds a tokenizer" in again.stderr and _folder(out) == before
+    assert again.exit_code == 2 and "holds another tokenizer" in again.stderr and _folder(out) == before
+    same = _run("--data", files / "a.txt", "--vocab-size", 270, "--output", out)
+    assert same.exit_code == 0, "the same may be made again"

@@ -316,7 +316,6 @@ def test_products_of_many_batches_have_few_shapes(dtype: torch.dtype, monkeypatc
     for num_tokens in range(1, 2 * CHUNK_SIZE, 37):
         hidden, weight, labels, _ = _problem(num_tokens)
         linear_cross_entropy(hidden.to(dtype), weight.to(dtype), labels)[0].backward()
-    rows = {shape[0] for shape in shapes}
-    assert len(rows) <= CHUNK_SIZE // loss_eem.ROW_MULTIPLE and all(
-        count % loss_eem.ROW_MULTIPLE == 0 for count in rows
-    )
+    many = {shape[0] for shape in shapes if shape[0] > loss_eem.ROW_MULTIPLE}
+    assert 1 < len(many) < CHUNK_SIZE // loss_eem.ROW_MULTIPLE
+    assert all(count % loss_eem.ROW_MULTIPLE == 0 for count in many)

@@ -1,7 +1,7 @@
 """How the time of a command falls with processes, and that they write what one process writes.
 
-    python benchmarks/processes.py --data text.parquet --data-dir data/hub --output records
-    python benchmarks/processes.py --data text.parquet --only train --only entropy --repeats 1
+    python benchmarks/launches.py --data text.parquet --data-dir data/hub --output records
+    python benchmarks/launches.py --data text.parquet --only train --only entropy --repeats 1
 
 | work | one process | several |
 |---|---|---|
@@ -247,10 +247,10 @@ def _documents(path: Path, count: int) -> Path:
     return path
 
 
-def processes(
+def launches(
     data: Annotated[Path, typer.Option(exists=True, help="Text for `eem data prepare`, some tens of MB.")],
     data_dir: Annotated[Path | None, typer.Option(help="ORG/NAME folders for the harness; else the Hub.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for processes.md and processes.json.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for launches.md and launches.json.")] = None,
     only: Annotated[list[str] | None, typer.Option(help=f"By default all: {', '.join(CASES)}.")] = None,
     count: Annotated[int, typer.Option(min=2, help="Processes where there are several.")] = 2,
     documents: Annotated[int, typer.Option(min=1, help="Held-out documents whose entropies are measured.")] = 40,
@@ -289,7 +289,7 @@ def processes(
     Console().print(table)
     if output is not None:
         content = {"seconds": times, "cores": count, "data": data.name, "documents": documents}
-        write_results(output, "processes", [table], content)
+        write_results(output, "launches", [table], content)
 
 
 def _measured(
@@ -308,4 +308,4 @@ def _measured(
 
 
 if __name__ == "__main__":
-    typer.run(processes)
+    typer.run(launches)

@@ -11,41 +11,41 @@ from safetensors.torch import save_file
 
 
 @pytest.fixture
-def processes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def launches(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
-    import processes
+    import launches
 
-    return processes
+    return launches
 
 
-def test_files_must_be_the_same_bytes(processes: ModuleType, tmp_path: Path) -> None:
+def test_files_must_be_the_same_bytes(launches: ModuleType, tmp_path: Path) -> None:
     for name, ids in {"one": [[1, 2]], "same": [[1, 2]], "other": [[1, 3]]}.items():
         Dataset.from_dict({"input_ids": ids}).save_to_disk(tmp_path / name)
-    assert processes.same_arrow_files(tmp_path / "one", tmp_path / "same") == "the same bytes"
+    assert launches.same_arrow_files(tmp_path / "one", tmp_path / "same") == "the same bytes"
     with pytest.raises(AssertionError, match="differs between"):
-        processes.same_arrow_files(tmp_path / "one", tmp_path / "other")
+        launches.same_arrow_files(tmp_path / "one", tmp_path / "other")
     with pytest.raises(AssertionError, match="hold other files"):
-        processes.same_arrow_files(tmp_path / "one", tmp_path)
+        launches.same_arrow_files(tmp_path / "one", tmp_path)
 
 
-def test_weights_may_differ_by_rounding_alone(processes: ModuleType, tmp_path: Path) -> None:
+def test_weights_may_differ_by_rounding_alone(launches: ModuleType, tmp_path: Path) -> None:
     weights = torch.randn(50)
     for name, change in {"one": 0.0, "near": 1e-4, "far": 1.0}.items():
         (tmp_path / name).mkdir()
         save_file({"w": weights + change * torch.randn(50)}, tmp_path / name / "model.safetensors")
-    assert "cosine of 1.0000" in processes.alike_weights(tmp_path / "one", tmp_path / "near")
+    assert "cosine of 1.0000" in launches.alike_weights(tmp_path / "one", tmp_path / "near")
     with pytest.raises(AssertionError, match="have a cosine of"):
-        processes.alike_weights(tmp_path / "one", tmp_path / "far")
+        launches.alike_weights(tmp_path / "one", tmp_path / "far")
 
 
 @pytest.mark.slow
-def test_a_small_round(processes: ModuleType, tmp_path: Path) -> None:
+def test_a_small_round(launches: ModuleType, tmp_path: Path) -> None:
     """Preparing and entropies, by one process and by two; without Ray its column is empty."""
     text = tmp_path / "text.jsonl"
     text.write_text("".join(json.dumps({"text": f"The sea was calm on day {day}. " * 40}) + "\n" for day in range(60)))
-    processes.processes(
+    launches.launches(
         data=text, data_dir=None, output=tmp_path, only=["prepare", "entropy"], count=2, documents=2, repeats=1
     )
-    content = json.loads((tmp_path / "processes.json").read_text())
-    assert set(content["seconds"]["entropy"]) >= {processes.ONE, processes.THREADS, processes.PROCESSES}
-    assert "prepare: a process a core, the same bytes" in (tmp_path / "processes.md").read_text()
+    content = json.loads((tmp_path / "launches.json").read_text())
+    assert set(content["seconds"]["entropy"]) >= {launches.ONE, launches.THREADS, launches.PROCESSES}
+    assert "prepare: a process a core, the same bytes" in (tmp_path / "launches.md").read_text()
