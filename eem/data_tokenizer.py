@@ -31,7 +31,7 @@ def tokenizer(
     """Train a byte-level BPE tokenizer.
 
     Writes the files that `AutoTokenizer.from_pretrained` loads, and `statistics.json`. The same files in the same
-    order give the same tokenizer. Another tokenizer that is there is never overwritten.
+    order give the same tokenizer.
 
     Example: `eem data tokenizer --data train.parquet --validation held_out.parquet --output tokenizer`
     """
@@ -52,9 +52,6 @@ def tokenizer(
     statistics = {"tokenizers": tokenizers.__version__, "held_out": held_out_counts}
     with folder_at_once(output) as folder:
         trained.save_pretrained(folder)
-        there, made = (path / "tokenizer.json" for path in (output, folder))
-        if there.exists() and there.read_bytes() != made.read_bytes():
-            raise ValueError(f"{output} holds another tokenizer, which models may rest on: name another folder.")
         (folder / "statistics.json").write_text(json.dumps(statistics, indent=2) + "\n")
     table = Table(
         columns=("text", "characters a token", "bytes a token"),

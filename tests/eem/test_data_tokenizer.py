@@ -95,7 +95,7 @@ def test_validation_files_of_one_name_are_told_apart(files: Path) -> None:
 def test_what_else_is_in_the_folder_stays(files: Path) -> None:
     (files / "out").mkdir()
     (files / "out" / "README.md").write_text("How it was made")
-    (files / "out" / "statistics.json").write_text("old")
+    (files / "out" / "tokenizer.json").write_text("old")
     assert _run("--data", files / "a.txt", "--vocab-size", 264, "--output", files / "out").exit_code == 0
     assert (files / "out" / "README.md").read_text() == "How it was made"
     assert len(AutoTokenizer.from_pretrained(files / "out")) == 264
@@ -131,7 +131,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(
         (files / name).touch()
     if there:
         (files / "out").mkdir()
-        (files / "out" / "statistics.json").write_text("old")
+        (files / "out" / "tokenizer.json").write_text("old")
     before = _folder(files)
     vocab_size = [] if "--vocab-size" in arguments else ["--vocab-size", "264"]
     result = _run(*(text.format(files) for text in arguments), *vocab_size, "--output", files / "out")
@@ -173,13 +173,3 @@ def test_errors_are_one_line(error: Exception, line: str, capsys: pytest.Capture
 def test_programmers_errors_are_not_swallowed() -> None:
     with pytest.raises(KeyError), one_line_errors():
         raise KeyError("a bug")
-
-
-def test_a_tokenizer_is_never_overwritten(files: Path) -> None:
-    out = files / "tokenizer"
-    assert _run("--data", files / "a.txt", "--vocab-size", 270, "--output", out).exit_code == 0
-    before = _folder(out)
-    again = _run("--data", files / "b.jsonl", "--vocab-size", 280, "--output", out)
-    assert again.exit_code == 2 and "holds another tokenizer" in again.stderr and _folder(out) == before
-    same = _run("--data", files / "a.txt", "--vocab-size", 270, "--output", out)
-    assert same.exit_code == 0, "the same may be made again"

@@ -163,8 +163,8 @@ def _losses(cls: type[PreTrainedModel], fields: dict[str, Any], in_our_order: bo
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_takes_the_same_steps(name: str, folders: dict[str, Path]) -> None:
-    """With the kernels bit for bit, but for the zeros that fill up a chunk of the head: oneDNN adds in another order then;
-    with them, in plain PyTorch and as the older code stands within 1e-6."""
+    """Bit for bit with the kernels, but for the zeros that fill up a chunk of the head: oneDNN adds otherwise. With
+    those zeros, in plain PyTorch, and as the older code stands: within 1e-6."""
     family = "eem" if "eem" in name else "masked_mixer"
     older, ours = _older_class(folders, family), OURS[family]
     actual = _losses(ours, TRAINED[name])
