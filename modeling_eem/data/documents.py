@@ -226,9 +226,9 @@ def _read_jsonl(span: Span, text_column: str) -> Iterator[str | ValueError]:
     with open_binary(span.path) as file:
         lines = read_records(file, "jsonl", span.start, span.stop)
         for number, (offset, line) in enumerate(lines, start=span.first_line):
-            if not offset:
-                line, offset = line.removeprefix(codecs.BOM_UTF8), len(line) - len(line.removeprefix(codecs.BOM_UTF8))
-            if line and not line.isspace():
+            if not offset and line.startswith(codecs.BOM_UTF8):
+                line, offset = line.removeprefix(codecs.BOM_UTF8), len(codecs.BOM_UTF8)
+            if line.strip():
                 yield _line_text(line, f"{span.path}: line {number}", span.path, offset, text_column)
 
 

@@ -46,12 +46,13 @@ class TokenLossArguments:
     regression_alignment: str | None = None
 
     def __post_init__(self) -> None:
-        choices = {"token_loss": tuple(TOKEN_LOSSES), "entropy_normalization": ("minmax", "none")}
-        if self.regression_alignment is not None:
-            choices["regression_alignment"] = ("prefix", "token")
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}.")
+        for name, value, choices in (
+            ("token_loss", self.token_loss, tuple(TOKEN_LOSSES)),
+            ("entropy_normalization", self.entropy_normalization, ("minmax", "none")),
+            ("regression_alignment", self.regression_alignment or "prefix", ("prefix", "token")),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
         _ = self.token_loss_options  # checks their values
         if not self.entropy_columns or len(set(self.entropy_columns)) < len(self.entropy_columns):
             raise ValueError(f"entropy_columns must be different names, at least one; got {self.entropy_columns}.")
@@ -63,7 +64,8 @@ class TokenLossArguments:
                     f"entropy_columns after the first; got {steps}."
                 )
         super().__post_init__()  # pyright: ignore[reportAttributeAccessIssue]: of the Trainer's arguments, next in line
-        if (max_steps := getattr(self, "max_steps", -1)) > 0:  # without it, a training counts its steps
+        max_steps = self.max_steps  # pyright: ignore[reportAttributeAccessIssue]: likewise
+        if max_steps > 0:  # else the training counts its steps, and checks
             self.check_stages(max_steps)
 
     def check_stages(self, max_steps: int) -> None:

@@ -288,6 +288,8 @@ def test_a_byte_order_mark_before_json_is_no_text(tmp_path: Path, name: str) -> 
     marked = b"\xef\xbb\xbf" + unpacked
     path.write_bytes(gzip.compress(marked) if name.endswith(".gz") else marked)
     assert _texts(path) == ["\ufefffirst", "second"], "a mark inside a text stays"
+    path.write_bytes(gzip.compress(b"\xef\xbb\xbf") if name.endswith(".gz") else b"\xef\xbb\xbf")
+    assert _texts(path) == [], "and a mark alone is no text"
 
 
 def test_an_error_behind_a_byte_order_mark_names_the_byte_of_the_file(tmp_path: Path) -> None:
