@@ -1,6 +1,7 @@
 """A run that was trained once, and copies of it to go on from; rows with entropies, and arguments of one step."""
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,11 @@ import torch
 import yaml
 from datasets import Dataset
 
-from modeling_eem.training import RunTrainer, TokenWeightedTrainingArguments, prepare_run
+sys.path.append(str(Path(__file__).parent))  # the tests find `whole_run` by its name
+
+from whole_run import train  # noqa: E402
+
+from modeling_eem.training import TokenWeightedTrainingArguments  # noqa: E402
 
 STEPS = {"max_steps": 10, "save_steps": 5, "logging_steps": 2, "eval_steps": 3}
 
@@ -23,9 +28,7 @@ def trained(
     folder = tmp_path_factory.mktemp("trained")
     values = run_values(**STEPS, output_dir=str(folder / "out"))
     (folder / "tiny.yaml").write_text(yaml.safe_dump(values))
-    trainer = RunTrainer(prepare_run(folder / "tiny.yaml"))
-    trainer.fit()
-    trainer.finish()
+    train(folder / "tiny.yaml")
     yield folder / "out", values
 
 

@@ -8,17 +8,11 @@ from typing import Any
 
 import pytest
 from transformers import TrainerCallback
+from whole_run import train
 
 from modeling_eem.training import RunTrainer, prepare_run
 
 MEASURED_TIME = ("runtime", "per_second")
-
-
-def train(path: Path, *overrides: str) -> RunTrainer:
-    trainer = RunTrainer(prepare_run(path, overrides))
-    trainer.fit()
-    trainer.finish()
-    return trainer
 
 
 def checkpoints(trainer: RunTrainer) -> set[int]:

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.modules.module import _IncompatibleKeys
 from transformers import TrainerCallback
+from whole_run import train
 
 from modeling_eem.training import RunTrainer, TrainingInterrupted, prepare_run
 from modeling_eem.training.checkpoints import COMPLETE_FILE, mark_complete, rotate, torn
@@ -25,13 +26,6 @@ from modeling_eem.training.checkpoints import COMPLETE_FILE, mark_complete, rota
 ROOT = Path(__file__).parents[2]
 STEPS = {"max_steps": 10, "save_steps": 5, "logging_steps": 2, "eval_steps": 3}
 MEASURED_TIME = ("runtime", "per_second")
-
-
-def train(path: Path, *overrides: str) -> RunTrainer:
-    trainer = RunTrainer(prepare_run(path, overrides))
-    trainer.fit()
-    trainer.finish()
-    return trainer
 
 
 def interrupt(output: Path, without: str | None = None) -> None:

@@ -18,6 +18,7 @@ from transformers import (
     LlamaForCausalLM,
     MambaConfig,
 )
+from whole_run import train
 
 from modeling_eem import EEMAutoencoder, EEMForCausalLM, MaskedMixerForTokenClassification
 from modeling_eem.data.fingerprint import FINGERPRINT_FILE
@@ -25,13 +26,6 @@ from modeling_eem.data.prepare import Launch, RowOptions, prepare_rows
 from modeling_eem.data.shards import plan_shards
 from modeling_eem.training import DataArguments, RunTrainer, prepare_run
 from modeling_eem.training.training_text import TextRows
-
-
-def train(path: Path, *overrides: str) -> RunTrainer:
-    trainer = RunTrainer(prepare_run(path, overrides))
-    trainer.fit()
-    trainer.finish()
-    return trainer
 
 
 @pytest.fixture(scope="module")

@@ -9,17 +9,11 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from whole_run import train
 
 from modeling_eem.files import locked
 from modeling_eem.training import RunTrainer, held_out_metrics, prepare_run
 from modeling_eem.training.checkpoints import read_state
-
-
-def train(path: Path, *overrides: str) -> RunTrainer:
-    trainer = RunTrainer(prepare_run(path, overrides))
-    trainer.fit()
-    trainer.finish()
-    return trainer
 
 
 def test_a_finished_run_says_so_and_is_left_alone(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

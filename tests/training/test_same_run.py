@@ -8,19 +8,13 @@ from typing import Any
 
 import pytest
 import yaml
+from whole_run import train
 
 from modeling_eem.data import train_tokenizer
-from modeling_eem.training import RunTrainer, prepare_run
+from modeling_eem.training import prepare_run
 from modeling_eem.training.run_arguments import RunArguments
 from modeling_eem.training.run_file import read_run_file
 from modeling_eem.training.training_text import DataArguments
-
-
-def train(path: Path, *overrides: str) -> RunTrainer:
-    trainer = RunTrainer(prepare_run(path, overrides))
-    trainer.fit()
-    trainer.finish()
-    return trainer
 
 
 def write_lines(path: Path, *texts: str) -> str:

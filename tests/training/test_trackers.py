@@ -6,14 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from modeling_eem.training import RunTrainer, prepare_run
-
-
-def train(path: Path) -> None:
-    trainer = RunTrainer(prepare_run(path))
-    trainer.fit()
-    trainer.finish()
+from whole_run import train
 
 
 @pytest.mark.slow
