@@ -8,8 +8,9 @@ tar c notes | eem compress > notes.tar.eem
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from eem.console import keeps, one_line_errors, progress_bar
 from eem.shared_options import options_of, with_options
 
 _CODEC_ONLY = "MODELING_EEM_CODEC_ONLY"
+_BROKEN_PIPE = 128 + 13  # the signal SIGPIPE
 
 
 def _file_options(
@@ -66,7 +68,9 @@ def compress(
     decompress: Annotated[bool, typer.Option("--decompress", "-d", help="The same as `eem decompress`.")] = False,
     carry: Annotated[
         bool,
-        typer.Option("--carry", help="Windows see the previous one: helps short contexts; damage costs more."),
+        typer.Option(
+            "--carry", help="Windows see half of the one before; so far files got longer; damage costs more."
+        ),
     ] = False,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Print size and time, write nothing; with -l the model's estimate.")
@@ -109,6 +113,8 @@ def _refuse(given: dict[str, bool], is_wrong: bool, why: str) -> None:
 def _work(modes: dict[str, bool], files: list[Path] | None, test: bool, listing: bool, **options: Any) -> None:
     """Process each file; after an error go on with the others, then exit with 2. Exit with 3 if a salvage lost bytes.
 
+    If nobody reads the output any more, exit with 141 at once, as a shell reports of other commands.
+
     Args:
         modes: other modes that are asked for. A listing or a test comes first; without any mode, compress.
         options: those of `FileOptions`.
@@ -123,7 +129,7 @@ def _work(modes: dict[str, bool], files: list[Path] | None, test: bool, listing:
     _refuse({"--output": output not in (None, Path("-"))}, options["to_stdout"], "and -c name two outputs: choose one")
     paths, asked = files or [], file_operations.FileOptions(**options)
     kept = "finished files are kept, and the unfinished one left nothing; run the same command with the rest."
-    with keeps(lambda: kept):
+    with keeps(lambda: kept), _quiet_at_broken_pipes():
         if mode in ("list", "estimate"):
             results = _answer(
                 lambda say: (
@@ -165,8 +171,27 @@ def _answer(do: Callable) -> list:
     results = do(lines.append)
     errors = {result.line for result in results if result.error is not None}
     for line in lines:
-        typer.echo(f"error: {line}" if line in errors else line, err=line in errors)
+        typer.echo(f"error: {line}" if line in errors else _printable(line), err=line in errors)
     return results
+
+
+def _printable(line: str) -> str:
+    """A line for standard output, with `\\udcff` for a byte of a file's name that is no text, as on standard error."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return line.encode(encoding, "backslashreplace").decode(encoding)
+
+
+@contextmanager
+def _quiet_at_broken_pipes() -> Iterator[None]:
+    """Exit without a word when the reader of an output is gone, as `head` is after its last line."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):  # at its exit Python writes what is left in them
+            with suppress(AttributeError, OSError):
+                os.dup2(nowhere, stream.fileno())
+        raise typer.Exit(_BROKEN_PIPE) from error
 
 
 def _to_stderr(line: str) -> None:

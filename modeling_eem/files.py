@@ -83,10 +83,13 @@ def write_atomically(path: str | Path, content: str | bytes) -> Path:
 
 
 @contextmanager
-def part_beside(path: Path, is_folder: bool = False) -> Iterator[Path]:
+def part_beside(path: Path, is_folder: bool = False, mode: int = 0o666) -> Iterator[Path]:
     """An empty file or folder of a hidden name beside `path`, for what is not whole yet; at the end it is gone.
 
     It is locked as long as this process lives. What a killed process left there, whose lock is free, is removed.
+
+    Args:
+        mode: permissions of a file, as far as the umask leaves them.
     """
     _remove_abandoned_parts(path.parent.absolute())
     while True:
@@ -96,7 +99,7 @@ def part_beside(path: Path, is_folder: bool = False) -> Iterator[Path]:
             if is_folder:
                 part.mkdir()
             else:
-                os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+                os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
         except OSError as error:
             error.filename = str(path)  # the name that the user knows
             raise

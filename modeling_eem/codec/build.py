@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.activations import ACT2FN
 
-from modeling_eem.loading import evaluating
+from modeling_eem.loading import check_tokenizer, evaluating
 
 from .calibration import Activations, best_step, record_activations
 from .code_encoder import CodeEncoder
@@ -227,16 +227,19 @@ def build_integer_model(
 
     Raises:
         ValueError: for a model that no codec can be built from (`float_parts`), calibration texts without text,
-            weights outside the bounds of the format, or a tokenizer that has no tokenizer.json or is not byte-level.
+            weights outside the bounds of the format, or a tokenizer that has no tokenizer.json, is not byte-level,
+            has more tokens or another BOS than the model, or changes the bytes of every calibration text.
     """
     parts = float_parts(model)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ValueError(
             f"{type(tokenizer).__name__} has no tokenizer.json, which a codec model stores: use a fast one."
         )
-    TokenTable(tokenizer.backend_tokenizer)  # refuses one that the codec cannot use
+    table = TokenTable(tokenizer.backend_tokenizer, parts.config.vocab_size)
+    check_tokenizer(parts.config, tokenizer)
     with evaluating(model):
         rows = calibration_rows(parts, tokenizer, calibration_texts)
+        _check_keeps_bytes(table, calibration_texts)
         batches = list(_batches(parts, rows[:CALIBRATION_ROWS]))
         sizes, tensors = quantize_decoder(parts, batches)
         code_encoder = None
@@ -260,6 +263,14 @@ def calibration_rows(parts: FloatParts, tokenizer: PreTrainedTokenizerBase, text
     if not rows:
         raise ValueError("the calibration texts hold no text: give texts like those that you will compress.")
     return rows
+
+
+def _check_keeps_bytes(table: TokenTable, texts: Sequence[str]) -> None:
+    if all(table.encode(text.encode()) is None for text in texts if text):
+        raise ValueError(
+            "the tokenizer changes the bytes of every calibration text, so the codec could use it for none: take one "
+            "without a normalizer and without add_prefix_space, and train the model with that."
+        )
 
 
 def _batches(parts: FloatParts, rows: Sequence[list[int]]) -> Iterator[dict[str, Tensor | bool]]:

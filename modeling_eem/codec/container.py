@@ -8,7 +8,8 @@ last, in the fewest bytes. CRC is zlib's CRC-32. BLAKE2b-64 is BLAKE2b with a di
     header   = magic EE 45 4D | version u8 = 1 | flags u8 | [model id, 8 bytes | [release: major u8, minor u8]]
                | check u32
         flags    bit 0: windows carry context; bit 1: the model id follows; bit 2 (with bit 1): the release follows.
-                 Other bits are 0. A file of byte windows alone names no model.
+                 Other bits are 0. A file of byte windows alone names no model, unless its records take 16 MiB or more:
+                 an encoder that has held back so much must begin to write.
         model id the first 8 bytes of the codec model's hash (over integer weights, tables, tokenizer, window size).
         release  the version of this package that first brought the model as a default: what to install, should the
                  id be unknown here.

@@ -36,14 +36,16 @@ def estimate_file(data: Sampled, sample: int, model: WindowModel | None, table: 
     """Estimate the file of `data` from at most `sample` of its bytes, in evenly spread slices.
 
     Text costs the least of the model's cost with a code, without a code (`window_costs_bits`), and as bytes, plus
-    framing. Windows are estimated alone, even if the file would carry context. Seconds are those of encoding one batch
-    of windows.
+    framing. Windows are estimated alone, even if the file would carry context. Seconds are those of cutting the sample
+    into items, packing its bytes, and encoding one batch of windows.
     """
     parts = _slices(data, sample)
     full = capacity(model, False) if model is not None else 0
+    begin = time.perf_counter()
     items = [item for part in parts for item in read_items(BytesIO(part), table, full)]
-    text = [item for item in items if item.tokens is not None]
     size = sum(_bytes_cost(item.data) for item in items if item.tokens is None)
+    seconds = time.perf_counter() - begin
+    text = [item for item in items if item.tokens is not None]
     if model is not None:
         for first in range(0, len(text), BATCH):
             size += _text_cost(text[first : first + BATCH], model)
@@ -51,7 +53,7 @@ def estimate_file(data: Sampled, sample: int, model: WindowModel | None, table: 
     begin = time.perf_counter()
     for _ in WindowEncoder(model, carry=False).encode(batch):
         pass
-    seconds = (time.perf_counter() - begin) * len(text) / max(len(batch), 1)
+    seconds += (time.perf_counter() - begin) * len(text) / max(len(batch), 1)
     sampled = sum(map(len, parts))
     scale = len(data) / max(sampled, 1)
     return Estimate(len(data), size * scale + _ENDS, seconds * scale, sampled)

@@ -304,7 +304,8 @@ def add_mixed(
     for b in range(batch_size):
         x_D, sums_D = x_RD[first + b], sums[place + b * out_columns :]
         for f in range(len(x_D)):
-            update = saturate(rint(np.float64(sums_D[f] + bias) * scale), LARGEST_UPDATE)
+            total = np.int32(sums_D[f] + bias)  # both are modulo 2^32
+            update = saturate(rint(np.float64(total) * scale), LARGEST_UPDATE)
             x_D[f] = min(max(x_D[f] + np.int32(update), -RESIDUAL_LIMIT), RESIDUAL_LIMIT)
 
 
@@ -329,7 +330,8 @@ def round_mixed(
             sums_E = sums[place + (h * capacity + b) * out_columns :]
             out_E = out[(first + b) * stride + h * width :]
             for f in range(width):
-                q = saturate(rint(np.float64(sums_E[f] + bias) * scale), BYTE_LIMIT)
+                total = np.int32(sums_E[f] + bias)  # both are modulo 2^32
+                q = saturate(rint(np.float64(total) * scale), BYTE_LIMIT)
                 out_E[f] = np.uint8(np.int32(q) + BYTE_OFFSET)
 
 

@@ -1,8 +1,9 @@
 """The work of `eem compress` and `eem decompress` on files, folders, standard input and output, as in zstd.
 
 A path `-`, or no path, is standard input to standard output. After an error each function goes on with the next file.
-It returns one FileResult a file; the exit code is 2 if any has an `error`, otherwise 3 if any has `losses`. `say`
-prints a line (the command line passes one that prints to standard error); `watch` makes a progress bar.
+It returns one FileResult a file; the exit code is 2 if any has an `error`, otherwise 3 if any has `losses`. If nobody
+reads the output any more, a BrokenPipeError ends the function. `say` prints a line (the command line passes one that
+prints to standard error); `watch` makes a progress bar.
 """
 
 import mmap
@@ -20,7 +21,7 @@ from modeling_eem.codec.codec import Codec
 from modeling_eem.codec.container import CodecError, DamagedFile, Header
 from modeling_eem.codec.estimate import Estimate
 from modeling_eem.codec.report import Report
-from modeling_eem.codec.streams import Progress, Source, Writer, no_progress
+from modeling_eem.codec.streams import Progress, Source, Writer, no_progress, write_fully
 from modeling_eem.codec.threads import set_num_threads
 from modeling_eem.codec.whole_files import whole_file
 
@@ -259,6 +260,8 @@ def _each(
                 work(result)
                 if removes and not options.keep and _is_replaced(result):
                     result.source.unlink()
+        except BrokenPipeError:  # nobody reads the output any more
+            raise
         except OSError as error:
             is_about_source = error.filename is None or str(error.filename) == str(result.source)
             said = str(error.strerror or error)
@@ -385,14 +388,14 @@ def _salvage(
         codec = models.to_salvage()
     else:
         codec = models.to_read(header)
-    salvaged = codec.salvage(blob)
-    if options.max_output is not None and len(salvaged.data) > options.max_output:
-        raise CodecError(f"{len(salvaged.data)} plain bytes were recovered: --max-output allows {options.max_output}.")
+    salvaged = codec.salvage(blob, options.max_output)
     for line in salvaged.lines():
         say(f"{result.source}: {line}")
     with _writing(result.source, target, options) as writer:
-        writer.write(salvaged.data)
-    result.plain_bytes, result.file_bytes = len(salvaged.data), len(blob)
+        for _, plain in sorted(salvaged.windows.items()):
+            write_fully(writer, plain)
+            result.plain_bytes += len(plain)
+    result.file_bytes = len(blob)
     result.losses = salvaged.has_losses
 
 

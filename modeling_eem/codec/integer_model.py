@@ -38,6 +38,7 @@ class IntegerModel:
     Attributes:
         id: SHA-256 over integers, tables, tokenizer and window size: two models with one id decode alike.
         context: n; a window and its context hold up to n - 1 tokens, after an implied BOS.
+        vocab_size: tokens are below this.
         has_code: whether windows may begin with a code (an EEM).
         backend_tokenizer: the tokenizer, as an object of the `tokenizers` library.
     """
@@ -57,7 +58,7 @@ class IntegerModel:
         self.backend_tokenizer = Tokenizer.from_str(tokenizer_json)
         self._tokenizer_json = tokenizer_json
         self._code_encoder = code_encoder
-        self.context = sizes.context
+        self.context, self.vocab_size = sizes.context, sizes.vocab_size
         self.has_code = sizes.introduction != "none"
         self.id = model_id(sizes, tensors, tokenizer_json, ARITHMETIC_VERSION)
         if self.has_code:

@@ -82,7 +82,12 @@ class Salvage:
         return [found, *self.notes, *(f"lost: {lost}" for lost in self.lost), *end]
 
 
-def salvage(blob: bytes, headers: Sequence[Header], decode_with: Callable[[Header], WindowDecoder]) -> Salvage:
+def salvage(
+    blob: bytes,
+    headers: Sequence[Header],
+    decode_with: Callable[[Header], WindowDecoder],
+    max_output: int | None = None,
+) -> Salvage:
     """Recover what `blob` holds.
 
     Args:
@@ -90,14 +95,15 @@ def salvage(blob: bytes, headers: Sequence[Header], decode_with: Callable[[Heade
         decode_with: returns the decoder for a header; a CodecError if its model is missing.
 
     Raises:
-        CodecError: if neither the header nor any window shows what file it is, or its model is missing.
+        CodecError: if neither the header nor any window shows what file it is, or its model is missing; for more plain
+            bytes than `max_output`, before they are decoded if their number is declared.
     """
     result = Salvage()
     header, start = _find_header(blob, headers, result)
     decoder = decode_with(header)
     plan = _Plan.of(blob, header, result)
     records = _find_records(memoryview(blob), header, start, plan.windows, result)
-    _decode(records, header, decoder, result)
+    _decode(_usable(records, header), header, decoder, max_output, result)
     windows = plan.windows
     if windows is None:
         _check_rebuilt_trailer(blob, header, start, records, result)
@@ -203,8 +209,8 @@ def _record_at(view: memoryview, header: Header, at: int) -> tuple[int, RecordHe
     return record_number(header.check, head, view[at : at + head.size + head.length]), head
 
 
-def _decode(records: dict[int, tuple[Record, int]], header: Header, decoder: WindowDecoder, result: Salvage) -> None:
-    """Decode windows that need no context, or whose context was found; a batch of runs at a time."""
+def _usable(records: dict[int, tuple[Record, int]], header: Header) -> list[Record]:
+    """Windows that need no context, or whose context was found."""
     usable: list[Record] = []
     for number in sorted(records):
         record = records[number][0]
@@ -215,6 +221,15 @@ def _decode(records: dict[int, tuple[Record, int]], header: Header, decoder: Win
             or (usable and usable[-1].number == number - 1)
         ):
             usable.append(record)
+    return usable
+
+
+def _decode(
+    usable: list[Record], header: Header, decoder: WindowDecoder, max_output: int | None, result: Salvage
+) -> None:
+    """Decode windows, a batch of runs at a time. Windows of bytes count towards `max_output` from the beginning."""
+    size = sum(record.plain_length for record in usable if not record.kind.is_text)
+    _check_size(size, max_output)
     batch: list[Record] = []
     for record, following in zip(usable, [*usable[1:], None]):
         batch.append(record)
@@ -222,7 +237,14 @@ def _decode(records: dict[int, tuple[Record, int]], header: Header, decoder: Win
         if following is None or (ends_run and len(batch) >= decoder.step):
             for decoded, plain in zip(batch, decoder.plain(batch)):
                 result.windows[decoded.number] = plain
+                size += len(plain) if decoded.kind.is_text else 0
+            _check_size(size, max_output)
             batch = []
+
+
+def _check_size(size: int, max_output: int | None) -> None:
+    if max_output is not None and size > max_output:
+        raise CodecError(f"{size} plain bytes or more can be recovered: --max-output allows {max_output}.")
 
 
 def _check_rebuilt_trailer(

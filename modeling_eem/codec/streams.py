@@ -1,8 +1,7 @@
 """A stream of bytes into a file and back, in bounded memory: a batch of windows, and 4 bytes for every window."""
 
-import shutil
 from collections.abc import Callable, Iterator
-from tempfile import SpooledTemporaryFile
+from io import BytesIO
 from typing import Protocol
 
 from modeling_eem.codec.container import (
@@ -24,7 +23,7 @@ from modeling_eem.codec.window_decoder import Record, WindowDecoder
 from modeling_eem.codec.window_encoder import Window, WindowEncoder, capacity
 from modeling_eem.codec.window_model import WindowModel
 
-_HELD_IN_MEMORY = 1 << 22
+_HELD_BYTES = 1 << 24  # of records before the first text, until which the header waits
 _CHUNK = 1 << 16
 _PENDING_BYTES = 1 << 22
 
@@ -33,9 +32,15 @@ Progress = Callable[[int], None]
 
 
 class Writer(Protocol):
-    """Takes bytes; it need not be seekable."""
+    """Takes bytes, all of them or the first few, and returns how many; it need not be seekable."""
 
-    def write(self, data: bytes, /) -> int: ...
+    def write(self, data: bytes, /) -> int | None: ...
+
+
+def write_fully(writer: Writer, data: bytes) -> None:
+    """Write all of `data`: a writer without a buffer may take less at a time. One that returns None took all."""
+    while (taken := writer.write(data)) is not None and taken < len(data):
+        data = data[taken:]
 
 
 def no_progress(done: int) -> None:
@@ -77,59 +82,64 @@ def encode_stream(
     """Write all bytes of `reader` as an `.eem` file to `writer`, which need not be seekable.
 
     `header` names the model. A file without windows of text names no model and does not carry. So byte windows before
-    the first text are held back, on disk from 4 MiB on.
+    the first text are held back, up to 16 MiB of them: then the file names the model, whatever follows.
     """
     full = capacity(model, header.carry) if model is not None else 0
     windows = WindowEncoder(model, header.carry).encode(read_items(reader, table, full))
-    with SpooledTemporaryFile(max_size=_HELD_IN_MEMORY) as held:
-        output = _Output(held, Header(), Report(code_saved=0 if model is not None and model.has_code else None))
-        named = False
-        for window in windows:
-            if window.tokens is not None and not named:
-                output.continue_as(writer, header)
-                named = True
-            output.write(window)
-            progress(len(window.data))
-        if not named:
-            output.continue_as(writer, Header())
-        return output.finish()
+    output = _Output(writer, Report(code_saved=0 if model is not None and model.has_code else None))
+    if model is None:
+        output.begin(header)
+    for window in windows:
+        if not output.has_begun and (window.tokens is not None or output.held_bytes >= _HELD_BYTES):
+            output.begin(header)
+        output.write(window)
+        progress(len(window.data))
+    if not output.has_begun:
+        output.begin(Header())
+    return output.finish()
 
 
 class _Output:
-    """Writes records one after the other, and collects what the trailer and the report need."""
+    """Writes records one after the other, and collects what the trailer and the report need.
 
-    def __init__(self, held: SpooledTemporaryFile[bytes], header: Header, report: Report) -> None:
-        self._held = held
-        self._writer: Writer = held
-        self._header = header
-        self._index = Index()
+    Before `begin` says what the header is, records are held back under a header without a model.
+    """
+
+    def __init__(self, writer: Writer, report: Report) -> None:
+        self._writer = writer
         self._report = report
+        self._held = BytesIO()
+        self._header = Header()
+        self._index = Index()
+        self.has_begun = False
+
+    @property
+    def held_bytes(self) -> int:
+        return self._held.tell()
 
     def write(self, window: Window) -> None:
         record = pack_record(self._header.check, self._index.windows, window.kind, window.count, window.payload)
-        self._writer.write(record)
+        write_fully(self._writer if self.has_begun else self._held, record)
         self._index.add(len(record), window.data)
         self._report.add(window.kind, len(record), len(window.payload), len(window.data))
         if window.kind.has_code and self._report.code_saved is not None:
             self._report.code_saved += window.causal_length - len(window.payload)
 
-    def continue_as(self, writer: Writer, header: Header) -> None:
-        """Go on in `writer` under `header`: write it, and the records so far with its check sum."""
-        self._writer = writer
+    def begin(self, header: Header) -> None:
+        """Write the header, and the records held back with its check sum."""
+        write_fully(self._writer, header.to_bytes())
         self._held.seek(0)
-        writer.write(header.to_bytes())
-        if header == self._header:
-            shutil.copyfileobj(self._held, writer)
-        else:
-            for number, record in enumerate(read_records(Source(self._held), self._header, self._index.windows)):
-                writer.write(pack_record(header.check, number, record.kind, record.count, record.payload))
-        self._header = header
+        for record in read_records(Source(self._held), self._header, self._index.windows):
+            packed = pack_record(header.check, record.number, record.kind, record.count, record.payload)
+            write_fully(self._writer, packed)
+        self._held.close()
+        self._header, self.has_begun = header, True
         self._report.header_bytes = len(header.to_bytes())
         self._report.model_id, self._report.carry = header.model_id, header.carry
 
     def finish(self) -> Report:
         trailer = self._index.trailer(self._header)
-        self._writer.write(trailer)
+        write_fully(self._writer, trailer)
         self._report.add_trailer(len(trailer), trailer[-1])
         return self._report
 
@@ -194,7 +204,7 @@ def decode_stream(
             index.add(size, plain)
             if max_output is not None and index.plain_length > max_output:
                 raise _too_long(max_output)
-            writer.write(plain)
+            write_fully(writer, plain)
             progress(len(plain))
         pending.clear()
 
@@ -240,4 +250,5 @@ __all__ = [
     "no_progress",
     "read_header",
     "read_records",
+    "write_fully",
 ]

@@ -41,9 +41,13 @@ class Reader(Protocol):
 
 
 class TokenTable:
-    """A tokenizer as the container uses it: bytes to ids if that loses nothing, and ids to bytes."""
+    """A tokenizer as the container uses it: bytes to ids if that loses nothing, and ids to bytes.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    Args:
+        vocab_size: the number of tokens that the model has; None: all that the tokenizer has.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int | None = None) -> None:
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -52,13 +56,14 @@ class TokenTable:
         added = tokenizer.get_added_tokens_decoder()
         held = bytes_of_tokens(tokenizer.get_vocab(), added)
         self._bytes = [held.get(index, b"") for index in range(max(held) + 1)]
-        self._special = frozenset(index for index, token in added.items() if token.special)
+        unknown = range(len(self._bytes) if vocab_size is None else vocab_size, len(self._bytes))
+        self._refused = frozenset(index for index, token in added.items() if token.special).union(unknown)
 
     def encode(self, data: bytes) -> list[int] | None:
-        """Ids without special tokens whose bytes are exactly `data` (UTF-8); None if the tokenizer has none."""
+        """The model's ids, without special tokens, whose bytes are exactly `data` (UTF-8); None if there are none."""
         self._tokenizer.encode_special_tokens = True  # their names in a text are text; a pickled tokenizer forgets it
         ids = self._tokenizer.encode(data.decode(), add_special_tokens=False).ids
-        if not self._special.isdisjoint(ids) or self.decode(ids) != data:
+        if not self._refused.isdisjoint(ids) or self.decode(ids) != data:
             return None
         return ids
 

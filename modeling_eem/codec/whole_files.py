@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,7 +23,8 @@ def whole_file(path: Path, overwrite: bool, source: Path | None = None) -> Itera
     Devices and pipes are written to directly.
 
     Args:
-        source: a file whose permissions and times the new one takes.
+        source: a file whose permissions and times the new one takes at the end, as far as the system allows. Until
+            then only this user can read it.
 
     Raises:
         CodecError: if `path` exists and may not be overwritten, before the block or at its end.
@@ -37,13 +38,15 @@ def whole_file(path: Path, overwrite: bool, source: Path | None = None) -> Itera
         raise CodecError(f"{path} is a folder: name a file.")
     if path.exists() and not overwrite:
         raise _exists(path)
-    with full_disk_named(path.parent, path), part_beside(path) as part:
+    mode = 0o666 if source is None else 0o600
+    with full_disk_named(path.parent, path), part_beside(path, mode=mode) as part:
         with open(part, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         if source is not None:
-            shutil.copystat(source, part)
+            with suppress(OSError):  # the bytes are whole: without the source's permissions the file stays private
+                shutil.copystat(source, part)
         _publish(part, path, overwrite)
 
 
@@ -52,12 +55,17 @@ def _publish(part: Path, path: Path, overwrite: bool) -> None:
         part.replace(path)
     else:
         _publish_new(part, path)
-    if os.name == "posix":  # the folder's entry must reach the disk too
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    with suppress(OSError):  # the file has its name; some folders cannot be read, some systems sync no folder
+        _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    """Let a folder's entries reach the disk; Windows opens no folder."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _publish_new(part: Path, path: Path) -> None:

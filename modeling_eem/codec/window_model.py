@@ -28,6 +28,8 @@ class WindowModel(Protocol):
     context: int
     """n, including BOS: a window with its context holds up to n - 1 tokens."""
     backend_tokenizer: Tokenizer
+    vocab_size: int
+    """The model codes tokens below this; its tokenizer may have more."""
     has_code: bool
     """Whether windows may be encoded with a code (an EEM)."""
 

@@ -25,7 +25,7 @@ def stored_entropies(viewed: ViewedModel, text: str) -> tuple[TokenEntropies, fl
     """
     codec = cast(Codec, viewed.model)
     model, data = cast(IntegerModel, codec.model), text.encode()
-    table, full = TokenTable(model.backend_tokenizer), capacity(model, codec.carry)
+    table, full = TokenTable(model.backend_tokenizer, model.vocab_size), capacity(model, codec.carry)
     windows = list(WindowEncoder(model, codec.carry).encode(read_items(BytesIO(data), table, full)))
     file_bits = 8 * len(codec.compress(data))
 

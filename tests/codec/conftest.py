@@ -120,6 +120,7 @@ class StandIn:
         self.decoded = 0
         self._known: dict[tuple, list[int]] = {}
         ids = encode_text(tokenizer, _WORDS)
+        self.vocab_size = len(tokenizer)
         self._counts = np.ones(len(tokenizer), dtype=np.int64)
         np.add.at(self._counts, ids, 8)
         self._successors: dict[int, list[int]] = {}

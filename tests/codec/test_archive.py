@@ -52,7 +52,7 @@ class Repeated:
 
     def __init__(self, codec: Codec, plain: bytes, payload_length: int) -> None:
         self.context, self.has_code, self.id = 512, False, "0123456789abcdef"
-        self.backend_tokenizer = codec.model.backend_tokenizer
+        self.backend_tokenizer, self.vocab_size = codec.model.backend_tokenizer, codec.model.vocab_size
         self._tokens = codec._table.encode(plain)
         self.payload_length = payload_length
 

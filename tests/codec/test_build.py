@@ -8,14 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, ByT5Tokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from modeling_eem import MaskedMixerConfig, MaskedMixerForCausalLM
-from modeling_eem.codec import IntegerModel, build_integer_model, compare_bits
+from modeling_eem.codec import Codec, IntegerModel, build_integer_model, compare_bits
 from modeling_eem.codec.build import quantize_rows
 from modeling_eem.codec.calibration import best_step
+from modeling_eem.codec.text import TokenTable
 from modeling_eem.codec.weights import check_tensors
 
 MakeModel = Callable[[str], IntegerModel]
@@ -58,17 +59,49 @@ def test_other_models_are_refused(float_model: MakeFloat, integer_model: MakeMod
     )
     with pytest.raises(ValueError, match="right-aligned"):
         build_integer_model(right, tokenizer, TEXTS)
-    without_format = float_model("token", len(tokenizer), bos_token_id=tokenizer.bos_token_id)
+    bos = tokenizer.bos_token_id
+    without_format = float_model("token", len(tokenizer), bos_token_id=bos)
     without_format.config.code_dtype = None
     with pytest.raises(ValueError, match="storage format"):
         build_integer_model(without_format, tokenizer, TEXTS)
     with pytest.raises(ValueError, match="no text"):
-        build_integer_model(float_model("flat", len(tokenizer)), tokenizer, [""])
+        build_integer_model(float_model("flat", len(tokenizer), bos_token_id=bos), tokenizer, [""])
     with pytest.raises(ValueError, match="tokenizer.json"):
         build_integer_model(float_model("flat", len(tokenizer)), ByT5Tokenizer(), TEXTS)
     words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a")))
     with pytest.raises(ValueError, match="not byte-level"):
         build_integer_model(float_model("flat", len(tokenizer)), words, TEXTS)
+
+
+def test_tokenizers_that_the_codec_cannot_use_are_refused(float_model: MakeFloat, integer_model: MakeModel) -> None:
+    tokenizer = integer_model("flat").tokenizer
+    size, bos = len(tokenizer), tokenizer.bos_token_id
+    with pytest.raises(ValueError, match="BOS is 0 and the model's 1"):
+        build_integer_model(float_model("flat", size, bos_token_id=1), tokenizer, TEXTS)
+    larger = copy.deepcopy(tokenizer)
+    larger.add_tokens(["<|call|>"])
+    model = float_model("flat", size, bos_token_id=bos)
+    with pytest.raises(ValueError, match="281 tokens and the model 280"):
+        build_integer_model(model, larger, TEXTS)
+    lowering, prefixing = copy.deepcopy(tokenizer), copy.deepcopy(tokenizer)
+    lowering.backend_tokenizer.normalizer = normalizers.Lowercase()
+    prefixing.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    for changing in (lowering, prefixing):
+        with pytest.raises(ValueError, match="changes the bytes of every calibration text"):
+            build_integer_model(model, changing, ["A ship came over the sea. " * 4])
+        build_integer_model(model, changing, ["A ship came.", " a ship came over the sea."])  # the second is kept
+
+
+def test_a_token_that_the_model_does_not_have_becomes_bytes(integer_model: MakeModel) -> None:
+    """As in a codec model that was built before such tokenizers were refused."""
+    model = integer_model("flat")
+    larger = Tokenizer.from_str(model._tokenizer_json)
+    larger.add_tokens(["<|call|>"])
+    codec = Codec(IntegerModel(model.sizes, model.tensors, model.tokenizer, larger.to_str()))
+    for data in (b"a ship <|call|> came", TEXTS[0].encode() + b"<|call|>" + b"\xff" + TEXTS[0].encode()):
+        assert codec.decompress(codec.compress(data)) == data
+    table = TokenTable(larger, model.vocab_size)
+    assert table.encode(b"a ship <|call|> came") is None and table.encode(b"a ship came") is not None
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import random
+import time
 from collections.abc import Callable
 from io import BytesIO, RawIOBase
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from modeling_eem.codec import Codec, CodecError, DamagedFile, WrongModel, registry
 from modeling_eem.codec.archive import Layout
+from modeling_eem.codec.byte_windows import pack_bytes
 from modeling_eem.codec.container import Header, Kind, pack_record
 from modeling_eem.codec.trailer import Index
 
@@ -214,6 +216,17 @@ def test_an_estimate_comes_near_the_file(codec: Codec, text: bytes) -> None:
     assert codec.estimate(b"").file_bytes < 64
     for size, sample in ((10, 5), (100, 15), (100, 0), (1, 0), (1000, 999)):
         assert codec.estimate(b"a" * size, sample).sampled_bytes <= sample
+
+
+def test_an_estimate_counts_the_time_of_bytes(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(data: bytes) -> tuple[Kind, bytes]:
+        time.sleep(0.01)
+        return pack_bytes(data)
+
+    monkeypatch.setattr("modeling_eem.codec.estimate.pack_bytes", slow)
+    noise = bytes(byte | 0x80 for byte in random.Random(0).randbytes(1 << 18))
+    for each in (codec, Codec(None)):
+        assert each.estimate(noise, sample=1 << 16).seconds >= 16 * 4 * 0.01  # a quarter of it, in 16 slices
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda codec: pickle.loads(pickle.dumps(codec))])

@@ -26,7 +26,7 @@ class Reference:
     def __init__(self, folder: Path, model: IntegerModel) -> None:
         self._decoder = ReferenceDecoder(folder)
         self.id, self.context, self.has_code = model.id, model.context, model.has_code
-        self.backend_tokenizer = model.backend_tokenizer
+        self.backend_tokenizer, self.vocab_size = model.backend_tokenizer, model.vocab_size
 
     def decode_windows(
         self,

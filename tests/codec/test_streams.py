@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from modeling_eem.codec import Codec, CodecError, DamagedFile, IntegerModel
+from modeling_eem.codec.byte_windows import unpack_bytes
 from modeling_eem.codec.container import Header, Kind, pack_record
 from modeling_eem.codec.streams import Source, read_header, read_records
 from modeling_eem.codec.text import TokenTable, read_items
@@ -46,6 +47,87 @@ class _Counter:
 
     def write(self, data: bytes) -> None:
         self.count += len(data)
+
+
+class _Watched(RawIOBase):
+    """Bytes, and how many of the writer's there are when the last of them are asked for."""
+
+    def __init__(self, data: bytes, written: _Counter) -> None:
+        self._data, self._size, self._written = BytesIO(data), len(data), written
+        self.written_before_the_end = 0
+
+    def read(self, size: int = -1) -> bytes:
+        if self._data.tell() < self._size:
+            self.written_before_the_end = self._written.count
+        return self._data.read(size)
+
+
+def test_bytes_before_the_first_text_are_held_back_up_to_a_limit(
+    codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modeling_eem.codec.streams._HELD_BYTES", 1 << 20)
+    noise = b"\xff" + random.Random(0).randbytes(1 << 16) * 64
+    noise = bytes(byte | 0x80 for byte in noise)  # in no place text
+    written = _Counter()
+    reader = _Watched(noise, written)
+    report = codec.compress_stream(reader, written)
+    assert 1 << 20 < reader.written_before_the_end < written.count == report.file_bytes
+    assert report.model_id == codec.model_id and not report.text_windows
+    blob = codec.compress(noise)
+    assert len(blob) == written.count and codec.decompress(blob) == noise
+    assert codec.compress(noise[: 1 << 19]) == Codec(None).compress(noise[: 1 << 19])
+
+
+def test_without_a_model_nothing_is_held_back() -> None:
+    written = _Counter()
+    reader = _Watched(random.Random(0).randbytes(4 << 20), written)
+    Codec(None).compress_stream(reader, written)
+    assert reader.written_before_the_end > 2 << 20
+
+
+class _Sip(RawIOBase):
+    """A file without a buffer that takes at most 1,000 bytes at a time."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def write(self, data: Any) -> int:
+        self.data += bytes(data[:1000])
+        return len(data[:1000])
+
+
+def test_a_writer_may_take_less_than_it_is_given(codecs: dict[str, Codec], awkward: dict[str, bytes]) -> None:
+    for name in ("text in noise", "random"):
+        for codec in codecs.values():
+            packed, plain = _Sip(), _Sip()
+            codec.compress_stream(BytesIO(awkward[name]), packed)
+            assert packed.data == codec.compress(awkward[name])
+            codec.decompress_stream(BytesIO(packed.data), plain)
+            assert plain.data == awkward[name]
+
+
+def test_a_salvage_decodes_nothing_beyond_the_most_output(
+    stand_in: Callable[..., Any], text: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = Codec(stand_in(context=40))
+    unpacked: list[int] = []
+
+    def unpack(kind: Kind, length: int, payload: bytes) -> bytes:
+        unpacked.append(length)
+        return unpack_bytes(kind, length, payload)
+
+    monkeypatch.setattr("modeling_eem.codec.window_decoder.unpack_bytes", unpack)
+    blob = Codec(None).compress(bytes(200 << 16))[:-1]
+    with pytest.raises(CodecError, match="--max-output allows 1000000"):
+        codec.salvage(blob, max_output=1_000_000)
+    assert not unpacked
+    assert len(codec.salvage(blob, max_output=200 << 16).data) == 200 << 16 and len(unpacked) == 200
+
+    blob = codec.compress(text)[:-1]
+    whole, decoded = len(codec.salvage(blob).windows), codec.model.decoded
+    with pytest.raises(CodecError, match="--max-output allows 100"):
+        codec.salvage(blob, max_output=100)
+    assert codec.model.decoded - decoded <= 64 < whole
 
 
 @pytest.mark.skipif(not STATUS.exists(), reason="reads the peak memory from /proc")

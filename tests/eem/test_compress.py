@@ -131,6 +131,48 @@ def test_standard_input_to_standard_output(codec: Path, tmp_path: Path) -> None:
     assert Codec.from_pretrained(codec).decompress(packed.stdout) == TEXT.encode()
 
 
+def _closed_at_once(command: list[str], both: bool = False) -> tuple[int, str]:
+    """The exit code and standard error of a command whose reader closes after one byte."""
+    errors = subprocess.STDOUT if both else subprocess.PIPE
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment)
+    assert process.stdout is not None
+    process.stdout.read(1)
+    process.stdout.close()
+    said = b"" if process.stderr is None else process.stderr.read()
+    return process.wait(), said.decode()
+
+
+@pytest.mark.parametrize("is_buffered", [True, False])
+def test_a_reader_that_stops_early_ends_the_command_quietly(tmp_path: Path, is_buffered: bool) -> None:
+    noise = random.Random(0).randbytes(3_000_000)
+    packed = tmp_path / "x.eem"
+    packed.write_bytes(Codec(None).compress(noise))
+    python = [sys.executable] if is_buffered else [sys.executable, "-u"]
+    assert _closed_at_once([*python, "-m", "eem", "decompress", "-c", str(packed), str(packed)]) == (141, "")
+
+
+def test_a_reader_of_a_long_listing_that_stops_early(tmp_path: Path) -> None:
+    (tmp_path / "x.eem").write_bytes(Codec(None).compress(b"\xff" * 100))
+    listing = [sys.executable, "-m", "eem", "compress", "-l", *[str(tmp_path / "x.eem")] * 1000]
+    assert _closed_at_once(listing) == (141, "")
+    (tmp_path / "y.eem").write_bytes(b"junk")
+    errors = [sys.executable, "-m", "eem", "compress", "-t", *[str(tmp_path / "y.eem")] * 3000]
+    assert _closed_at_once(errors, both=True) == (141, "")
+
+
+@pytest.mark.parametrize("option", ["-l", "--estimate"])
+def test_names_that_are_not_utf8_are_listed(codec: Path, tmp_path: Path, option: str) -> None:
+    names = [Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)) for name in (b"a\xff.eem", b"b\xfe.eem")]
+    for name in names:
+        name.write_bytes(Codec(None).compress(b"\xff" * 100))
+    command = [sys.executable, "-m", "eem", "compress", option, "--model", str(codec), *map(str, names)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert "a\\udcff.eem: " in done.stdout and "b\\udcfe.eem: " in done.stdout
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
