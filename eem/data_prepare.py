@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from eem.console import keeps, one_line_errors, progress_bar, waiting
+from eem.console import Steps, keeps, one_line_errors, progress_bar, waiting
 
 if TYPE_CHECKING:
     from modeling_eem.report import Table
@@ -102,10 +103,17 @@ def prepare(
         loaded = load_tokenizer(asset(tokenizer))
     with (
         keeps(lambda: f"finished shards are kept beside {output}; the same command goes on with the rest."),
-        progress_bar("making rows, MB", round(sum(shard.num_bytes for shard in shards) / 1e6)) as steps,
+        ExitStack() as shown,
     ):
+        shown.enter_context(waiting("hashing the files"))
+        steps: Steps | None = None
 
         def report(progress: Progress) -> None:
+            nonlocal steps
+            if steps is None:  # the files are hashed
+                shown.close()
+                megabytes = round(sum(shard.num_bytes for shard in shards) / 1e6)
+                steps = shown.enter_context(progress_bar("making rows, MB", megabytes))
             note = f"{progress.documents:,} documents, {progress.mb_per_second:.1f} MB/s"
             steps.update(round(progress.shard_bytes / 1e6), note)
 

@@ -51,7 +51,11 @@ def entropy(
         Literal["float32", "bfloat16", "float16"], typer.Option(help="Dtype of the weights.", rich_help_panel=_OPTIONS)
     ] = "float32",
     max_length: Annotated[
-        int | None, typer.Option(help="Tokens of a row; if not given, the model's context.", rich_help_panel=_TEXT)
+        int | None,
+        typer.Option(
+            help="Tokens of a row; if not given, the model's context. A method that slides needs more.",
+            rich_help_panel=_TEXT,
+        ),
     ] = None,
     text_column: Annotated[
         str | None, typer.Option(help="Column of .jsonl and .parquet; if not given, text.", rich_help_panel=_TEXT)
@@ -146,7 +150,8 @@ def entropy(
             corpus_run.watch(awaited, others.is_over, steps.advance)
             others.wait()
         if is_main:
-            run.finish(identity)
+            source.keep_left_out(output)
+            run.finish(identity, source.counts())
             source.remove()
             Console().print(_table(output))
         state.wait_for_everyone()  # no process may succeed if the main one fails
@@ -155,13 +160,15 @@ def entropy(
 
 def _table(output: Path) -> Table:
     from modeling_eem.data.arrow_files import RESULTS_FILE
+    from modeling_eem.entropy.corpus_source import LEFT_OUT_FILE
     from modeling_eem.report import Table
 
     results = json.loads((output / RESULTS_FILE).read_text())
-    mean = f"mean {results['unit']} a token"
+    mean, skipped = f"mean {results['unit']} a token", results.get("skipped")
     names = ("rows", "tokens", "scored", "mean")
     return Table(
         columns=("split", *names[:-1], mean),
         rows=[(split, *(counts[name] for name in names)) for split, counts in results["splits"].items()],
         title=f"{results['method']} entropies in {output}",
+        notes=[f"documents left out: {skipped:,}; {LEFT_OUT_FILE} names each"] if skipped else [],
     )

@@ -201,7 +201,7 @@ def finish(folder: Path, seconds: float | None = None, mb_per_second: float | No
             None if the shards were made elsewhere.
 
     Raises:
-        UnusableCorpusError: for a corpus that does not fill a row, or is all held out.
+        UnusableCorpusError: for a corpus without text, one that does not fill a row, or is all held out.
         ValueError: for missing shards.
     """
     made = read_fingerprint(folder)
@@ -211,6 +211,11 @@ def finish(folder: Path, seconds: float | None = None, mb_per_second: float | No
         )
     counts = count_shards(folder, range(made["shards"]))
     total = counts[TRAIN] + counts[HELD_OUT]
+    if not total["rows"]:
+        raise UnusableCorpusError(
+            f"the corpus holds no text that can be read: {total['skipped']:,} documents were left out, and all others "
+            "are empty; name files with text."
+        )
     if total["tokens"] < made["max_length"] and not made["may_be_short"]:
         raise UnusableCorpusError(
             f"the corpus holds {total['tokens']:,} tokens, less than one row of {made['max_length']:,}: give more "

@@ -104,10 +104,12 @@ class CausalCollator:
         if length == 0:
             raise ValueError(f"row {number} is empty: leave it out.")
 
-        mask_T = columns.pop("attention_mask", torch.ones(length, dtype=torch.long)).bool()
+        given_T = columns.pop("attention_mask", None)
+        mask_T = torch.ones(length, dtype=torch.bool) if given_T is None else given_T.bool()
         columns = {name: values_T[mask_T] for name, values_T in columns.items()}
         ids_T = columns["input_ids"]
-        if (ids_T == self.pad_token_id).all():
+        # With a mask only the mask marks padding: a row [BOS, EOS] is text if BOS, EOS and pad are one id.
+        if len(ids_T) == 0 or (given_T is None and bool((ids_T == self.pad_token_id).all())):
             raise ValueError(f"row {number} is all padding: leave it out.")
         real = mask_T.nonzero()
         if int(real[-1] - real[0]) >= len(real):

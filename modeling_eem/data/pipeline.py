@@ -163,6 +163,7 @@ class RowWriter(PipelineStep):
                 logger.warning(f"document {document.id} is left out: {error}")
                 self.stat_update("skipped")
                 self.stat_update("documents", value=-1)  # the reader has counted it
+                self.stat_update("text_bytes", value=-len(document.text.encode()))
                 yield None
 
 

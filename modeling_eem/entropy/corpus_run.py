@@ -227,8 +227,12 @@ class EntropyRun:
                 awaited = _still_awaited(awaited, report)
         return awaited
 
-    def finish(self, identity: dict[str, Any]) -> None:
+    def finish(self, identity: dict[str, Any], documents: dict[str, int]) -> None:
         """Make the parts a data set, and write its counts to `results.json`.
+
+        Args:
+            identity: what determines the entropies.
+            documents: the counts of the text's documents; empty for a folder of rows.
 
         Raises:
             ValueError: for a part that is damaged or holds other rows, a file that is no part, or more or fewer tokens
@@ -253,7 +257,7 @@ class EntropyRun:
             )
         splits = {split: self._counts(total) for split, total in totals.items()}
         estimator = self.estimators[TOKEN_ENTROPIES]
-        results = {"method": estimator.method, "unit": estimator.unit, "splits": splits}
+        results = {"method": estimator.method, "unit": estimator.unit, "splits": splits, **documents}
         write_atomically(self.output / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
         schema = self._schema(next(iter(splits)))
         finish_dataset(self.output, list(splits), schema, json.dumps(identity, sort_keys=True))

@@ -4,7 +4,8 @@
 once the window is full. Source: Badger & Neligeorge 2025.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -14,6 +15,7 @@ from modeling_eem.entropy.base import Option
 from modeling_eem.entropy.exact import PrefixEstimator
 from modeling_eem.models.modeling_eem import EEMForCausalLM
 
+_BATCHES_A_CALL = 64  # times `batch_tokens`: the windows of a long text hold n tokens for each of its own
 STRIDE_HELP = "For texts longer than the context: how many tokens share a start."
 
 
@@ -38,21 +40,52 @@ class SlidingEntropy(PrefixEstimator):
         return None
 
     def score(self, rows: list[Tensor]) -> list[Tensor]:
-        windows: list[Tensor] = []
-        prefixes: list[tuple[int, int]] = []
-        for row in rows:
-            for start, first, last in spans(len(row), self.model.config.max_position_embeddings, self.stride):
-                prefixes += [(len(windows), length) for length in range(first - start + 1, last - start + 3)]
-                windows.append(torch.cat([row[:1], row[start : last + 1]]))
-        sums = iter(self.nats(windows, prefixes))
-        return [self._differences(len(row), sums) for row in rows]
+        values = [torch.full((len(row_T),), float("nan"), dtype=torch.float64) for row_T in rows]
+        windows = windows_of(rows, self.model.config.max_position_embeddings, self.stride)
+        for some in _together(windows, _BATCHES_A_CALL * self.batch_tokens):
+            blocks = [range(window.first - window.start + 1, len(window) + 1) for window in some]
+            prefixes = [(number, length) for number, block in enumerate(blocks) for length in block]
+            sums = self.nats([window.ids(rows[window.row]) for window in some], prefixes)
+            for window, sums_N in zip(some, sums.split([len(block) for block in blocks])):
+                values[window.row][window.first : window.last + 1] = sums_N.diff()
+        return values
 
-    def _differences(self, length: int, sums: Iterator[Tensor]) -> Tensor:
-        values_T = torch.full((length,), float("nan"), dtype=torch.float64)
-        for _, first, last in spans(length, self.model.config.max_position_embeddings, self.stride):
-            block = torch.stack([next(sums) for _ in range(last - first + 2)])
-            values_T[first : last + 1] = block.diff()
-        return values_T
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Tokens `first … last` of row `row`, scored after its first token and tokens `start … first - 1`."""
+
+    row: int
+    start: int
+    first: int
+    last: int
+
+    def ids(self, row_T: Tensor) -> Tensor:
+        return torch.cat([row_T[:1], row_T[self.start : self.last + 1]])
+
+    def __len__(self) -> int:
+        return self.last - self.start + 2
+
+
+def windows_of(rows: Iterable[Tensor], context: int, stride: int) -> Iterator[Window]:
+    """The windows of rows `[t]`, see `spans`."""
+    for number, row_T in enumerate(rows):
+        for span in spans(len(row_T), context, stride):
+            yield Window(number, *span)
+
+
+def _together(windows: Iterable[Window], tokens: int) -> Iterator[list[Window]]:
+    """Windows in groups of at most `tokens` tokens, or single ones."""
+    some: list[Window] = []
+    held = 0
+    for window in windows:
+        if some and held + len(window) > tokens:
+            yield some
+            some, held = [], 0
+        some.append(window)
+        held += len(window)
+    if some:
+        yield some
 
 
 def spans(length: int, context: int, stride: int) -> Iterator[tuple[int, int, int]]:

@@ -48,7 +48,7 @@ class TeacherEntropy(EntropyEstimator):
         stride: see `CausalEntropy`; without it, documents longer than the teacher's context are errors.
 
     Raises:
-        ValueError: when called, for what every estimator refuses, a row without text, or ids that are not UTF-8 text.
+        ValueError: when called, for what every estimator refuses, or ids that are not UTF-8 text.
     """
 
     method: ClassVar[str] = "teacher"
@@ -125,12 +125,14 @@ class TeacherEntropy(EntropyEstimator):
         return values
 
     def check_row(self, ids_T: Tensor, number: int | str) -> None:
-        """Raise a ValueError for a row with a document that is longer than the teacher's context."""
+        """Raise a ValueError for ids that are not UTF-8 text, or a document longer than the teacher's context."""
         # The tokens of another student's rows come from texts, which `measure` reads at once.
-        if self.causal.max_length is not None and is_byte_level(self.tokenizer):
+        if is_byte_level(self.tokenizer):
             rows = self.rows_of_ids([ids_T])
             assert isinstance(rows, TextRows)  # the student has a tokenizer
-            self._encode(list(self._documents(rows, 0, number)))
+            documents = list(self._documents(rows, 0, number))
+            if self.causal.max_length is not None:
+                self._encode(documents)
 
     def _encode(self, documents: Sequence["_Document"]) -> TextRows:
         """Documents as rows that the teacher can read.
@@ -173,8 +175,6 @@ class TeacherEntropy(EntropyEstimator):
         places = is_break_T.nonzero().flatten().tolist()
         first_at = {int(spans_TX[place, 0]): place for place in reversed(places)}  # the first token of several
         breaks = sorted({0, len(text), *first_at})
-        if not text:
-            raise ValueError(f"row {name} holds no text: leave it out.")
         for start, end in zip(breaks, breaks[1:]):
             while start < end and _is_continuation(text[start]):
                 start += 1
@@ -190,7 +190,10 @@ class TeacherEntropy(EntropyEstimator):
 
     def _to_tokens(self, rows: TextRows, row: int, values_N: Tensor) -> Tensor:
         spans_TX = rows.offsets[row]
+        values_T = torch.full((len(spans_TX),), float("nan"), dtype=torch.float64)
         has_bytes_T = spans_TX[:, 1] > spans_TX[:, 0]
+        if not has_bytes_T.any():  # a row that holds only EOS, because its document filled the row before it
+            return values_T
         token_P, byte_P = _pairs(_without_gaps(spans_TX[has_bytes_T], len(values_N)))
         if self.spread == "bytes":
             shares_N = values_N / torch.bincount(byte_P, minlength=len(values_N))
@@ -203,7 +206,6 @@ class TeacherEntropy(EntropyEstimator):
             token_C, character_C = torch.stack([token_P, character_N[byte_P]]).unique(dim=1)
             sums = torch.zeros(int(has_bytes_T.sum()), dtype=torch.float64)
             collected = sums.index_add(0, token_C, values_N[character_C]) / torch.bincount(token_C)
-        values_T = torch.full((len(spans_TX),), float("nan"), dtype=torch.float64)
         values_T[has_bytes_T] = collected
         return values_T
 

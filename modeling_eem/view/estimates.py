@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from modeling_eem.bits import bits_per_byte, nats_to_bits
+from modeling_eem.bits import bits_per_byte, nats_to_bits, window_length_bits
 from modeling_eem.entropy.base import EntropyEstimator
 from modeling_eem.entropy.causal import CausalEntropy
 from modeling_eem.entropy.occlusion import OcclusionEntropy
@@ -115,19 +115,17 @@ def estimate_text(
         ValueError: as in the method's estimator; Stopped.
     """
     extra_bits: float | None
+    extra_name = "framing and codes"
     if method == STORED:
         entropies, extra_bits, notes = stored_entropies(viewed, text)
     else:
         with _stops_with(cast(PreTrainedModel, viewed.model), stopped or Event()):
             estimator = _estimator(viewed, method, metric)
-            entropies, windows = _measured(estimator, viewed, text)
-        notes = _notes(estimator, entropies, windows)
-        extra_bits = None
-        if method in _SUMS:
-            code_bits = code_bits_a_row(viewed.model.config) if viewed.kind == "eem" else 0.0  # type: ignore[union-attr]
-            extra_bits = None if code_bits is None else windows * code_bits
+            entropies, lengths = _measured(estimator, viewed, text)
+        notes = _notes(estimator, entropies, len(lengths))
+        extra_bits = _extra_bits(viewed, estimator.context, lengths) if method in _SUMS else None
+        extra_name = "codes and lengths" if viewed.kind == "eem" else "length"
     name = f"{viewed.name} · {method}" + (f" ({metric})" if method == "occlusion" else "")
-    extra_name = "framing and codes" if method == STORED else "codes"
     return Estimate(name, entropies, extra_bits, extra_name, tuple(notes))
 
 
@@ -234,14 +232,14 @@ def _estimator(viewed: ViewedModel, method: str, metric: str) -> EntropyEstimato
     return ESTIMATORS[method](model)
 
 
-def _measured(estimator: EntropyEstimator, viewed: ViewedModel, text: str) -> tuple[TokenEntropies, int]:
-    """The text as one row, and the number of windows that it was read in."""
+def _measured(estimator: EntropyEstimator, viewed: ViewedModel, text: str) -> tuple[TokenEntropies, list[int]]:
+    """The text as one row, and the tokens of each window that it was read in."""
     rows = estimator.rows_of_texts([text], viewed.tokenizer)
     ids_T, limit = rows.ids[0], estimator.max_length
     if limit is None or len(ids_T) <= limit:
         for number, row_T in enumerate(rows.ids):
             estimator.check_row(row_T, number)
-        return TokenEntropies.of_rows(rows, estimator.measure(rows), estimator.method, estimator.unit), 1
+        return TokenEntropies.of_rows(rows, estimator.measure(rows), estimator.method, estimator.unit), [len(ids_T)]
     has_bos = viewed.tokenizer.bos_token_id is not None
     first_T, rest_T = ids_T[:1], ids_T[1:]
     cuts = (rest_T if has_bos else ids_T).split(limit - 1 if has_bos else limit)
@@ -253,19 +251,30 @@ def _measured(estimator: EntropyEstimator, viewed: ViewedModel, text: str) -> tu
     unscored = torch.tensor([float("nan")], dtype=torch.float64)
     parts = [values.get(number, unscored) for number in range(len(windows))]
     values_T = torch.cat([unscored, *(part_T[1:] for part_T in parts)] if has_bos else parts)
-    return TokenEntropies.of_rows(rows, [values_T], estimator.method, estimator.unit), len(windows)
+    return TokenEntropies.of_rows(rows, [values_T], estimator.method, estimator.unit), list(map(len, windows))
+
+
+def _extra_bits(viewed: ViewedModel, context: int | None, lengths: Sequence[int]) -> float | None:
+    """Bits of the codes and lengths of a text's windows; None if no one knows what a code takes.
+
+    A text that slides through a model, or meets no limit, is one message of any length, which is not counted.
+    """
+    code_bits = code_bits_a_row(viewed.model.config) if viewed.kind == "eem" else 0.0  # type: ignore[union-attr]
+    if code_bits is None:
+        return None
+    told = [] if context is None else [window_length_bits(length, context) for length in lengths if length <= context]
+    return len(lengths) * code_bits + sum(told)
 
 
 def _notes(estimator: EntropyEstimator, entropies: TokenEntropies, windows: int) -> list[str]:
-    notes = []
     if windows > 1:
-        notes.append(
-            f"{windows} windows of up to {estimator.max_length} tokens, each read without the text before it."
-        )
-    elif estimator.context is not None and entropies.ids.shape[1] > estimator.context:
-        notes.append(
-            f"Longer than the model's {estimator.context} tokens: every token has at least half of them before it."
-        )
+        return [f"{windows} windows of up to {estimator.max_length} tokens, each read without the text before it."]
+    notes, context = [], estimator.context
+    slides = context is not None and entropies.ids.shape[1] > context
+    if slides:
+        notes.append(f"Longer than the model's {context} tokens: every token has at least half of them before it.")
+    if estimator.method in _SUMS and (slides or context is None):
+        notes.append("Read as one message of any length: the bits a byte do not count its length.")
     return notes
 
 

@@ -175,6 +175,14 @@ def test_prefixes_take_all_columns_and_leave_short_rows(collator: CausalCollator
     assert collator([{"input_ids": [0, 2]}, {"input_ids": [0]}])["attention_mask"].tolist() == [[1, 1], [1, 0]]
 
 
+def test_a_mask_alone_says_what_padding_is() -> None:
+    """In a row [BOS, EOS] of a tokenizer whose BOS, EOS and pad are one id, no token is padding."""
+    batch = CausalCollator(0, 6, 8)([{"input_ids": [0, 0], "attention_mask": [1, 1]}, {"input_ids": [0, 2, 3, 0]}])
+    assert batch["input_ids"].tolist() == [[0, 0, 0, 0], [0, 2, 3, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
+    assert batch["labels"][0].tolist() == [-100, 0, -100, -100]
+
+
 OK = {"input_ids": [0, 2, 3]}
 
 

@@ -320,6 +320,7 @@ def test_a_document_that_the_tokenizer_alters(errors: str, tokenizer: PreTrained
         return
     results = prepare_rows(*arguments)
     assert (results["documents"], results["skipped"]) == (2, 1)
+    assert results["text_bytes"] == results["bytes"] == sum(map(len, (texts[0], texts[2])))
     documents = load_from_disk(tmp_path / "rows")["train"]["document_ids"]
     assert {number for row in documents for number in row} == {0, 2}
 

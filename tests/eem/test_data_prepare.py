@@ -14,6 +14,7 @@ from datasets import load_dataset, load_from_disk
 from typer.testing import CliRunner
 
 from eem.data import app
+from modeling_eem.files import sha256
 
 TOKENIZER = Path(__file__).parents[2] / "tokenizer"
 COMMAND = [sys.executable, "-m", "eem", "data"]
@@ -57,6 +58,23 @@ def test_table_and_json(corpus: Path, tmp_path: Path) -> None:
     results = json.loads((tmp_path / "rows/results.json").read_text())
     assert results["splits"]["train"]["rows"] == 190 and results["documents"] == 200
     assert json.loads((tmp_path / "rows/fingerprint.json").read_text())["rows"] == "pad"
+
+
+def test_hashing_the_files_is_said(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large corpus it takes minutes, and the bar stood at 0."""
+
+    def slow(path: str) -> str:
+        time.sleep(0.3)
+        return sha256(path)
+
+    monkeypatch.setattr("modeling_eem.data.prepare.sha256", slow)
+    monkeypatch.setattr("eem.console._SECONDS_A_LINE", 0.05)
+    result = CliRunner().invoke(app, _arguments(corpus, tmp_path / "rows"))
+    assert result.exit_code == 0, result.output
+    lines = result.stderr.splitlines()
+    hashing = [number for number, line in enumerate(lines) if line == "hashing the files: 0 s so far"]
+    rows = [number for number, line in enumerate(lines) if line.startswith("making rows, MB: ")]
+    assert hashing and rows and max(hashing) < min(rows)
 
 
 def test_streamed_data_sets_give_the_rows_of_their_text(corpus: Path, tmp_path: Path) -> None:
@@ -123,7 +141,7 @@ def test_bad_input(corpus: Path, tmp_path: Path) -> None:
     assert not output.exists()
     assert "bytes.txt: not UTF-8 at byte 4" in refused("bytes.txt")
     assert not output.exists()  # so other options may be tried
-    assert "less than one row" in refused("bytes.txt", "--errors", "skip")
+    assert "the corpus holds no text that can be read: 1 documents" in refused("bytes.txt", "--errors", "skip")
     assert "nowhere.txt: not found" in refused("nowhere.txt")
     for number in ("inf", "nan", "0", "-1"):
         assert "--shard-mb must be a number above 0" in refused("short.txt", "--shard-mb", number)

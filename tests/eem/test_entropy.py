@@ -201,6 +201,7 @@ def test_bad_input_is_one_line(rows: Path, causal: Path, harness_model: Callable
     (tmp_path / "mine" / "thesis.tex").write_text("precious")
     Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "text")
     Dataset.from_dict({"input_ids": [[0, 5], [0]]}).save_to_disk(tmp_path / "short")
+    (tmp_path / "empty.jsonl").write_text('{"text": ""}\n{"text": ""}\n')
     good = {"--model": llama, "--method": "causal", "--data": rows, "--output": tmp_path / "out"}
     for changes, message in (
         ({"--method": "exat"}, "did you mean 'exact'"),
@@ -214,12 +215,14 @@ def test_bad_input_is_one_line(rows: Path, causal: Path, harness_model: Callable
         ({"--data": tmp_path / "short"}, "row 1 holds no token to score"),
         ({"--data": causal}, "has token_entropies already"),
         ({"--data": tmp_path / "none.jsonl"}, "not found"),
+        ({"--data": tmp_path / "empty.jsonl"}, "the corpus holds no text that can be read"),
+        ({"--data": f"{rows} {tmp_path / 'short'}"}, f"{rows} holds rows, and is not the only name of --data"),
         ({"--output": tmp_path / "mine"}, "eem entropy did not make it"),
         ({"--max-length": 8}, "and --max-length cannot change them"),
         ({"--text-column": "text", "--errors": "skip"}, "and --text-column, --errors cannot change them"),
         ({"--model": harness_model("llama", 8)}, "more than the model's 8"),
     ):
-        result = _run(*(part for pair in (good | changes).items() for part in pair))
+        result = _run(*(part for pair in (good | changes).items() for word in pair for part in str(word).split()))
         assert result.exit_code == 2, changes
         error = result.stderr.strip().splitlines()[-1]
         assert error.startswith("error: ") and message in error
@@ -272,10 +275,17 @@ def test_text_with_a_bad_line_leaves_nothing_and_may_be_mended(
     assert [path.name for path in tmp_path.iterdir()] == ["text.jsonl"]
     skipped = _run(*arguments, "--errors", "skip", "--output", tmp_path / "skipped")
     assert skipped.exit_code == 0, skipped.stderr
+    assert "documents left out: 1; left_out.txt names each" in " ".join(skipped.stdout.split())
+    made = json.loads((tmp_path / "skipped" / "results.json").read_text())
+    assert (made["documents"], made["skipped"]) == (4, 1)
+    (line,) = (tmp_path / "skipped" / "left_out.txt").read_text().splitlines()
+    assert line.startswith("document 4 is left out: ") and "text expected, not 7" in line
     text.write_text("\n".join([*good, ""]))
     mended = _run(*arguments, "--output", tmp_path / "out")
     assert mended.exit_code == 0, mended.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "skipped", "text.jsonl"]
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["skipped"] == 0
+    assert not (tmp_path / "out" / "left_out.txt").exists()
 
 
 @pytest.mark.parametrize(
@@ -284,6 +294,8 @@ def test_text_with_a_bad_line_leaves_nothing_and_may_be_mended(
         (["--max-length", 0], "max_length must lie between 2 and"),
         (["--max-length", 64], "--max-length 64 is more than the model's 16 tokens"),
         (["--text-column", ""], "no column ''"),
+        (["--stride", 3], "a method that slides needs rows longer than the model's 16 tokens: pass --max-length"),
+        (["--stride", 3, "--max-length", 16], "needs rows longer than the model's 16 tokens"),
     ],
 )
 def test_text_that_is_refused_leaves_nothing(

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import Result
 from datasets import Dataset, load_from_disk
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from eem.__main__ import app
+from modeling_eem.entropy import ESTIMATORS
 
 
 def _run(*arguments: object) -> Result:
@@ -113,6 +115,37 @@ def test_text_for_two_models_fits_both(harness_model: Callable[..., Path], tmp_p
     result = _run(*arguments, *models)
     assert result.exit_code == 0, result.stderr
     assert max(map(len, load_from_disk(str(tmp_path / "out"))["train"]["input_ids"])) == 13
+
+
+@pytest.mark.parametrize("method, kind", [("causal", "llama"), ("sliding", "eem")])
+def test_text_slides_in_rows_longer_than_the_context(
+    method: str, kind: str, harness_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    """It was cut into rows that fit the context, and nothing slid."""
+    text = "A ship came home at last, and no one on it spoke a word of rain."
+    (tmp_path / "text.txt").write_text(text)
+    arguments = ["--model", harness_model(kind), "--method", method, "--data", tmp_path / "text.txt", "--stride", 3]
+    result = _run(*arguments, "--output", tmp_path / "out", "--max-length", 4096)
+    assert result.exit_code == 0, result.stderr
+    (row,) = load_from_disk(str(tmp_path / "out"))["train"].with_format("torch")
+    model = AutoModelForCausalLM.from_pretrained(harness_model(kind), dtype="float32")
+    expected = ESTIMATORS[method](model, stride=3)([text], AutoTokenizer.from_pretrained(harness_model(kind)))
+    assert len(row["input_ids"]) > 16
+    torch.testing.assert_close(row["token_entropies"], expected.values[0].float(), atol=1e-4, rtol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("options", [(), ("--stride", 8)])
+def test_a_teacher_passes_by_rows_without_text(
+    options: tuple, harness_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As `--add-eos` makes them: with a stride the run failed in its middle, without one it did not begin."""
+    Dataset.from_dict({"input_ids": [[0, 70, 71], [0, 0]]}).save_to_disk(tmp_path / "rows")
+    model = harness_model("llama")
+    arguments = ["--model", model, "--method", "teacher", "--tokenizer", model, "--data", tmp_path / "rows"]
+    result = _run(*arguments, "--output", tmp_path / "out", *options)
+    assert result.exit_code == 0, result.stderr
+    first, second = load_from_disk(str(tmp_path / "out"))["train"].with_format("torch")["token_entropies"]
+    assert first[1:].isfinite().all() and second.isnan().all()
 
 
 def test_a_document_that_is_too_long_for_the_teacher_is_found_before_the_work(

@@ -1,11 +1,12 @@
 """Sliding exact entropies against windows cut by hand, for texts shorter and longer than the context."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
-from modeling_eem.entropy import ExactEntropy, SlidingEntropy
+from modeling_eem.entropy import ExactEntropy, SlidingEntropy, exact, sliding
 from modeling_eem.entropy.sliding import spans
 
 CONTEXT = 16
@@ -43,6 +44,28 @@ def test_equals_windows_cut_by_hand(
             window = torch.cat([row[:1], row[start : j + 1]])
             expected = plain_nats(model, window) - (plain_nats(model, window[:-1]) if len(window) > 2 else 0.0)
             torch.testing.assert_close(values[j], expected, rtol=0, atol=1e-4)
+
+
+def test_a_long_text_is_never_held_as_windows(
+    make_eem: Callable, make_rows: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a million tokens at n = 1,024 they took 16 GB."""
+    held, estimator = [], SlidingEntropy(make_eem("masked_mixer", "masked_mixer"), batch_tokens=256)
+    rows = make_rows(3, 5000, 40)
+    nats = exact.prefix_nats
+
+    def noting(model: Any, windows: list, *others: Any) -> torch.Tensor:
+        held.append(sum(map(len, windows)))
+        return nats(model, windows, *others)
+
+    monkeypatch.setattr(exact, "prefix_nats", noting)
+    values = estimator.measure(estimator.rows_of_ids(rows))
+    assert len(held) > 3 and max(held) <= 64 * 256
+    monkeypatch.setattr(sliding, "_BATCHES_A_CALL", 10**6)
+    torch.testing.assert_close(
+        values, estimator.measure(estimator.rows_of_ids(rows)), rtol=0, atol=1e-4, equal_nan=True
+    )
+    assert len(held) > 3 and held[-1] == sum(held[:-1])
 
 
 def test_the_widest_stride_cuts_disjoint_windows() -> None:

@@ -197,6 +197,18 @@ def _single_bytes(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return [of_byte[bytes([byte])] for byte in text.encode()]
 
 
+@pytest.mark.parametrize("spread", ["bytes", "character_mean"])
+def test_a_row_without_text_is_not_scored(
+    spread: str, student: PreTrainedTokenizerBase, byte_level: PreTrainedTokenizerBase, make_causal: Callable
+) -> None:
+    """BOS and EOS: what is left of a document that filled the row before it."""
+    estimator = TeacherEntropy(_teacher(make_causal, byte_level), byte_level, student, spread)
+    text = estimator(input_ids=torch.tensor([[0, 5]])).values
+    values = estimator(input_ids=torch.tensor([[0, 0], [0, 5]])).values
+    assert values[0].isnan().all()
+    torch.testing.assert_close(values[1:], text, equal_nan=True)
+
+
 def test_a_document_that_fills_the_teachers_context_has_no_end(
     student: PreTrainedTokenizerBase, byte_level: PreTrainedTokenizerBase, make_causal: Callable
 ) -> None:
@@ -245,6 +257,18 @@ def test_texts_longer_than_the_teachers_context(
     torch.testing.assert_close(total, CausalEntropy(teacher, stride=20)([text], byte_level).totals())
 
 
+@pytest.mark.parametrize("stride", [None, 20])
+def test_rows_are_checked_before_the_work(
+    stride: int | None, student: PreTrainedTokenizerBase, byte_level: PreTrainedTokenizerBase, make_causal: Callable
+) -> None:
+    """With a stride they were not."""
+    estimator = TeacherEntropy(_teacher(make_causal, byte_level), byte_level, student, stride=stride)
+    not_utf8 = torch.tensor([0, *_single_bytes(student, "日")[:1], *_single_bytes(student, "ok")])
+    with pytest.raises(ValueError, match="row 7 is not UTF-8 text at byte 0"):
+        estimator.check_row(not_utf8, 7)
+    estimator.check_row(torch.tensor([0, 0]), 7)
+
+
 def test_what_is_refused(
     student: PreTrainedTokenizerBase, byte_level: PreTrainedTokenizerBase, make_causal: Callable
 ) -> None:
@@ -256,7 +280,6 @@ def test_what_is_refused(
         (lambda: TeacherEntropy(teacher, student, student), "the tokenizer has 272 tokens and the model 263"),
         (lambda: estimator(["a"], byte_level), "not the student's"),
         (lambda: estimator(["a", ""]), "text 1 is empty"),
-        (lambda: estimator(input_ids=torch.tensor([[0, 5], [0, 0]])), "row 1 holds no text"),
         (lambda: estimator(input_ids=torch.tensor([[0, 272]])), "input_ids hold 272, and the tokenizer has 272"),
         (lambda: estimator(input_ids=not_utf8), "row 0 is not UTF-8 text at byte 0"),
         (lambda: estimator(), "one of the two"),

@@ -10,8 +10,11 @@ import pandas as pd
 import pytest
 import torch
 
+from modeling_eem.bits import window_length_bits
 from modeling_eem.codec import Codec
+from modeling_eem.data import CausalCollator, RowFormat, encode_text, windows
 from modeling_eem.entropy import CausalEntropy, ExactEntropy, OcclusionEntropy
+from modeling_eem.evaluation.code_length import held_out_code_length
 from modeling_eem.view.estimates import (
     PIECES,
     Estimate,
@@ -79,8 +82,8 @@ def test_a_longer_text_is_read_window_by_window(viewed: dict[str, ViewedModel]) 
     second = torch.cat([ids_T[:1], ids_T[16:31]])
     expected = ExactEntropy(eem.eem)(input_ids=second[None]).values[0, 1:]
     torch.testing.assert_close(values_T[16:31], expected, atol=1e-4, rtol=1e-4)
-    windows = math.ceil((len(ids_T) - 1) / 15)
-    assert estimate.notes[0].startswith(f"{windows} windows of up to 16 tokens")
+    count = math.ceil((len(ids_T) - 1) / 15)
+    assert estimate.notes[0].startswith(f"{count} windows of up to 16 tokens")
 
 
 def test_causal_values_slide_and_keep_half_of_the_context(viewed: dict[str, ViewedModel]) -> None:
@@ -96,13 +99,40 @@ def test_bits_per_byte_charges_the_code_of_every_window(viewed: dict[str, Viewed
     config = viewed["eem"].eem.config
     config.code_dtype = "int8"
     try:
-        windows = math.ceil((estimate.entropies.ids.shape[1] - 1) / 15)
+        count = math.ceil((estimate.entropies.ids.shape[1] - 1) / 15)
         with_code = estimate_text(viewed["eem"], "exact", LONG)
-        assert with_code.extra_bits == windows * (6 * 8 + 32)
+        lengths = [16] * (count - 1) + [with_code.entropies.ids.shape[1] - 15 * (count - 1)]
+        told = sum(window_length_bits(length, 16) for length in lengths)
+        assert with_code.extra_bits == pytest.approx(count * (6 * 8 + 32) + told)
     finally:
         config.code_dtype = None
     assert estimate_text(viewed["eem"], "exact", LONG).bits_per_byte is None, "no one knows what the code takes"
     assert estimate_text(viewed["eem"], "occlusion", LONG).bits_per_byte is None
+
+
+@pytest.mark.parametrize(
+    "kind, method, text", [("eem", "exact", SHORT), ("eem", "exact", LONG), ("causal", "causal", SHORT)]
+)
+def test_bits_per_byte_are_those_of_the_evaluation(
+    kind: str, method: str, text: str, viewed: dict[str, ViewedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lengths of the windows were missing."""
+    model = viewed[kind]
+    if kind == "eem":
+        monkeypatch.setattr(model.eem.config, "code_dtype", "int8")
+    documents = [(0, encode_text(model.tokenizer, text))]
+    rows = list(windows(documents, RowFormat.from_tokenizer(model.tokenizer, 16)))
+    collator = CausalCollator(pad_token_id=0, vocab_size=len(model.tokenizer), max_length=16)
+    estimate = estimate_text(model, method, text)
+    expected = held_out_code_length(model.model, rows, collator).bits_per_byte
+    assert estimate.bits_per_byte == pytest.approx(expected, rel=1e-4)
+    assert estimate.extra_name == {"eem": "codes and lengths", "causal": "length"}[kind]
+
+
+def test_a_text_that_slides_says_that_its_length_is_not_counted(viewed: dict[str, ViewedModel]) -> None:
+    estimate = estimate_text(viewed["causal"], "causal", LONG)
+    assert estimate.extra_bits == 0 and "do not count its length" in estimate.notes[-1]
+    assert estimate_text(viewed["causal"], "causal", SHORT).notes == ()
 
 
 @pytest.mark.parametrize("pieces", PIECES)
