@@ -54,7 +54,7 @@ def quickstart(
     quiet_loading()
     console = Console()
     began = time.monotonic()
-    configs = configs or ASSETS / "configs"
+    is_ours, configs = configs is None, configs or ASSETS / "configs"
     # Both runs write their logs into one folder, so neither may leave a checkpoint there.
     arguments = ["--output_dir", str(output / "trainer"), "--save_strategy", "no"]
     arguments += [] if max_steps is None else ["--max_steps", str(max_steps)]
@@ -62,6 +62,9 @@ def quickstart(
         "EEM": prepare_run(configs / "quickstart.yaml", arguments),
         "causal baseline": prepare_run(configs / "quickstart-causal.yaml", arguments),
     }
+    for name, run in runs.items():
+        if not (run.data.train_files and run.data.validation_files):
+            raise ValueError(f"the {name}'s run file must name train_files and validation_files: both are compressed.")
     flops = {name: training_flops(run.model, run.collator.max_length) for name, run in runs.items()}
     curves, lengths, files, blobs, num_steps = {}, {}, {}, {}, {}
     with keeps(lambda: "the quickstart keeps no checkpoints; the same command begins again."):
@@ -90,7 +93,8 @@ def quickstart(
     write_atomically(output / "results.json", table.to_json())
     for name, folder in FOLDERS.items():
         compressors = {kind: bits / lengths[name].num_bytes for kind, bits in general.items()}
-        _save(output / folder, name, runs[name], num_steps[name], flops[name], lengths[name], compressors, table, plot)
+        card = _card(name, runs[name], num_steps[name], flops[name], lengths[name], compressors, is_ours)
+        _save(output / folder, runs[name], card, table, plot)
     console.print(f"{output}/eem and {output}/causal load with AutoModelForCausalLM.from_pretrained")
     console.print(f"{compressed}: held-out text, decoded to the same bytes with the codec model {output}/codec/causal")
     console.print(f"{plot}: learning curves\n{heat_map}: losses of a paragraph, token by token")
@@ -230,25 +234,40 @@ def _heat_map(output: Path, run: Run, text: str) -> Path:
     return write_atomically(output / "heat_map.html", html)
 
 
-def _save(
-    folder: Path,
+def _save(folder: Path, run: Run, card: str, table: Table, plot: Path) -> None:
+    """A checkpoint that loads anywhere, with its tokenizer and a card."""
+    from modeling_eem.files import write_atomically
+
+    run.model.save_pretrained(folder)
+    run.tokenizer.save_pretrained(folder)
+    write_atomically(folder / "learning_curve.png", plot.read_bytes())
+    write_atomically(folder / "README.md", card)
+    write_atomically(folder / "results.json", json.dumps(json.loads(table.to_json()), indent=2))
+
+
+def _card(
     name: str,
     run: Run,
     num_steps: int,
     flops: int,
     length: CodeLength,
     compressors: dict[str, float],
-    table: Table,
-    plot: Path,
-) -> None:
-    """A checkpoint that loads anywhere, with its tokenizer and a card."""
+    is_ours: bool,
+) -> str:
+    """A model card; what only our own text is known for is left out of one of `--configs`."""
     from modeling_eem.evaluation.code_length import code_bits_of
-    from modeling_eem.files import write_atomically
+    from modeling_eem.files import without_secrets
     from modeling_eem.report.checkpoint_card import CheckpointFacts, checkpoint_card
 
-    run.model.save_pretrained(folder)
-    run.tokenizer.save_pretrained(folder)
-    arguments, is_eem = run.arguments, bool(code_bits_of(run.config))
+    arguments, is_eem, data = run.arguments, bool(code_bits_of(run.config)), run.data
+    held_out_name, train_data = ", ".join(without_secrets(data.validation_files)), data.train_files
+    prompt = CheckpointFacts.prompt
+    limits = ["A demonstration: far too small and too briefly trained to write or to understand text."]
+    if is_ours:
+        held_out_name = "State of the Union addresses and chapters of Moby-Dick"
+        train_data = ["State of the Union addresses", "Moby-Dick"]
+        prompt = "My fellow citizens, the state of our Union" if is_eem else "My fellow citizens,"
+        limits.append("It has met nothing but American political speeches and one novel.")
     card = checkpoint_card(
         CheckpointFacts(
             name=f"Quickstart {name}",
@@ -259,7 +278,8 @@ def _save(
             code_size=run.config.code_size if is_eem else 0,
             code_bits=run.code_bits,
             held_out={"bits_per_byte": length.bits_per_byte, "cross_entropy": length.cross_entropy},
-            held_out_name="State of the Union addresses and chapters of Moby-Dick",
+            meets_prefixes=not is_eem or run.collator.random_prefix_probability > 0,
+            held_out_name=held_out_name,
             training={
                 "steps": str(num_steps),
                 "rows a step": str(run.rows_per_step),
@@ -268,22 +288,17 @@ def _save(
                 "GFLOPs a row": f"{flops / 1e9:.2f}",
                 "training text, MB": f"{sum(run.train_rows['num_bytes']) / 1e6:.2f}",
             },
-            train_data=["State of the Union addresses", "Moby-Dick"],
-            prompt="My fellow citizens, the state of our Union" if is_eem else "My fellow citizens,",
-            licence="apache-2.0",
-            language="en",
+            train_data=train_data,
+            prompt=prompt,
+            licence="apache-2.0" if is_ours else data.licence,
+            language="en" if is_ours else data.language,
             comparison=compressors,
             notes=[
                 f"It codes windows of up to {run.collator.max_length} tokens one by one; the compressors get all "
                 f"{length.num_bytes:,} bytes together."
             ],
-            limits=[
-                "A demonstration: far too small and too briefly trained to write or to understand text.",
-                "It has met nothing but American political speeches and one novel.",
-            ],
+            limits=limits,
             figures={"learning curves": "learning_curve.png"},
         )
     )
-    write_atomically(folder / "learning_curve.png", plot.read_bytes())
-    write_atomically(folder / "README.md", str(card))
-    write_atomically(folder / "results.json", json.dumps(json.loads(table.to_json()), indent=2))
+    return str(card)

@@ -71,6 +71,7 @@ def train(
         bfloat16_advice,
         held_out_metrics,
         keep_freed_memory,
+        kept_model,
         prepare_run,
     )
 
@@ -96,7 +97,12 @@ def train(
             if trainer.is_world_process_zero():
                 typer.echo(str(error), err=True)
             raise typer.Exit(130) from error
-    measured = held_out_metrics(run, trainer.state)
+    measured = held_out_metrics(run, trainer.state, trainer.kept_step)
+    if run.arguments.load_best_model_at_end:
+        console.print(
+            f"kept: step {trainer.kept_step:,} of {trainer.state.global_step:,}, {kept_model(run.arguments)}",
+            soft_wrap=True,
+        )
     console.print(f"held out: {', '.join(f'{name} {value:.4f}' for name, value in measured.items())}")
     console.print(f"{run.arguments.output_dir}: model, card, learning curve and results.json", soft_wrap=True)
     trainer.accelerator.end_training()

@@ -2,13 +2,14 @@
 
 import dataclasses
 
-from eem.train_keys import LOSS_KEYS
+from eem.train_keys import LOSS_KEYS, STOPPING_KEYS
 from modeling_eem.training import RunArguments
 
 
 def argument_panels() -> dict[str, dict[str, str]]:
     """Every field of the training arguments that is transformers' own, with its default."""
-    fields = [field for field in dataclasses.fields(RunArguments) if field.init and field.name not in LOSS_KEYS]
+    ours = LOSS_KEYS | STOPPING_KEYS
+    fields = [field for field in dataclasses.fields(RunArguments) if field.init and field.name not in ours]
     return {"transformers' TrainingArguments": {field.name: _said(field) for field in fields}}
 
 

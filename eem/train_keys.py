@@ -29,6 +29,12 @@ LOSS_KEYS = {
     "if not given, the trained model's own, or prefix",
 }
 
+STOPPING_KEYS = {
+    "early_stopping_patience": "end after so many measurements without a better one, and keep the best model",
+    "load_best_model_at_end": "keep the best measured model, not the last; each measurement is then a checkpoint",
+    "metric_for_best_model": "loss, bits_per_byte, cross_entropy, token_accuracy or mean_squared_error",
+}
+
 MODEL_KEYS = {
     "model_type": "eem, eem_autoencoder, masked_mixer, or any type that AutoConfig knows",
     "model_name_or_path": "a model to start from, in place of model_type",
@@ -69,6 +75,7 @@ EEM_KEYS = {
 PANELS = {
     "Data (keys of the run file, or --key value)": DATA_KEYS,
     "Token loss": LOSS_KEYS,
+    "Stop early": STOPPING_KEYS,
     "Model": MODEL_KEYS,
     "Masked mixer: model_type masked_mixer, and the backbones of an EEM": MIXER_KEYS,
     "EEM and autoencoder: model_type eem, eem_autoencoder": EEM_KEYS,

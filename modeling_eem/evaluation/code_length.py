@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +62,7 @@ def window_code_lengths(
 
 def window_of(row: Row, nll_nats: float, code_bits: float, max_length: int) -> CodeLength:
     """The code length of a row of at most `max_length` tokens (n, BOS included), from its nats and its code's bits."""
-    num_tokens = len(row["input_ids"])
+    num_tokens = _num_tokens(row)
     return CodeLength(
         nll_nats=nll_nats,
         code_bits=code_bits,
@@ -70,6 +70,16 @@ def window_of(row: Row, nll_nats: float, code_bits: float, max_length: int) -> C
         num_bytes=row["num_bytes"],
         num_tokens=num_tokens - 1,
     )
+
+
+def _num_tokens(row: Row) -> int:
+    """Real tokens: prepared rows may hold padding, and a mask that tells."""
+    return int(sum(row["attention_mask"])) if "attention_mask" in row else len(row["input_ids"])
+
+
+def _with_mask(row: Row) -> dict[str, Any]:
+    """Without a mask a row of BOS and EOS would count as padding where one id is all three."""
+    return {"attention_mask": [1] * len(row["input_ids"]), **row}
 
 
 def by_document(rows: Sequence[Row], windows: Sequence[CodeLength]) -> dict[int, CodeLength]:
@@ -158,10 +168,10 @@ def _batches(
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """Whole rows of about equal length, padded on the right, where no causal model sees it; and their places."""
     collator = replace(collator, random_prefix_probability=0.0, padding_side="right")
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+    order = sorted(range(len(rows)), key=lambda index: _num_tokens(rows[index]))
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
-        batch = collator([rows[index] for index in indices])
+        batch = collator([_with_mask(rows[index]) for index in indices])
         yield indices, {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask", "labels")}
 
 

@@ -47,6 +47,8 @@ class CausalHarnessModel(_HFLM):
 
     def __init__(self, pretrained: str, advance: Callable[[int], None] | None = None, **kwargs: Any) -> None:
         """`advance` is called after each batch with its number of rows; everything else is as in `HFLM`."""
+        if str(kwargs.get("batch_size", 1)).startswith("auto"):
+            raise ValueError("batch_size: auto is not for these models: name a number of rows.")
         kwargs.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
         # Made before lm-eval's own, because the first one decides. Without `cpu` two processes would be two runs.
         state = PartialState(cpu=not torch.accelerator.is_available())

@@ -8,7 +8,7 @@
 * `onednn_gelu_linear`: the second half of a feed-forward in training, which keeps half of its memory.
 
 Each declines what it was not made for (other devices and dtypes, shards, quantized or watched layers) by returning
-None, and the models then compute it themselves. `docs/speed.md` shows the gain of each.
+None, and the models then compute it themselves. `records/speed-notes.md` shows the gain of each.
 """
 
 import platform

@@ -4,7 +4,7 @@
   oneDNN, or, with taps, of its columns by the BLAS, which adds in place. Taps by a fast FIR algorithm.
 
 Each declines what it was not made for (other devices and dtypes, shards, quantized or watched layers) by returning
-None, and the models then compute it themselves. `docs/speed.md` shows the gain of each.
+None, and the models then compute it themselves. `records/speed-notes.md` shows the gain of each.
 """
 
 from collections.abc import Iterator, Sequence

@@ -151,6 +151,7 @@ class TextEncoder(nn.Module):
             output_BD = self._run(input_ids, attention_mask, read_positions=last_B)[:, 0]
         else:
             hidden_BTD = self._run(input_ids, attention_mask)
+            last_B = last_B.to(hidden_BTD.device)  # where the backbone's last layer is
             output_BD = hidden_BTD[torch.arange(batch_size, device=last_B.device), last_B]
         return self.bottleneck.compress(output_BD)
 

@@ -42,6 +42,12 @@ class EEMCache(DynamicCache):
         super().batch_select_indices(indices)
         self._map_rows(lambda rows: rows[indices])
 
+    def crop(self, tokens_to_remove: int) -> None:
+        """Without a token of text the memory goes, too: the next call introduces it again."""
+        super().crop(tokens_to_remove)
+        if not self.get_seq_length():
+            self.reset()
+
     def reset(self) -> None:
         super().reset()
         self.code = self.occluded = None

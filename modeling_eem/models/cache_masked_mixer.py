@@ -33,6 +33,11 @@ class MixingLayer(DynamicLayer):
         self.is_steady = False
         self.is_ranked = True
 
+    def offload(self) -> None:
+        super().offload()
+        if self.is_initialized:  # the buffer is the memory that offloading is to free
+            self.buffer_TBD = self.view = self.ahead = None
+
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """Append `[B, 1, Q, D]` and return all keys and values."""
         if not self.is_initialized:

@@ -3,7 +3,8 @@
 Shapes: B batch, T tokens, Q new tokens, D features.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -88,6 +89,10 @@ class AlignedLayout:
             is_real_TB1=is_real_TB.gather(0, order_TB)[..., None],
         )
 
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """On another device. accelerate moves what has this method from one layer's device to the next one's."""
+        return _moved(self, *args, **kwargs)
+
     def align(self, x_TBD: Tensor) -> Tensor:
         """Real tokens in order on their side, zeros elsewhere."""
         if self.order is None or self.is_real_TB1 is None:
@@ -118,6 +123,10 @@ class GatheredLayout:
     rows_BQ: Tensor
     columns_BT: Tensor
     visible_BQT: Tensor
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """As `AlignedLayout.to`."""
+        return _moved(self, *args, **kwargs)
 
     @classmethod
     def from_positions(
@@ -159,6 +168,11 @@ class GatheredLayout:
 
 
 Layout = AlignedLayout | ContinuedLayout | GatheredLayout
+
+
+def _moved(layout: Any, *args: Any, **kwargs: Any) -> Any:
+    held = vars(layout).items()
+    return replace(layout, **{name: value.to(*args, **kwargs) for name, value in held if value is not None})
 
 
 def choose_layout(

@@ -102,7 +102,10 @@ class _LinearTokenLoss(torch.autograd.Function):
                     grad_weight.addmm_(logits.T, hidden_low)
                 elif grad_weight is not None:
                     grad_weight += logits.T @ hidden_low
-        grad_weight = None if grad_weight is None else grad_weight.to(weight_VD.dtype)
+        # The sum over all tokens may be beyond float16; what backward makes of it, their mean, is not.
+        if grad_weight is not None and weight_VD.dtype != torch.float16:
+            grad_weight = grad_weight.to(weight_VD.dtype)
+        ctx.dtypes = hidden_ND.dtype, weight_VD.dtype
         ctx.save_for_backward(grad_hidden, grad_weight, (labels_N == IGNORE_INDEX).all())
         ctx.mark_non_differentiable(losses_N, *(() if entropies_N is None else (entropies_N,)))
         return total, losses_N, entropies_N
@@ -113,8 +116,15 @@ class _LinearTokenLoss(torch.autograd.Function):
         *grads, is_empty = ctx.saved_tensors
         # A mean over no tokens has the slope 1 / 0; zero times that is NaN.
         slope = grad_total.masked_fill(is_empty, 0.0)
-        grad_hidden, grad_weight = (None if grad is None else grad * slope.to(grad.dtype) for grad in grads)
+        grad_hidden, grad_weight = (
+            None if grad is None else _times(grad, slope).to(dtype) for grad, dtype in zip(grads, ctx.dtypes)
+        )
         return grad_hidden, grad_weight, None, None, None, None
+
+
+def _times(grad: Tensor, slope: Tensor) -> Tensor:
+    """The product; of float16 in float32, whose range a scaled loss's slope needs."""
+    return grad.float() * slope if grad.dtype == torch.float16 else grad * slope.to(grad.dtype)
 
 
 def _value_and_slopes(
@@ -144,13 +154,20 @@ def linear_token_loss(
     Returns:
         `total []`, the cross-entropies `[N]`, and with `with_entropy` the predictions' entropies `[N]`.
     """
+    hidden_ND, weight_VD = _wanted(hidden_ND, weight_VD)
     return _LinearTokenLoss.apply(hidden_ND, weight_VD, labels_N, None, token_loss, with_entropy)
+
+
+def _wanted(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Without gradients, tensors that want none: `needs_input_grad` does not tell whether gradients are on."""
+    return tensors if torch.is_grad_enabled() else tuple(tensor.detach() for tensor in tensors)
 
 
 def linear_cross_entropy(
     hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, loss_weights_N: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """`sum_n w_n CE_n` (w = 1 by default) and the cross-entropies `[N]`; see `linear_token_loss`."""
+    hidden_ND, weight_VD = _wanted(hidden_ND, weight_VD)
     return _LinearTokenLoss.apply(hidden_ND, weight_VD, labels_N, loss_weights_N, None, False)[:2]
 
 
@@ -164,7 +181,9 @@ def next_token_targets(labels_BT: Tensor, shift_labels_BT: Tensor | None = None)
 
 def mean_over(total: Tensor, num_items: Tensor | int) -> Tensor:
     """`total / num_items`; for no items (a step that scores nothing) 0 with a zero gradient."""
-    return total / (num_items.clamp(min=1) if isinstance(num_items, Tensor) else max(num_items, 1))
+    if isinstance(num_items, Tensor):
+        return total / num_items.to(total.device).clamp(min=1)
+    return total / max(num_items, 1)
 
 
 def logits_and_loss(
@@ -232,13 +251,15 @@ def causal_lm_loss(
     check_shape("labels", targets_BT, *hidden_BTD.shape[:2])
     check_shape("loss_weights", loss_weights_BT, *hidden_BTD.shape[:2])
     _check_labels(targets_BT, "a token id", len(lm_head.weight) if type(lm_head) is nn.Linear else None)
+    targets_BT = targets_BT.to(hidden_BTD.device)
     targets_N = targets_BT.flatten().long()
-    weights_N = None if loss_weights_BT is None else loss_weights_BT.flatten()
+    weights_N = None if loss_weights_BT is None else loss_weights_BT.flatten().to(hidden_BTD.device)
     # autocast does not know meta tensors, and their logits cost nothing.
     if logits_BTV is None and is_plain_linear(lm_head) and not hidden_BTD.is_meta:
         total, losses_N = linear_cross_entropy(hidden_BTD.flatten(0, 1), lm_head.weight, targets_N, weights_N)
     else:
         logits_NV = (lm_head(hidden_BTD) if logits_BTV is None else logits_BTV).flatten(0, 1).float()
+        logits_NV = logits_NV.to(hidden_BTD.device)  # of models over several devices
         losses_N = F.cross_entropy(logits_NV, targets_N, ignore_index=IGNORE_INDEX, reduction="none")
         total = losses_N.sum() if weights_N is None else (losses_N * weights_N).sum()
     is_scored_BT = targets_BT != IGNORE_INDEX
@@ -264,6 +285,7 @@ def token_classification_loss(
         ValueError: labels of another shape, or no classes.
     """
     check_shape("labels", labels_BT, *logits_BTC.shape[:2])
+    labels_BT = labels_BT.to(logits_BTC.device)
     if logits_BTC.shape[-1] > 1:
         _check_labels(labels_BT, "a class", logits_BTC.shape[-1])
         is_scored_BT = labels_BT != IGNORE_INDEX

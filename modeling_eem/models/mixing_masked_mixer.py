@@ -79,6 +79,9 @@ def reference_token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_BTD: Tensor, 
 
 def dense_token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor, is_causal: bool) -> Tensor:
     """One masked product a head: a matrix product, or with taps a convolution."""
+    if weight_HTTK.shape[-1] > 1 and x_HTBE.is_cuda and x_HTBE.dtype == torch.float32:
+        # cuDNN's convolutions round float32 to TF32 unless they are told not to; products do so only on request.
+        return tap_product_mixing(weight_HTTK, bias_HT, x_HTBE, is_causal)
     if weight_HTTK.shape[-1] > 1:
         x_BTD = x_HTBE.movedim(0, 2).flatten(2).transpose(0, 1)
         y_BTD = reference_token_mixing(weight_HTTK, bias_HT, x_BTD, is_causal)
@@ -87,6 +90,15 @@ def dense_token_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor, is_
     if is_causal:
         weight_HTT = weight_HTT.tril()
     return torch.baddbmm(bias_HT[..., None], weight_HTT, x_HTBE.flatten(2)).view_as(x_HTBE)
+
+
+def tap_product_mixing(weight_HTTK: Tensor, bias_HT: Tensor, x_HTBE: Tensor, is_causal: bool) -> Tensor:
+    """`token_mixing` with taps as one product of a head: each tap's columns of x stand below one another."""
+    if is_causal:
+        weight_HTTK = without_future(weight_HTTK)
+    num_taps = weight_HTTK.shape[-1]
+    x_HTKF = _by_tap(x_HTBE.transpose(1, 2), num_taps).transpose(1, 2).flatten(2)
+    return torch.baddbmm(bias_HT[..., None], weight_HTTK.flatten(2), x_HTKF).view_as(x_HTBE)
 
 
 def without_future(weight_HTTK: Tensor) -> Tensor:
@@ -189,6 +201,7 @@ __all__ = [
     "next_token_mixing",
     "product",
     "reference_token_mixing",
+    "tap_product_mixing",
     "token_mixing",
     "without_future",
 ]

@@ -213,8 +213,8 @@ class EEMModel(EEMPreTrainedModel):
         else:
             memory = self.memory(code.to(embeds_BTD.dtype))
             if isinstance(occluded, Tensor):
-                memory = memory.masked_fill(occluded[:, None], 0.0)
-        return self.introduce(memory, embeds_BTD)
+                memory = memory.masked_fill(occluded[:, None].to(memory.device), 0.0)
+        return self.introduce(memory.to(embeds_BTD.device), embeds_BTD)
 
     def introduce(self, memory: Tensor, embeds_BTD: Tensor) -> Tensor:
         """The decoder's inputs: token embeddings with a row's `memory()` before them, beside them or added."""

@@ -77,6 +77,8 @@ class MaskedMixerMixing(nn.Module):
         # A sharded weight must stay sharded.
         if not isinstance(weight, Tensor) or type(weight) not in (Tensor, nn.Parameter) or weight.is_meta:
             return
+        if not weight.numel():  # DeepSpeed ZeRO-3 keeps the values of a parameter elsewhere
+            return
         clean = module.without_future(weight)
         if not torch.equal(clean, weight):  # else the parameter itself: what is written into it reaches the model
             state_dict[prefix + "weight"] = clean
@@ -383,13 +385,16 @@ class MaskedMixerForTokenClassification(MaskedMixerPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        use_cache: bool | None = None,
         **kwargs,
     ) -> TokenClassifierOutput:
         """Scores `[B, T, num_labels]`, and a loss if there are `labels [B, T]`.
 
         With one label, the labels are real numbers and the loss is the mean squared error over those that are neither
         NaN nor -100; with more, they are classes and the loss is the cross-entropy over those that are not -100.
-        `num_items_in_batch`, the labels of the whole optimizer step, is the mean's denominator if given.
+        `num_items_in_batch`, the labels of the whole optimizer step, is the mean's denominator if given. transformers'
+        own Trainer counts a NaN as a label: for it, mark what is not scored by -100. `use_cache` is taken as Llama
+        takes it; there is nothing to cache.
         """
         outputs = self.model(
             input_ids=input_ids,

@@ -53,8 +53,13 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude", "*"]
+    here = Path(__file__)
+    git = ["git", "-C", str(here.parent)]
+    # An installed package may lie in an environment inside a repository that is not this package's.
+    is_ours = [*git, "ls-files", "--error-unmatch", here.name]
+    describe = [*git, "describe", "--always", "--dirty", "--exclude", "*"]
     try:
+        subprocess.run(is_ours, capture_output=True, check=True)
         return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -3,6 +3,7 @@
 from modeling_eem.loading import quiet_bitsandbytes
 
 with quiet_bitsandbytes():
+    from modeling_eem.training.best_model import kept_model
     from modeling_eem.training.bfloat16 import bfloat16_advice, bfloat16_speedup
     from modeling_eem.training.dry_run import DryRun, dry_run, dry_run_table
     from modeling_eem.training.experiment import Run, prepare_run
@@ -38,6 +39,7 @@ __all__ = [
     "dry_run_table",
     "held_out_metrics",
     "keep_freed_memory",
+    "kept_model",
     "learning_curve",
     "prepare_run",
     "read_run_file",

@@ -29,12 +29,12 @@ def bfloat16_speedup() -> float:
 def bfloat16_advice(run: Run) -> str | None:
     """A line for a run on a CPU whose precision costs it time; None if there is nothing to say."""
     arguments = run.arguments
-    if arguments.device.type != "cpu" or arguments.fp16 or run.is_finished:
+    if arguments.device.type != "cpu" or arguments.mixed_precision == "fp16" or run.is_finished:
         return None
     speedup = bfloat16_speedup()
-    if not arguments.bf16 and speedup >= _WORTH_IT:
+    if arguments.mixed_precision == "no" and speedup >= _WORTH_IT:
         return f"this processor multiplies bfloat16 {speedup:.1f} times as fast as float32: --bf16 true trains faster."
-    if arguments.bf16 and speedup < 1:
+    if arguments.mixed_precision == "bf16" and speedup < 1:
         return (
             f"this processor multiplies float32 {1 / speedup:.1f} times as fast as bfloat16: --bf16 true costs time."
         )

@@ -40,23 +40,37 @@ class MeasureCheckpointsCallback(TrainerCallback):
     """Evaluates and logs at every checkpoint, and at the end. A checkpoint's card then holds its own numbers, and a
     run resumed from it begins a mean of losses where the uninterrupted run did.
 
-    With `save_strategy: best` any evaluation may end in a checkpoint, so each is logged."""
+    With `save_strategy: best` any evaluation may end in a checkpoint, so each is logged. A run that ends with its best
+    model saves whatever it measures: the best of it is then there. What a step has measured and saved, the end of its
+    epoch does not repeat."""
+
+    _saved_step: int | None = None
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._saved_step = state.global_step
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if control.should_save or state.global_step >= state.max_steps:
             control.should_evaluate = control.should_log = True
-        _log_what_may_be_saved(args, control)
+        _save_what_may_be_best(args, control)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if args.load_best_model_at_end and self._saved_step == state.global_step:
+            control.should_evaluate = control.should_save = control.should_log = False
+            return
         if control.should_save and state.global_step < state.max_steps:  # the last step has seen to it
             control.should_evaluate = control.should_log = True
-        _log_what_may_be_saved(args, control)
+        _save_what_may_be_best(args, control)
 
 
-def _log_what_may_be_saved(args: TrainingArguments, control: TrainerControl) -> None:
-    if args.save_strategy == SaveStrategy.BEST and control.should_evaluate:
+def _save_what_may_be_best(args: TrainingArguments, control: TrainerControl) -> None:
+    if not control.should_evaluate:
+        return
+    if args.save_strategy == SaveStrategy.BEST:  # the Trainer saves it, if it is better
         control.should_log = True
+    elif args.load_best_model_at_end:
+        control.should_log = control.should_save = True

@@ -17,17 +17,19 @@ from typing import Any
 import yaml
 from transformers import PreTrainedConfig, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import logging
 
 from modeling_eem.files import existing_part, sha256, without_secrets, write_atomically
 from modeling_eem.loading import COMPLETE_FILE
-from modeling_eem.training.token_loss_arguments import TokenWeightedTrainingArguments
+from modeling_eem.training.best_model import LAST, kept_model, stopped_early
+from modeling_eem.training.run_arguments import RunArguments
 from modeling_eem.training.training_text import CARD_FIELDS, DataArguments, Identity
 
 logger = logging.get_logger(__name__)
 
 RUN_FILE = "run.yaml"
+# What is written beside weights for people, who may edit it: `eem evaluate harness --cards` does.
+DESCRIPTIONS = ("README.md", "results.json", "learning_curve.png")
 
 # What a resume reads → a pattern of file names in `complete.json`, as one device, DDP, FSDP or DeepSpeed write them.
 _NEEDED = {
@@ -38,6 +40,7 @@ _NEEDED = {
     TRAINER_STATE_NAME: re.escape(TRAINER_STATE_NAME),
     RUN_FILE: re.escape(RUN_FILE),
 }
+LENGTH = "length"  # the part of the record that tells how long the run was to train: a run may go on longer
 _DELETED = "deleted-"  # begins the name of a checkpoint that is being deleted
 
 # Beginnings of the training arguments that may change between the starts of a run. They decide how long it trains and
@@ -55,20 +58,27 @@ _MAY_CHANGE += (
     "do_",
 )
 _MAY_CHANGE += ("resume_from_checkpoint", "dataloader_num_workers", "dataloader_pin_memory", "local_rank")
-_MAY_CHANGE += ("load_best_model_at_end", "metric_for_best_model", "greater_is_better", "ddp_timeout")
+_MAY_CHANGE += (
+    "load_best_model_at_end",
+    "metric_for_best_model",
+    "greater_is_better",
+    "early_stopping_",
+    "ddp_timeout",
+)
 # How the rows of a step are cut up. Their product is the rows of a step, which a step depends on.
 _CUT = ("per_device_train_batch_size", "gradient_accumulation_steps", "world_size")
+_PRECISION = ("bf16", "fp16")
 # Notes of transformers in a saved config; the run did not choose them.
 _NOTES = ("transformers_version", "architectures", "auto_map", "_name_or_path", "dtype")
 
 
-def mark_complete(folder: Path, leave_out: Sequence[str] = ()) -> None:
-    """Write `complete.json`, the last file of a checkpoint. `leave_out` names files that may be edited later."""
+def mark_complete(folder: Path) -> None:
+    """Write `complete.json`, the last file of a checkpoint. `DESCRIPTIONS` are left out."""
     names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
     listed = {
         name: {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
         for name in names
-        if name not in (COMPLETE_FILE, *leave_out)
+        if name not in (COMPLETE_FILE, *DESCRIPTIONS)
     }
     write_atomically(folder / COMPLETE_FILE, json.dumps(listed, indent=2) + "\n")
 
@@ -86,6 +96,8 @@ def torn(folder: Path, with_contents: bool = False, needed: Sequence[str] = tupl
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return f"has no readable {COMPLETE_FILE}"
     for name, (size, digest) in expected.items():
+        if name in DESCRIPTIONS:  # listed by versions before 0.2
+            continue
         file = folder / name
         if not file.is_file():
             return f"lacks {name}"
@@ -104,7 +116,13 @@ def _size_and_hash(entry: Any) -> tuple[int, str | None]:
     return (entry, None) if isinstance(entry, int) else (int(entry["size"]), str(entry["sha256"]))
 
 
-def checkpoint_to_resume(arguments: TokenWeightedTrainingArguments) -> Path | None:
+def checkpoints_of(output: Path) -> list[Path]:
+    """The folders `checkpoint-N`, whole or torn, by their steps. A copy with another ending is not the run's."""
+    numbered = [path for path in output.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+    return sorted(numbered, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+def checkpoint_to_resume(arguments: RunArguments) -> Path | None:
     """The checkpoint that a run resumes from; None to begin.
 
     | `resume_from_checkpoint` | resumes from |
@@ -118,7 +136,7 @@ def checkpoint_to_resume(arguments: TokenWeightedTrainingArguments) -> Path | No
     """
     wish = arguments.resume_from_checkpoint
     output = arguments.output_folder
-    found = [Path(path) for path in sort_checkpoints(str(output))]
+    found = checkpoints_of(output)
     if wish in ("false", "False"):
         if found:
             raise ValueError(f"{output} holds {found[-1].name}: choose another output_dir, or let the run resume.")
@@ -134,8 +152,8 @@ def checkpoint_to_resume(arguments: TokenWeightedTrainingArguments) -> Path | No
     return None
 
 
-def is_finished(arguments: TokenWeightedTrainingArguments, record: dict[str, Any]) -> bool:
-    """Whether `output_dir` holds this very run, trained to its end.
+def is_finished(arguments: RunArguments, record: dict[str, Any]) -> bool:
+    """Whether `output_dir` holds this very run, trained to its end or stopped early.
 
     Raises:
         ValueError: for a file; or if training would overwrite it: another run, a model of unknown origin, or this run,
@@ -151,7 +169,7 @@ def is_finished(arguments: TokenWeightedTrainingArguments, record: dict[str, Any
     check_same_run(output, record)
     if not (output / COMPLETE_FILE).exists():
         return False
-    has_checkpoint = any(torn(Path(path)) is None for path in sort_checkpoints(str(output)))
+    has_checkpoint = any(torn(path) is None for path in checkpoints_of(output))
     if (problem := torn(output, with_contents=True, needed=("weights", TRAINER_STATE_NAME, RUN_FILE))) is not None:
         if has_checkpoint:
             return False
@@ -160,8 +178,12 @@ def is_finished(arguments: TokenWeightedTrainingArguments, record: dict[str, Any
     if arguments.max_steps > 0:
         is_done = arguments.max_steps <= state.global_step
     else:
-        # Not the state's `num_train_epochs`, which is rounded up. The last epoch's part is a rounded quotient.
-        is_done = arguments.num_train_epochs <= (state.epoch or 0) + 1e-9
+        # Steps are rounded up to the end of a part of an epoch, so the state's epoch may be beyond what was asked for.
+        asked = read_run_record(output).get(LENGTH, {}).get("num_train_epochs")
+        is_whole = isinstance(asked, int | float) and state.global_step >= state.max_steps
+        trained = asked if is_whole else (state.epoch or 0) + 1e-9
+        is_done = arguments.num_train_epochs <= trained
+    is_done = is_done or stopped_early(arguments, state)
     if not is_done and not has_checkpoint:
         raise ValueError(
             f"{output} holds this run, finished at step {state.global_step}, and no checkpoint to resume from: choose "
@@ -180,7 +202,7 @@ def rotate(output: Path, limit: int | None, best: str | None) -> None:
         shutil.rmtree(path, ignore_errors=True)
     if not limit:
         return
-    found = [Path(path) for path in sort_checkpoints(str(output))]
+    found = checkpoints_of(output)
     whole = [path for path in found if torn(path) is None]
     old = whole[:-limit] + [path for path in found[: found.index(whole[-1])] if path not in whole] if whole else []
     for path in old:
@@ -197,11 +219,16 @@ def delete_checkpoint(folder: Path) -> None:
 
 
 def run_record(
-    config: PreTrainedConfig, data: DataArguments, identity: Identity, arguments: TokenWeightedTrainingArguments
+    config: PreTrainedConfig, data: DataArguments, identity: Identity, arguments: RunArguments
 ) -> dict[str, Any]:
-    """Everything that a step depends on, as plain values: model, data and training; files by name and contents."""
-    training = {name: value for name, value in arguments.to_dict().items() if not name.startswith(_MAY_CHANGE)} | {
-        "world_size": arguments.world_size
+    """Everything that the trained model depends on, as plain values: model, data and training; files by name and
+    contents."""
+    asked = arguments.to_dict().items()
+    training = {name: value for name, value in asked if not name.startswith((*_MAY_CHANGE, *_PRECISION))} | {
+        "world_size": arguments.world_size,
+        # A launcher's too, which no argument names.
+        "mixed_precision": arguments.mixed_precision,
+        "kept_model": kept_model(arguments),
     }
     record = {
         "model": {
@@ -212,6 +239,7 @@ def run_record(
         "data": {name: _name_alone(value) for name, value in vars(data).items() if name not in CARD_FIELDS}
         | {"made_of": identity},
         "training": training,
+        LENGTH: {"num_train_epochs": None if arguments.max_steps > 0 else arguments.num_train_epochs},
     }
     return without_secrets(json.loads(json.dumps(record, default=str)))
 
@@ -230,10 +258,12 @@ def check_same_run(folder: Path, record: dict[str, Any]) -> None:
     shards need their number of processes.
     """
     before = read_run_record(folder)
+    _add_what_older_versions_left_out(before["training"])
     before["data"], record = _flat_identity(before["data"]), record | {"data": _flat_identity(record["data"])}
     changed = [
         f"{part}.{name} was {before[part][name]!r} and is {value!r}"
         for part, values in record.items()
+        if part != LENGTH
         for name, value in values.items()
         if name in before[part] and before[part][name] != value and not (part == "training" and name in _CUT)
     ]
@@ -252,6 +282,14 @@ def check_same_run(folder: Path, record: dict[str, Any]) -> None:
         raise ValueError(
             f"{folder} belongs to another run: {'; '.join(changed)}. Undo that, or choose another output_dir."
         )
+
+
+def _add_what_older_versions_left_out(training: dict[str, Any]) -> None:
+    """A run kept its last model. Its precision is known if the run file named it, not if the launcher did."""
+    training.setdefault("kept_model", LAST)
+    for name in _PRECISION:
+        if training.get(name):
+            training.setdefault("mixed_precision", name)
 
 
 def _flat_identity(data: dict[str, Any]) -> dict[str, Any]:
@@ -285,7 +323,9 @@ def read_run_record(folder: Path) -> dict[str, dict[str, Any]]:
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{folder / RUN_FILE} cannot be read: {type(error).__name__}. Remove {folder}.") from error
     parts = ("model", "data", "training")
-    if not isinstance(record, dict) or not all(isinstance(record.get(part), dict) for part in parts):
+    if not isinstance(record, dict) or not all(
+        isinstance(record.get(part), dict) for part in (*parts, *({LENGTH} & set(record)))
+    ):
         raise ValueError(
             f"{folder / RUN_FILE} is not the record of a run: it must hold {', '.join(parts)}. Remove {folder}."
         )
@@ -297,6 +337,7 @@ def read_state(folder: Path) -> TrainerState:
     try:
         state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
         is_state = isinstance(state.global_step, int) and isinstance(state.log_history, list)
+        is_state = is_state and all(isinstance(entry, dict) for entry in state.log_history)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         is_state = False
     if not is_state:

@@ -235,9 +235,12 @@ def _measure(run: Run, trainer: _Rehearsal, folder: Path, free_bytes: int) -> Dr
     ends = trainer.clock.ends
     model_bytes, optimizer_bytes = _sizes(run, trainer, folder)
     saved_every, measured_every = _periods(run.arguments, last_step, steps_per_epoch)
-    checkpoints = _count([saved_every], first_step, last_step) if saved_every else 0
+    # A run that ends with its best model saves whatever it measures, and keeps the best one beside the newest.
+    saved = [saved_every, measured_every] if arguments.load_best_model_at_end else [saved_every]
+    checkpoints = _count(saved, first_step, last_step) if saved_every else 0
     evaluations = _count([saved_every, measured_every], first_step, last_step) + int(arguments.eval_on_start)
     limit = arguments.save_total_limit
+    limit = limit and limit + int(arguments.load_best_model_at_end)
     return DryRun(
         name=run.name,
         begins=run.begins,

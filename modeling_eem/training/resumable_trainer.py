@@ -22,6 +22,7 @@ from transformers.utils import logging
 
 from modeling_eem.files import LOCK_FILE, full_disk_named, locked
 from modeling_eem.models.loss_eem import IGNORE_INDEX
+from modeling_eem.training.best_model import StopEarlyCallback, kept_model, stopped_early
 from modeling_eem.training.callbacks import MeasureCheckpointsCallback
 from modeling_eem.training.checkpoints import (
     COMPLETE_FILE,
@@ -39,7 +40,7 @@ from modeling_eem.training.distributed import over_processes
 from modeling_eem.training.experiment import Run
 from modeling_eem.training.loss_watch import LossWatch, check_weights
 from modeling_eem.training.run_arguments import RunArguments
-from modeling_eem.training.run_outputs import DESCRIPTIONS, describe
+from modeling_eem.training.run_outputs import describe
 from modeling_eem.training.trainer import TokenWeightedTrainer
 
 logger = logging.get_logger(__name__)
@@ -77,7 +78,7 @@ class RunTrainer(TokenWeightedTrainer):
             processing_class=run.tokenizer,
             compute_metrics=run.metrics,
             preprocess_logits_for_metrics=run.metrics.preprocess,
-            callbacks=[MeasureCheckpointsCallback(), *callbacks],
+            callbacks=[MeasureCheckpointsCallback(), StopEarlyCallback(), *callbacks],
         )
         self.remove_callback(PrinterCallback)  # a progress bar shows what it would print
         self.loss_watch = LossWatch(is_eager=self.args.device.type == "cpu")
@@ -108,8 +109,10 @@ class RunTrainer(TokenWeightedTrainer):
         if checkpoint_to_resume(self.run.arguments) != checkpoint or is_finished(self.run.arguments, self.run.record):
             raise ValueError(f"{self.args.output_dir} was changed by another training: start this one again.")
         if checkpoint is not None and self._is_trained(checkpoint):
-            self._load_from_checkpoint(str(checkpoint))
             self.state = read_state(checkpoint)
+            self._load_from_checkpoint(
+                str(self._best_checkpoint() if self.args.load_best_model_at_end else checkpoint)
+            )
         else:
             self.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         self.loss_watch.check()
@@ -141,9 +144,9 @@ class RunTrainer(TokenWeightedTrainer):
             self.save_model(str(new), _internal_call=True)
             if self.args.should_save:
                 self.state.save_to_json(str(new / TRAINER_STATE_NAME))
-                describe(new, self.run, self.state)
+                describe(new, self.run, self.state, self.kept_step, kept_model(self.args))
                 write_run_record(new, self.run.record)
-                mark_complete(new, leave_out=DESCRIPTIONS)
+                mark_complete(new)
                 # The list comes last: with it the run counts as finished.
                 for path in sorted(new.iterdir(), key=lambda path: path.name == COMPLETE_FILE):
                     path.replace(output / path.name)
@@ -151,6 +154,12 @@ class RunTrainer(TokenWeightedTrainer):
             if self.args.should_save:
                 shutil.rmtree(new, ignore_errors=True)
         self.accelerator.wait_for_everyone()
+
+    @property
+    def kept_step(self) -> int:
+        """The step whose weights the trained model has."""
+        best = self.state.best_global_step if self.args.load_best_model_at_end else None
+        return self.state.global_step if best is None else best
 
     def _lock(self) -> AbstractContextManager:
         return locked(self.args.output_folder) if self.is_world_process_zero() else nullcontext()
@@ -233,7 +242,27 @@ class RunTrainer(TokenWeightedTrainer):
             vars(self.args).update(wanted)
             self.state.compute_steps(self.args, max_steps)
         self._forget_the_best_of_another_metric()
+        if self.args.load_best_model_at_end and self.state.best_global_step:
+            self.state.best_model_checkpoint = str(self._best_checkpoint())
         return begun
+
+    def _best_checkpoint(self) -> Path:
+        """The best so far, in `output_dir` or beside the checkpoint that the run resumed from. The state names it by
+        the place where `output_dir` was."""
+        name = f"checkpoint-{self.state.best_global_step}"
+        best = self.args.output_folder / name
+        if (problem := torn(best)) is None:
+            return best
+        if self.run.checkpoint is not None and torn(other := self.run.checkpoint.parent / name) is None:
+            return other
+        raise ValueError(
+            f"{best}, the best measurement so far, {problem}, but the run is to end with it: put it back, or choose "
+            "another output_dir."
+        )
+
+    def _load_best_model(self) -> None:
+        self.state.best_model_checkpoint = str(self._best_checkpoint())
+        super()._load_best_model()
 
     def _forget_the_best_of_another_metric(self) -> None:
         """The state keeps only the best value, which says nothing of a metric that it was not measured by."""
@@ -283,8 +312,8 @@ class RunTrainer(TokenWeightedTrainer):
             torch.manual_seed(self.args.seed + draws_before + self.args.process_index)
             logger.warning_once(
                 f"{checkpoint} was trained with other numbers of processes, rows a device or accumulation steps. The "
-                "run goes on with as many rows in each step, but draws noise and dropout anew: it will not end bit "
-                "for bit where it would have ended."
+                "run goes on with as many rows in each step, but draws noise, dropout and random prefixes anew: "
+                "it will not end bit for bit where it would have ended."
             )
         problem = torn(Path(checkpoint))
         if problem is None and (step := read_state(Path(checkpoint)).global_step) != self.state.global_step:
@@ -307,9 +336,10 @@ class RunTrainer(TokenWeightedTrainer):
         return replace(self.run.collator, random_prefix_probability=0.0, padding_side="right")
 
     def _is_trained(self, checkpoint: Path) -> bool:
-        """Whether the checkpoint is the last one: transformers would train it one more step."""
+        """Whether nothing is left to train after a checkpoint: transformers would train it one more step."""
         *_, max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())
-        return read_state(checkpoint).global_step >= max_steps
+        state = read_state(checkpoint)
+        return state.global_step >= max_steps or stopped_early(self.args, state)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self.loss_watch.check()
@@ -325,7 +355,7 @@ class RunTrainer(TokenWeightedTrainer):
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
                     write_run_record(folder, self.run.record)
-                    describe(folder, self.run, self.state)
+                    describe(folder, self.run, self.state, self.state.global_step, "this step's")
                     mark_complete(folder)
         except OSError:
             if self.args.should_save:
@@ -375,7 +405,9 @@ def _hub_named(advice: str) -> Iterator[None]:
 def real_tokens(batch: dict[str, Tensor]) -> Tensor:
     """The number of tokens in a batch that are not padding; packed rows have no mask, but padding has no label."""
     if "attention_mask" in batch:
-        return batch["attention_mask"].sum()
+        # A row without any label is one that fills up the batches of several processes.
+        has_labels_B = (batch["labels"] != IGNORE_INDEX).any(-1) if "labels" in batch else 1
+        return (batch["attention_mask"].sum(-1) * has_labels_B).sum()
     is_real_BT = batch["labels"] != IGNORE_INDEX
     begins_BT = (batch["position_ids"] == 0) & torch.nn.functional.pad(is_real_BT[:, 1:], (0, 1))
     return (is_real_BT | begins_BT).sum()

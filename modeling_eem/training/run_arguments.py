@@ -8,19 +8,18 @@ from typing import Any
 import torch
 from transformers.integrations.integration_utils import get_available_reporting_integrations, is_tensorboard_available
 from transformers.trainer_pt_utils import AcceleratorConfig
-from transformers.trainer_utils import HubStrategy, SaveStrategy
+from transformers.trainer_utils import HubStrategy, SaveStrategy, SchedulerType
 from transformers.utils.import_utils import is_torch_xla_available
 
 from modeling_eem.training.token_loss_arguments import TokenWeightedTrainingArguments
 
 _MOST = 2**31 - 1  # rows, steps of accumulation, workers
 _AT_LEAST_ONE = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-_AT_LEAST_ONE += ("save_total_limit", "eval_accumulation_steps", "torch_empty_cache_steps")
+_AT_LEAST_ONE += ("save_total_limit", "eval_accumulation_steps", "torch_empty_cache_steps", "early_stopping_patience")
 
 # Arguments that are refused if the test holds, and why.
 _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "logging_nan_inf_filter": (bool, "would hide losses that are not finite; leave it out"),
-    "load_best_model_at_end": (bool, "is not for run files: take the best checkpoint-N by its results.json"),
     "hub_strategy": (
         lambda value: value not in (HubStrategy.END, HubStrategy.EVERY_SAVE),
         "must be end or every_save: optimizer states are not pushed",
@@ -39,6 +38,10 @@ _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "label_smoothing_factor": (bool, "takes the labels from the token loss; leave it out"),
     "average_tokens_across_devices": (lambda value: not value, "false contradicts the token loss's mean"),
     # Contents of a checkpoint, and of a step
+    "lr_scheduler_type": (
+        lambda value: value in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY),
+        "must not depend on measurements: how often you measure and save would change the steps",
+    ),
     "save_only_model": (bool, "leaves out what a resume needs; the trained model is in output_dir anyway"),
     "enable_jit_checkpoint": (bool, "writes checkpoints that are not known to be whole; use save_steps"),
     "ignore_data_skip": (bool, "would show a resumed run the same rows again; leave it out"),
@@ -59,6 +62,12 @@ class RunArguments(TokenWeightedTrainingArguments):
     Held-out rows are measured six times on the way and with every checkpoint; TensorBoard gets the logs if it is
     installed; our own progress bar shows the steps; the Hub gets the trained model only.
 
+    Attributes:
+        early_stopping_patience: the run ends after so many measurements in a row that are no better than the best one
+            before them. It implies `load_best_model_at_end`.
+        load_best_model_at_end: `output_dir` gets the weights of the best measurement by `metric_for_best_model` (by
+            default "loss"), not the last step's. Each measurement is then a checkpoint too.
+
     Raises:
         ValueError: for what runs do not do, see `_REFUSED`; a tracker that is not installed; a number out of range.
     """
@@ -69,8 +78,12 @@ class RunArguments(TokenWeightedTrainingArguments):
     disable_tqdm: bool | None = True
     hub_strategy: str = "end"
     logging_nan_inf_filter: bool = False
+    early_stopping_patience: int | None = None
 
     def __post_init__(self) -> None:
+        keeps_best = self.load_best_model_at_end or self.early_stopping_patience is not None
+        if keeps_best and self.metric_for_best_model is None:
+            self.metric_for_best_model = "loss"
         if self.report_to is None:
             self.report_to = "tensorboard" if is_tensorboard_available() else "none"
         _check_numbers(self)
@@ -81,7 +94,15 @@ class RunArguments(TokenWeightedTrainingArguments):
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             # transformers takes more for better, unless the name ends in "loss"
             self.greater_is_better = self.metric_for_best_model.removeprefix("eval_") == "token_accuracy"
+        # transformers wants save_steps to be a multiple of eval_steps. Here each measurement is saved.
+        self.load_best_model_at_end = False
         super().__post_init__()
+        self.load_best_model_at_end = keeps_best
+        if keeps_best and "no" in (self.eval_strategy, self.save_strategy):
+            raise ValueError(
+                "load_best_model_at_end and early_stopping_patience need measurements and checkpoints: leave "
+                "eval_strategy: no and save_strategy: no out."
+            )
         for name in self.report_to:
             if name not in (known := get_available_reporting_integrations()):
                 choice = f"choose from {', '.join(known)}" if known else "pip install it, or leave report_to out"

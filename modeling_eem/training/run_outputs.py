@@ -16,7 +16,6 @@ from modeling_eem.report import LearningCurve, learning_curves, provenance
 from modeling_eem.report.checkpoint_card import CheckpointFacts, ModelKind, checkpoint_card
 from modeling_eem.training.experiment import Run
 
-DESCRIPTIONS = ("README.md", "results.json", "learning_curve.png")
 _PACKAGES = ("modeling-eem", "torch", "transformers", "datasets", "accelerate")
 _SAMPLE = 1000  # rows to count tokens per byte in
 
@@ -42,38 +41,49 @@ def learning_curve(run: Run, state: TrainerState, name: str | None = None) -> Le
     return LearningCurve(name or run.name, held_out=points, train=losses)
 
 
-def describe(folder: Path, run: Run, state: TrainerState) -> None:
-    """Write `learning_curve.png`, `results.json` and the model card `README.md` beside a checkpoint's weights."""
+def describe(folder: Path, run: Run, state: TrainerState, step: int, kept: str) -> None:
+    """Write `learning_curve.png`, `results.json` and the model card `README.md` beside the weights of a step.
+
+    `kept` says in words which weights they are.
+    """
     curve = learning_curve(run, state)
     learning_curves(
         folder / "learning_curve.png", [curve], unit=run.metrics.unit, title=f"Learning curve of {run.name}"
     )
-    results = _results(run, state, curve)
+    results = _results(run, state, step, kept, curve)
     write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
     write_atomically(folder / "README.md", _card(run, results))
 
 
-def held_out_metrics(run: Run, state: TrainerState) -> dict[str, float]:
-    """The results of the last evaluation, by the names of `TokenMetrics` or `EntropyMetrics`."""
-    last = next(entry for entry in reversed(state.log_history) if run.metrics.key in entry)
+def held_out_metrics(run: Run, state: TrainerState, step: int) -> dict[str, float]:
+    """The results of the last evaluation up to a step, by the names of `TokenMetrics` or `EntropyMetrics`."""
+    last = _last_measured(run, state, step)
     names = ("bits_per_byte", "cross_entropy", "token_accuracy", "mean_squared_error")
     return {name: last[f"eval_{name}"] for name in names if f"eval_{name}" in last}
 
 
-def _results(run: Run, state: TrainerState, curve: LearningCurve) -> dict[str, Any]:
+def _last_measured(run: Run, state: TrainerState, step: int) -> dict[str, Any]:
+    return next(entry for entry in reversed(state.log_history) if run.metrics.key in entry and entry["step"] <= step)
+
+
+def _results(run: Run, state: TrainerState, step: int, kept: str, curve: LearningCurve) -> dict[str, Any]:
+    is_last = step == state.global_step
     return {
         "name": run.name,
         "model_type": run.config.model_type,
         "parameters": run.model.num_parameters(),
-        "step": state.global_step,
+        "step": step,
         "max_steps": state.max_steps,
         "rows_per_step": run.rows_per_step,
         "max_length": run.collator.max_length,
-        "tokens": state.num_input_tokens_seen,
+        "tokens": state.num_input_tokens_seen
+        if is_last
+        else _last_measured(run, state, step)["num_input_tokens_seen"],
         "token_loss": "mean squared error of entropies" if run.is_regression else run.arguments.token_loss,
         "code_bits_per_row": run.code_bits,
         "unit": run.metrics.unit,
-        "held_out": held_out_metrics(run, state),
+        "held_out": held_out_metrics(run, state, step),
+        "kept_model": kept,
         "curve": [list(point) for point in curve.held_out],
         **provenance(_PACKAGES),  # without secrets
     }
@@ -83,6 +93,7 @@ def _card(run: Run, results: dict[str, Any]) -> str:
     origin = ("command", "commit", "versions", "machine", "date")
     settings = {
         "steps": f"{results['step']:,} of {results['max_steps']:,}",
+        "weights": results["kept_model"],
         "rows a step": str(results["rows_per_step"]),
         "tokens a row": str(results["max_length"]),
         "tokens seen": f"{results['tokens']:,}",

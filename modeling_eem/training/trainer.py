@@ -1,6 +1,6 @@
 """Trainers with token losses, and with regression on per-token entropies."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -152,7 +152,7 @@ class TokenLossMixin(Trainer):
         """Chooses the stage's entropies. For a loss that averages weights over the step, computes their mean before
         the step's first batch."""
         column = self._token_loss.entropy_column(self.state.global_step, self.state.max_steps)
-        chosen = (self._with_entropies(batch, column) for batch in epoch_iterator)
+        chosen = (self._with_entropies(self._without_repeats(batch), column) for batch in epoch_iterator)
         batches, num_items = super().get_batch_samples(chosen, num_batches, device)
         head = self.training_forward
         if not batches or not isinstance(head, TokenLossHead) or not isinstance(num_items, Tensor):
@@ -215,20 +215,31 @@ class TokenLossMixin(Trainer):
         finally:
             self.args.train_sampling_strategy = strategy
 
-    def _without_repeated_rows(self, inputs: dict[str, Any]) -> dict[str, Any]:
+    def _without_repeats(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A training batch whose repeated rows have no label, so that several processes take one process's steps."""
+        if self.args.world_size == 1 or self.args.dataloader_drop_last or not isinstance(self.train_dataset, Sized):
+            return inputs
+        rows = self._train_batch_size * (self.args.world_size // self.get_tp_size())
+        if len(inputs.get("labels", ())) != self._train_batch_size:  # rows joined by a collator
+            return inputs
+        # Not accelerate's own remainder, which it does not know after a resume within an epoch.
+        return self._without_repeated_rows(inputs, len(self.train_dataset) % rows)
+
+    def _without_repeated_rows(self, inputs: dict[str, Any], remainder: int) -> dict[str, Any]:
         """A batch whose repeated rows have no label: accelerate fills up several processes' last batches with rows
         that came before, behind the rows of all processes."""
-        loader = self.accelerator.gradient_state
-        if self.args.world_size == 1 or "labels" not in inputs or not loader.end_of_dataloader or loader.remainder < 1:
+        is_last = self.accelerator.gradient_state.end_of_dataloader
+        if self.args.world_size == 1 or "labels" not in inputs or not is_last or remainder < 1:
             return inputs
         labels_BT = inputs["labels"]
         first = self.args.process_index // self.get_tp_size() * len(labels_BT)
         places_B = torch.arange(first, first + len(labels_BT), device=labels_BT.device)
-        return {**inputs, "labels": labels_BT.masked_fill(places_B[:, None] >= loader.remainder, IGNORE_INDEX)}
+        return {**inputs, "labels": labels_BT.masked_fill(places_B[:, None] >= remainder, IGNORE_INDEX)}
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         self._num_items = None
-        inputs = self._with_entropies(self._without_repeated_rows(inputs), self._token_loss.entropy_columns[-1])
+        inputs = self._without_repeated_rows(inputs, self.accelerator.gradient_state.remainder)
+        inputs = self._with_entropies(inputs, self._token_loss.entropy_columns[-1])
         self._is_measuring = True
         try:
             with self._replaced():

@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--prepared", type=Path, required=True, help="the rows they were trained on")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="held-out text")
     parser.add_argument("--output", type=Path, required=True, help="folder of the record")
-    parser.add_argument("--until-step", type=int, default=3200, help="later points, of the decay, are not fitted")
+    parser.add_argument("--until-step", type=int, default=2400, help="later points, of the decay, are not fitted")
     parser.add_argument("--name", default="over-training", help="the record's name")
     arguments = parser.parse_args()
 

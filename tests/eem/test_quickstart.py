@@ -158,7 +158,10 @@ def test_checkpoints_score_what_the_table_says(
 def test_cards(run: tuple[Path, str], results: dict[str, dict[str, Any]], folder: str) -> None:
     path = run[0] / folder / "README.md"
     card = ModelCard.load(path)
-    assert card.data.license == "apache-2.0" and card.data.language == "en"
+    # The run files are not ours, so nothing is said of our text.
+    assert card.data.license is None and card.data.language is None
+    assert not any(word in str(card) for word in ("Moby-Dick", "Union", "novel"))
+    assert "held_out.jsonl" in str(card) and "train.jsonl" in str(card)
     assert card.data.library_name == "transformers" and card.data.pipeline_tag == "text-generation"
     assert card.data.to_dict() == ModelCard(str(card)).data.to_dict()
     own, other = ("EEM", "causal baseline") if folder == "eem" else ("causal baseline", "EEM")
@@ -190,7 +193,7 @@ def test_the_cards_code_runs_without_this_package(run: tuple[Path, str], tmp_pat
         )
         assert done.returncode == 0, done.stderr
         assert "custom code" not in done.stdout + done.stderr and str(run[0]) not in code
-        assert folder == "eem" or "<|endoftext|>My fellow citizens," in done.stdout
+        assert folder == "eem" or "<|endoftext|>The sea was calm." in done.stdout
 
 
 def test_pictures(run: tuple[Path, str]) -> None:

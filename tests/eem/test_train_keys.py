@@ -5,11 +5,12 @@ import dataclasses
 from typer.testing import CliRunner
 
 from eem.__main__ import app
-from eem.train_keys import DATA_KEYS, EEM_KEYS, LOSS_KEYS, MIXER_KEYS, PANELS
+from eem.train_keys import DATA_KEYS, EEM_KEYS, LOSS_KEYS, MIXER_KEYS, PANELS, STOPPING_KEYS
 from modeling_eem import EEMAutoencoderConfig, EEMConfig, MaskedMixerConfig
 from modeling_eem.training import (
     TOKEN_LOSSES,
     DataArguments,
+    RunArguments,
     TokenWeightedTrainingArguments,
 )
 
@@ -24,6 +25,7 @@ def test_the_keys_listed_are_the_fields_there_are() -> None:
 
     assert set(DATA_KEYS) == _names(DataArguments)
     assert set(LOSS_KEYS) == _names(TokenWeightedTrainingArguments, TrainingArguments)
+    assert _names(RunArguments, TokenWeightedTrainingArguments) <= set(STOPPING_KEYS) <= _names(RunArguments)
     own = _names(MaskedMixerConfig, PreTrainedConfig)
     assert own <= set(MIXER_KEYS) and set(MIXER_KEYS) <= _names(MaskedMixerConfig)
     assert set(EEM_KEYS) == _names(EEMConfig, PreTrainedConfig) | _names(EEMAutoencoderConfig, PreTrainedConfig)

@@ -144,6 +144,8 @@ def test_an_encoder_never_sees_what_is_scored(
         CausalHarnessModel(folder)
     with pytest.raises(ValueError, match="not for 'llama'"):
         EEMHarnessModel(str(harness_model("llama")))
+    with pytest.raises(ValueError, match="batch_size: auto is not for these models"):
+        EEMHarnessModel(folder, batch_size="auto:4")
     warnings: list[str] = []
     monkeypatch.setattr(modeling_eem.logger, "warning_once", warnings.append)
     EEMHarnessModel(folder).loglikelihood(_requests("loglikelihood", PAIRS))

@@ -112,3 +112,16 @@ def test_what_was_looked_ahead_goes_with_the_tokens_it_read() -> None:
         for position in (11, 12):
             logits = model(swapped[:, position : position + 1], past_key_values=cache).logits
         torch.testing.assert_close(logits[:, -1], model(swapped, use_cache=False).logits[:, -1], rtol=1e-4, atol=1e-4)
+
+
+def test_an_offloaded_layer_keeps_no_buffer() -> None:
+    """The buffer is the memory that offloading is to free; the next token finds what was cached."""
+    layer, other = MixingLayer(), DynamicLayer()
+    with torch.no_grad():
+        for _ in range(3):
+            new = torch.randn(2, 1, 3, 4)
+            expected = other.update(new, new[..., :0])[0]
+            torch.testing.assert_close(layer.update(new, new[..., :0])[0], expected)
+            layer.offload()
+            assert layer.buffer_TBD is layer.view is layer.ahead is None
+            layer.prefetch()

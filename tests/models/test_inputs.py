@@ -142,7 +142,7 @@ def test_a_position_of_padding_may_be_anything(models: dict[str, PreTrainedModel
     torch.testing.assert_close(given[mask.bool()], own[mask.bool()], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["eem", "autoencoder"])
+@pytest.mark.parametrize("name", ["eem", "autoencoder", "classifier"])
 def test_what_wrappers_pass_as_none_is_taken(name: str, models: dict[str, PreTrainedModel]) -> None:
     """As peft passes it."""
     expected = models[name](IDS, labels=IDS).loss

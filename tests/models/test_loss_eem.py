@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from modeling_eem import EEMForCausalLM, MaskedMixerForCausalLM
+from modeling_eem import EEMForCausalLM, MaskedMixerForCausalLM, kernels
 from modeling_eem.loading import has_plain_head
 from modeling_eem.models import loss_eem
 from modeling_eem.models.loss_eem import (
@@ -21,6 +21,7 @@ from modeling_eem.models.loss_eem import (
     next_token_targets,
     token_classification_loss,
 )
+from modeling_eem.training.flops import counted_flops
 
 LENGTHS = [1, CHUNK_SIZE - 1, CHUNK_SIZE, CHUNK_SIZE + 1, 2 * CHUNK_SIZE + 7]
 
@@ -319,3 +320,29 @@ def test_products_of_many_batches_have_few_shapes(dtype: torch.dtype, monkeypatc
     many = {shape[0] for shape in shapes if shape[0] > loss_eem.ROW_MULTIPLE}
     assert 1 < len(many) < CHUNK_SIZE // loss_eem.ROW_MULTIPLE
     assert all(count % loss_eem.ROW_MULTIPLE == 0 for count in many)
+
+
+def test_float16_gradients_of_many_tokens_are_finite() -> None:
+    """Their sum is beyond float16 (79,200), their mean is not; a scaled loss's slope may be beyond it, too."""
+    hidden = torch.full((20_000, 8), 4.0, dtype=torch.float16, requires_grad=True)
+    weight = torch.zeros(100, 8, dtype=torch.float16, requires_grad=True)
+    labels = torch.zeros(20_000, dtype=torch.long)
+    total, _ = linear_cross_entropy(hidden, weight, labels)
+    (total / len(labels)).backward()
+    exact = weight.detach().float().requires_grad_()
+    F.cross_entropy(hidden.detach().float() @ exact.T, labels).backward()
+    torch.testing.assert_close(weight.grad.float(), exact.grad, rtol=2e-3, atol=1e-3)
+    few = torch.full((2, 8), 1e-3, dtype=torch.float16, requires_grad=True)
+    total, _ = linear_cross_entropy(few, weight, labels[:2])
+    (total * 2.0**18).backward()
+    assert few.grad.isfinite().all() and weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("loss", [linear_cross_entropy, lambda h, w, y: linear_token_loss(h, w, y, lambda ce, *_: ce)])
+def test_without_gradients_none_are_computed(loss: Callable[..., Any]) -> None:
+    hidden, weight, labels, _ = _problem(70)
+    products = 2 * len(weight) * weight.shape[1]
+    for grad_mode, factor in ((torch.enable_grad, 3), (torch.no_grad, 1)):
+        with grad_mode(), kernels.plain():
+            flops = counted_flops(lambda: loss(hidden, weight, labels))
+        assert flops == factor * 128 * products  # 70 tokens are filled up to 128

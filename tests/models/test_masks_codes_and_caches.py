@@ -255,3 +255,18 @@ def test_a_config_of_the_call_adds_to_the_models_own(eem: Callable[..., EEMForCa
     torch.testing.assert_close(code, model.encode(prompt, (prompt != 0).long()))
     with pytest.raises(ValueError, match="guidance_scale"):
         model.generate(prompt, generation_config=GenerationConfig(guidance_scale=2.0))
+
+
+@pytest.mark.parametrize("introduction", ["token", "embedding", "combination"])
+@pytest.mark.parametrize("decoder", ["llama", "masked_mixer"])
+def test_a_cache_without_text_begins_anew(decoder: str, introduction: str, eem: Callable[..., EEMForCausalLM]) -> None:
+    """Cropped to nothing, it holds no memory either: not the earlier code's, and not one more."""
+    model = eem(decoder, introduction)
+    with torch.no_grad():
+        code, other = model.encode(IDS), model.encode(IDS.flip(0))
+        cache = model(IDS, code=code, use_cache=True).past_key_values
+        cache.crop(-IDS.shape[1])
+        for mask in (None, torch.ones_like(IDS)):
+            logits = model(IDS, code=other, attention_mask=mask, past_key_values=cache).logits
+            torch.testing.assert_close(logits, model(IDS, code=other, use_cache=False).logits, rtol=1e-4, atol=1e-4)
+            cache.crop(-IDS.shape[1])

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate.utils import send_to_device
 from safetensors.torch import load_file
 from torch import Tensor
 
-from modeling_eem import MaskedMixerForCausalLM, MaskedMixerModel, kernels
+from modeling_eem import MaskedMixerConfig, MaskedMixerForCausalLM, MaskedMixerModel, kernels
 from modeling_eem.models.layout_masked_mixer import AlignedLayout, GatheredLayout, choose_layout
 from modeling_eem.models.mixing_masked_mixer import (
     LOOK_AHEAD,
@@ -20,6 +21,7 @@ from modeling_eem.models.mixing_masked_mixer import (
     gathered_token_mixing,
     next_token_mixing,
     reference_token_mixing,
+    tap_product_mixing,
     token_mixing,
 )
 
@@ -280,3 +282,40 @@ def test_unwritten_memory_is_never_read(mixer: MaskedMixerForCausalLM, inputs: d
     mixer(input_ids, labels=input_ids, **inputs).loss.backward()
     assert all(p.grad.isfinite().all() for p in mixer.parameters())
     assert mixer.eval()(input_ids, **inputs).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("kernel", [2, 3, 8])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_taps_as_one_product(heads: int, kernel: int, is_causal: bool) -> None:
+    """As GPUs mix in float32, where cuDNN's convolution would round to TF32: values and gradients."""
+    inputs = _mixing_inputs(heads, length=5, kernel=kernel)
+
+    def product(weight: Tensor, bias: Tensor, x_BTD: Tensor) -> Tensor:
+        x_HTBE = x_BTD.transpose(0, 1).unflatten(-1, (heads, -1)).movedim(2, 0)
+        return tap_product_mixing(weight, bias, x_HTBE, is_causal).movedim(0, 2).flatten(2).transpose(0, 1)
+
+    expected, actual = reference_token_mixing(*inputs, is_causal), product(*inputs)
+    torch.testing.assert_close(actual, expected)
+    cotangent = torch.randn_like(expected)
+    for ours, theirs in zip(*(torch.autograd.grad(y, inputs, cotangent) for y in (actual, expected))):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+def test_a_weight_whose_values_are_elsewhere_is_saved_as_it_is(changes: dict[str, int]) -> None:
+    """DeepSpeed ZeRO-3 leaves an empty tensor in a parameter's place, and asks for the state dict."""
+    config = MaskedMixerConfig(vocab_size=16, hidden_size=8, num_hidden_layers=1, max_position_embeddings=8, **changes)
+    mixing = MaskedMixerModel(config).layers[0].mixing
+    mixing.weight.data = torch.empty(0)
+    assert not mixing.state_dict()["weight"].numel()
+
+
+def test_layouts_move_with_the_layers() -> None:
+    """accelerate's device maps move a layer's arguments to its device if they have `to`."""
+    mask = torch.tensor([[0, 1, 1], [1, 1, 1]])
+    aligned = send_to_device(AlignedLayout.from_mask(mask, "left"), "meta")
+    assert aligned.order.is_meta and aligned.inverse.is_meta and aligned.is_real_TB1.is_meta
+    assert send_to_device(AlignedLayout(), "meta") == AlignedLayout()
+    gathered = send_to_device(GatheredLayout.from_positions(None, mask, 0, 3, True, torch.device("cpu")), "meta")
+    assert gathered.rows_BQ.is_meta and gathered.columns_BT.is_meta and gathered.visible_BQT.is_meta

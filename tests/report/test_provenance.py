@@ -1,6 +1,7 @@
 """What is published about a run holds no secret and no folder of the user's machine."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -27,3 +28,18 @@ def test_records_hold_neither(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert json.loads((tmp_path / "bits.json").read_text())["data"] == ["x.jsonl"]
     assert len((tmp_path / "bits.json").read_text().splitlines()) == 5, "a line a key"
     assert provenance(())["command"].startswith("eem --hub_token")
+
+
+def test_an_installed_package_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment often lies in a repository of the user's: its commit is not the package's."""
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
+        subprocess.run([*git, *words], check=True)
+    module = tmp_path / "environment" / "provenance.py"
+    module.parent.mkdir()
+    module.write_text("")
+    monkeypatch.setattr(sys.modules["modeling_eem.report.provenance"], "__file__", str(module))
+    assert provenance(())["commit"] == "unknown"
+    for words in (["add", "-f", str(module)], ["commit", "-q", "-m", "ours"]):
+        subprocess.run([*git, *words], check=True)
+    assert provenance(())["commit"] not in ("unknown", "")

@@ -40,16 +40,30 @@ def test_token_accuracy_leaves_out_what_is_not_scored() -> None:
         load_metric("token_accuracy").compute(predictions=[3.9, 4.2], references=[3, 4])
 
 
-def test_a_learning_curve_counts_no_padding_of_stored_rows(write_run: Callable[..., Path]) -> None:
-    run = prepare_run(write_run("eem", random_prefix_probability=0.5))
+def padded_rows(rows: Dataset, pad_token_id: int) -> Dataset:
+    """Rows as `eem data prepare --padding right` stores them."""
 
     def pad(row: dict[str, Any]) -> dict[str, Any]:
         length = len(row["input_ids"])
-        ids = [*row["input_ids"], *[run.collator.pad_token_id] * (24 - length)]
+        ids = [*row["input_ids"], *[pad_token_id] * (24 - length)]
         document = [*row["document_ids"], *[-1] * (24 - length)]
         return {"input_ids": ids, "document_ids": document, "attention_mask": [int(i < length) for i in range(24)]}
 
-    padded = replace(run, train_rows=Dataset.from_list([row | pad(row) for row in run.train_rows]))
+    return Dataset.from_list([row | pad(row) for row in rows])
+
+
+def test_a_code_length_counts_no_padding_of_stored_rows(write_run: Callable[..., Path]) -> None:
+    run = prepare_run(write_run("eem"))
+    stored = replace(run, held_out_rows=padded_rows(run.held_out_rows, run.collator.pad_token_id))
+    length, of_stored = held_out(run), held_out(stored)
+    assert any(len(row) < 24 for row in run.held_out_rows["input_ids"])
+    assert of_stored.num_tokens == length.num_tokens and of_stored.side_bits == length.side_bits
+    assert of_stored.bits_per_byte == pytest.approx(length.bits_per_byte, rel=1e-6)
+
+
+def test_a_learning_curve_counts_no_padding_of_stored_rows(write_run: Callable[..., Path]) -> None:
+    run = prepare_run(write_run("eem", random_prefix_probability=0.5))
+    padded = replace(run, train_rows=padded_rows(run.train_rows, run.collator.pad_token_id))
     tokens = sum(len(row) - 1 for row in run.train_rows["input_ids"])
     assert tokens < 23 * len(run.train_rows)
     state = TrainerState(log_history=[{"step": 1, "num_input_tokens_seen": 7, "loss": 2.0}])

@@ -24,7 +24,7 @@ def test_a_finished_run_says_so_and_is_left_alone(trained: tuple[Path, dict[str,
     before = {name: name.stat().st_mtime_ns for name in sorted((tmp_path / "out").rglob("*"))}
     trainer = train(path)
     assert trainer.run.is_finished and "holds this run, finished" in trainer.run.begins
-    assert trainer.state.global_step == 10 and held_out_metrics(trainer.run, trainer.state)["bits_per_byte"] > 0
+    assert trainer.state.global_step == 10 and held_out_metrics(trainer.run, trainer.state, 10)["bits_per_byte"] > 0
     saved = load_file(output / "model.safetensors")
     assert all(torch.equal(weight, saved[name]) for name, weight in trainer.model.state_dict().items())
     assert {name: name.stat().st_mtime_ns for name in sorted((tmp_path / "out").rglob("*"))} == before

@@ -24,9 +24,10 @@ from modeling_eem.loading import whole_weights
 from modeling_eem.training import TOKEN_LOSSES, TokenWeightedTrainer, TokenWeightedTrainingArguments
 
 folder, per_device, kind, architecture = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+STEPS = int(sys.argv[5]) if len(sys.argv) > 5 else 1
 generator = torch.Generator().manual_seed(0)
 rows = []
-for length in torch.randint(4, 17, (8,), generator=generator).tolist():
+for length in torch.randint(4, 17, (8 if STEPS == 1 else 10,), generator=generator).tolist():
     ids = torch.randint(2, 40, (length - 1,), generator=generator).tolist()
     entropies = torch.rand(length - 1, generator=generator).tolist()
     rows.append({"input_ids": [1, *ids], "token_entropies": [float("nan"), *entropies]})
@@ -70,10 +71,11 @@ for token_loss in TOKEN_LOSSES:
     trainer = TokenWeightedTrainer(
         model=model,
         args=TokenWeightedTrainingArguments(
-            output_dir=folder, token_loss=token_loss, per_device_train_batch_size=per_device, max_steps=1,
+            output_dir=folder, token_loss=token_loss, per_device_train_batch_size=per_device, max_steps=STEPS,
             learning_rate=1.0, lr_scheduler_type="constant", optim="sgd", max_grad_norm=0.0, logging_steps=1,
             save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True, dataloader_pin_memory=False,
-            ddp_find_unused_parameters=False, gradient_accumulation_steps=8 // per_device // WORLD,
+            ddp_find_unused_parameters=False,
+            gradient_accumulation_steps=8 // per_device // WORLD if STEPS == 1 else 1,
             deepspeed=deepspeed if kind == "zero3" else None,
         ),
         train_dataset=Dataset.from_list(rows),
@@ -114,6 +116,22 @@ def test_two_processes_make_the_step_of_one(tmp_path: Path, kind: str, architect
         assert double[token_loss][0] == pytest.approx(single[token_loss][0], rel=1e-4), token_loss
         for name, gradient in single[token_loss][1].items():
             torch.testing.assert_close(double[token_loss][1][name], gradient, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_each_row_once_an_epoch(tmp_path: Path) -> None:
+    """Of the second step of ten rows, two rows are new; accelerate fills up 2 × 4 with six earlier ones."""
+    script = tmp_path / "step.py"
+    script.write_text(SCRIPT)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    subprocess.run([sys.executable, str(script), str(tmp_path), "8", "one", "mixer", "2"], check=True, env=environment)
+    subprocess.run([*two, str(script), str(tmp_path), "4", "ddp", "mixer", "2"], check=True, env=environment)
+    _, single, _ = torch.load(tmp_path / "one.pt")
+    _, double, _ = torch.load(tmp_path / "ddp.pt")
+    for token_loss in TOKEN_LOSSES:
+        for name, change in single[token_loss][1].items():
+            torch.testing.assert_close(double[token_loss][1][name], change, rtol=1e-3, atol=1e-4)
 
 
 MEASURE = """
