@@ -4,10 +4,10 @@
         --data general_validation.parquet math_validation.parquet --output studies/over_training
 
 Reads every checkpoint of two runs of `eem train` (README.md) and scores it on held-out text in windows of n tokens: on
-every fourth document on the way, on all of them at the end. Of the EEM also with its code rounded, and with the code
-of the next row, which tells how much the code matters. The bits of a code are counted packed, and under a prior that
-was fitted to codes of training text, as the codec fits it. What is measured is kept beside the checkpoint: the same
-command goes on where it was stopped.
+every fourth document on the way, on all of them at the end. Of the EEM also with the code of the next row, which tells
+how much the code matters, and at the end with its code rounded. The bits of a code are counted packed, and under a
+prior that was fitted to codes of training text, as the codec fits it. What is measured is kept beside the checkpoint:
+the same command goes on where it was stopped.
 """
 
 import argparse
@@ -61,12 +61,14 @@ def checkpoints(run: Path) -> list[Checkpoint]:
     return found
 
 
-def measured(checkpoint: Checkpoint, rows: list[Row], prepared: Path) -> dict[str, np.ndarray]:
-    """The nats of each row; of an EEM with its code rounded and with another row's, too, and bits of codes."""
+def measured(
+    checkpoint: Checkpoint, rows: list[Row], prepared: Path, formats: tuple[str, ...] = ()
+) -> dict[str, np.ndarray]:
+    """The nats of each row; of an EEM also with another row's code, and with its code rounded, and bits of codes."""
     kept = checkpoint.folder / f"measured-{len(rows)}.npz"
     if not kept.exists():
         model = load_model(checkpoint.folder, dtype=torch.float32).eval()
-        values = _measured(model, rows, prepared)
+        values = _measured(model, rows, prepared, formats)
         with kept.with_suffix(".part").open("wb") as file:
             np.savez(file, **values)
         kept.with_suffix(".part").rename(kept)
@@ -74,7 +76,9 @@ def measured(checkpoint: Checkpoint, rows: list[Row], prepared: Path) -> dict[st
         return dict(values)
 
 
-def _measured(model: PreTrainedModel, rows: list[Row], prepared: Path) -> dict[str, np.ndarray]:
+def _measured(
+    model: PreTrainedModel, rows: list[Row], prepared: Path, formats: tuple[str, ...]
+) -> dict[str, np.ndarray]:
     tokenizer = AutoTokenizer.from_pretrained(prepared / "tokenizer")
     length = model.config.max_position_embeddings
     collator = CausalCollator(tokenizer.pad_token_id, model.config.vocab_size, length)
@@ -86,10 +90,12 @@ def _measured(model: PreTrainedModel, rows: list[Row], prepared: Path) -> dict[s
         "nats": np.array(row_nats(model, rows, collator, BATCH, codes_NP)),
         "nats another": np.array(row_nats(model, rows, collator, BATCH, codes_NP.roll(1, 0))),
     }
+    if not formats:
+        return values
     training = load_from_disk(prepared / "train")
     drawn = np.random.default_rng(0).permutation(len(training))[:FITTED_ROWS].tolist()
     fitted_NP = row_codes(model, [training[index] for index in drawn], collator, BATCH)
-    for name in FORMATS:
+    for name in formats:
         model.config.code_dtype = name
         values[f"nats {name}"] = np.array(row_nats(model, rows, collator, BATCH, codes_NP))
         values[f"packed {name}"] = np.full(len(rows), code_bits_of(model.config))
@@ -128,7 +134,7 @@ def main() -> None:
             values = measured(checkpoint, quarter, arguments.prepared)
             points[name].append({"step": checkpoint.step, "tokens": checkpoint.tokens, "values": values})
             print(name, checkpoint.step, f"{values['nats'].sum() / tokens_of(quarter):.4f}", flush=True)
-    last = {name: measured(found[-1], rows, arguments.prepared) for name, found in runs.items()}
+    last = {name: measured(found[-1], rows, arguments.prepared, FORMATS) for name, found in runs.items()}
     eem = load_model(runs["EEM"][0].folder).config
     write_record(
         arguments.output,
