@@ -144,8 +144,9 @@ def test_cards_say_whose_weights_they_describe(run: Callable[..., Path]) -> None
     assert "the best measured by loss" in (output / "README.md").read_text()
 
 
-def test_a_dry_run_counts_each_measurement_as_a_checkpoint(run: Callable[..., Path]) -> None:
-    costs = dry_run(run(max_steps=6, load_best_model_at_end=True, save_total_limit=1))
+def test_a_dry_run_counts_each_measurement_as_a_checkpoint(write_run: Callable[..., Path]) -> None:
+    changes = {"max_steps": 6, "eval_steps": 1, "save_steps": 100, "save_total_limit": 1}
+    costs = dry_run(write_run("masked_mixer", **changes, load_best_model_at_end=True))
     assert isinstance(costs, DryRun) and costs.checkpoints == 6 and costs.kept == 2
 
 
