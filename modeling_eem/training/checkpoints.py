@@ -180,8 +180,9 @@ def is_finished(arguments: RunArguments, record: dict[str, Any]) -> bool:
     else:
         # Steps are rounded up to the end of a part of an epoch, so the state's epoch may be beyond what was asked for.
         asked = read_run_record(output).get(LENGTH, {}).get("num_train_epochs")
-        is_whole = isinstance(asked, int | float) and state.global_step >= state.max_steps
-        trained = asked if is_whole else (state.epoch or 0) + 1e-9
+        trained = (state.epoch or 0) + 1e-9
+        if isinstance(asked, int | float) and state.global_step >= state.max_steps:
+            trained = asked
         is_done = arguments.num_train_epochs <= trained
     is_done = is_done or stopped_early(arguments, state)
     if not is_done and not has_checkpoint:
