@@ -1,4 +1,4 @@
-"""What a user edits, copies or launches beside checkpoints costs none of them; parts of epochs are what was asked for."""
+"""What a user edits, copies or launches beside checkpoints costs none; parts of epochs are what was asked for."""
 
 import json
 import shutil
