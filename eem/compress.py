@@ -177,7 +177,7 @@ def _answer(do: Callable) -> list:
 
 def _printable(line: str) -> str:
     """A line for standard output, with `\\udcff` for a byte of a file's name that is no text, as on standard error."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    encoding = sys.stdout.encoding or "utf-8"  # a stream in memory has none
     return line.encode(encoding, "backslashreplace").decode(encoding)
 
 

@@ -18,14 +18,18 @@ def kept_model(arguments: RunArguments) -> str:
     """Which weights a run leaves in `output_dir`, in words."""
     if not arguments.load_best_model_at_end:
         return LAST
-    return f"the best measured by {str(arguments.metric_for_best_model).removeprefix('eval_')}"
+    return f"the best measured by {_metric(arguments)}"
+
+
+def _metric(arguments: RunArguments) -> str:
+    return str(arguments.metric_for_best_model).removeprefix("eval_")
 
 
 def stopped_early(arguments: RunArguments, state: TrainerState) -> bool:
     """Whether the last `early_stopping_patience` measurements are all no better than one before them."""
     if arguments.early_stopping_patience is None:
         return False
-    name = f"eval_{str(arguments.metric_for_best_model).removeprefix('eval_')}"
+    name = f"eval_{_metric(arguments)}"
     sign = -1 if arguments.greater_is_better else 1
     measured = [entry for entry in state.log_history if isinstance(entry.get(name), Real)]
     # By step: an epoch's end may measure its last step again.

@@ -9,6 +9,7 @@ from scipy.stats import t as student
 
 from modeling_eem.bits import code_offset_nats, window_length_bits
 from modeling_eem.data.rows import Row
+from modeling_eem.evaluation.curves import RunCurve
 from modeling_eem.evaluation.intervals import ratio_difference
 from modeling_eem.evaluation.straight_line import straight_line
 from modeling_eem.report import Table, write_results
@@ -46,7 +47,7 @@ def write_record(
     ]
     fits = _fit_table(series | {"EEM less causal": gap})
     bits = _bits_table(last, all_rows, length)
-    loss_curves(folder / f"{name}.png", series, _lines(series), {"EEM less causal": gap}, "nats a token")
+    loss_curves(folder / f"{name}.png", series, _lines(series, length), {"EEM less causal": gap}, "nats a token")
     content = {"data": [str(path) for path in data], "until_step": until_step, "points": curves}
     caption = "Cross-entropy of both over training, and their difference"
     write_results(folder, name, [on_the_way, fits, bits], content, {caption: f"{name}.png"})
@@ -78,14 +79,14 @@ def _series(points: Points, key: str, until_step: int) -> list[tuple[float, floa
     return [(point["tokens"], point[key]) for point in points if point["step"] <= until_step]
 
 
-def _lines(series: dict[str, list[tuple[float, float]]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+def _lines(
+    series: dict[str, list[tuple[float, float]]], length: int
+) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """Both fits of each series at its own tokens."""
     lines: dict[str, dict[str, list[tuple[float, float]]]] = {"linear": {}, "log-linear": {}}
     for name, points in series.items():
-        tokens, losses = np.array(points).T
-        for kind, x in {"linear": tokens, "log-linear": np.log(tokens)}.items():
-            line = straight_line(x, losses)
-            lines[kind][name] = list(zip(tokens.tolist(), (line.intercept + line.slope * x).tolist()))
+        for fit in RunCurve(name, length, points).fits:
+            lines[fit.kind][name] = [(tokens, fit.loss(tokens)) for tokens, _ in points]
     return lines
 
 

@@ -244,3 +244,14 @@ def test_a_row_whose_value_is_not_finite_is_an_error_that_names_it(
         model.get_output_embeddings().weight.mul_(1e38)
     with pytest.raises(ValueError, match=r"runs/broken: row \d+ costs (nan|inf) nats, .* earlier checkpoint"):
         row_nats(model, rows, collator)
+
+
+def test_a_row_of_bos_and_eos_is_text_where_one_id_is_all_three(make_model: Callable[..., PreTrainedModel]) -> None:
+    """As with GPT-2's tokenizer: such rows, which `--add-eos` makes, have no mask."""
+    row = Row(input_ids=[BOS, BOS], document_ids=[0, 0], num_bytes=0)
+    collator = CausalCollator(pad_token_id=BOS, vocab_size=VOCAB_SIZE, max_length=CONTEXT)
+    model = make_model("llama")
+    ids = torch.tensor([[BOS, BOS]])
+    with torch.no_grad():
+        expected = -model(ids).logits[0, 0].log_softmax(-1)[BOS].item()
+    assert row_nats(model, [row], collator) == [pytest.approx(expected, abs=1e-5)]

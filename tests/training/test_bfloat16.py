@@ -27,6 +27,13 @@ def test_a_line_if_the_precision_costs_time(
     assert advice is None if said is None else said in str(advice)
 
 
+def test_a_launchers_precision_is_heard(write_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`accelerate launch` hands it over by the environment: such a run is in bfloat16 already."""
+    monkeypatch.setattr(bfloat16, "bfloat16_speedup", lambda: 2.0)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert bfloat16.bfloat16_advice(prepare_run(write_run())) is None
+
+
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="for machines with a CPU alone")
 def test_one_flag_trains_in_bfloat16_on_a_cpu(write_run: Callable[..., Path]) -> None:
     arguments = prepare_run(write_run(use_cpu=None), ["--bf16", "true"]).arguments

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig, PreTr
 
 from modeling_eem import EEMAutoencoder, EEMAutoencoderConfig, MaskedMixerConfig
 from modeling_eem.training import TokenWeightedTrainer, TokenWeightedTrainingArguments
+from modeling_eem.training.resumable_trainer import real_tokens
 from modeling_eem.training.trainer import LEFT_OUT
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "max_position_embeddings": 16}
@@ -108,3 +109,11 @@ def test_the_held_out_loss_does_not_depend_on_the_batches(
         args = arguments(per_device_eval_batch_size=size, token_loss="hinge", label_names=["labels"])
         found = TokenWeightedTrainer(model, args, train_dataset=rows, eval_dataset=rows).evaluate()
         assert found["eval_loss"] == pytest.approx(nats / count, rel=1e-6)
+
+
+def test_rows_that_fill_up_batches_are_no_tokens_trained_on() -> None:
+    """The third row has no label: accelerate repeated it. The others' BOS has none either, and counts."""
+    labels = torch.tensor([[-100, 5, 6], [-100, 7, -100], [-100, -100, -100]])
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 1]])
+    assert real_tokens({"attention_mask": mask, "labels": labels}) == 5
+    assert real_tokens({"attention_mask": mask}) == 8

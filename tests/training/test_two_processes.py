@@ -94,19 +94,23 @@ if trainer.is_world_process_zero():
 """.replace("WORLD", "int(__import__('os').environ.get('WORLD_SIZE', '1'))")
 
 
+def run_in_one_and_two(source: str, folder: Path, one: list[str], two: list[str]) -> None:
+    """Run a script in one process and in two, each with the folder and words of its own."""
+    script = folder / "script.py"
+    script.write_text(source)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for start, words in (([], one), (launcher, two)):
+        subprocess.run([sys.executable, *start, str(script), str(folder), *words], check=True, env=environment)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["mixer", "llama"])
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2", "zero3"])
 def test_two_processes_make_the_step_of_one(tmp_path: Path, kind: str, architecture: str) -> None:
     if kind == "zero3":
         pytest.importorskip("deepspeed")
-    script = tmp_path / "step.py"
-    script.write_text(SCRIPT)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    one = [sys.executable, str(script), str(tmp_path), "8", "one", architecture]
-    subprocess.run(one, check=True, env=environment)
-    subprocess.run([*two, str(script), str(tmp_path), "2", kind, architecture], check=True, env=environment)
+    run_in_one_and_two(SCRIPT, tmp_path, ["8", "one", architecture], ["2", kind, architecture])
     world_size, single, _ = torch.load(tmp_path / "one.pt")
     assert world_size == 1
     world_size, double, draws = torch.load(tmp_path / f"{kind}.pt")
@@ -121,12 +125,7 @@ def test_two_processes_make_the_step_of_one(tmp_path: Path, kind: str, architect
 @pytest.mark.slow
 def test_two_processes_train_on_each_row_once_an_epoch(tmp_path: Path) -> None:
     """Of the second step of ten rows, two rows are new; accelerate fills up 2 × 4 with six earlier ones."""
-    script = tmp_path / "step.py"
-    script.write_text(SCRIPT)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    subprocess.run([sys.executable, str(script), str(tmp_path), "8", "one", "mixer", "2"], check=True, env=environment)
-    subprocess.run([*two, str(script), str(tmp_path), "4", "ddp", "mixer", "2"], check=True, env=environment)
+    run_in_one_and_two(SCRIPT, tmp_path, ["8", "one", "mixer", "2"], ["4", "ddp", "mixer", "2"])
     _, single, _ = torch.load(tmp_path / "one.pt")
     _, double, _ = torch.load(tmp_path / "ddp.pt")
     for token_loss in TOKEN_LOSSES:
@@ -176,12 +175,7 @@ if trainer.is_world_process_zero():
 @pytest.mark.slow
 def test_two_processes_measure_each_row_once(tmp_path: Path) -> None:
     """Of the last batches, with one row of five, three rows are repeated ones: one process has no other."""
-    script = tmp_path / "measure.py"
-    script.write_text(MEASURE)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    subprocess.run([sys.executable, str(script), str(tmp_path), "5"], check=True, env=environment)
-    subprocess.run([*two, str(script), str(tmp_path), "2"], check=True, env=environment)
+    run_in_one_and_two(MEASURE, tmp_path, ["5"], ["2"])
     world_size, whole = torch.load(tmp_path / "losses-5.pt")
     assert world_size == 1
     assert torch.load(tmp_path / "losses-2.pt") == (2, pytest.approx(whole, rel=1e-5))
