@@ -34,6 +34,7 @@ from modeling_eem.files import asset
 
 _KINDS = ("txt", "jsonl", "json", "parquet")
 _PACKED = (".gz", ".zst")  # endings of compressed text and JSON
+_SAVED_DATA_SETS = {"dataset_dict.json", "state.json"}  # files of `save_to_disk`
 _TEXT_BLOCK = 1 << 20  # bytes
 _PARQUET_BATCH = 64  # rows
 
@@ -109,8 +110,12 @@ def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[str]:
 
 
 def text_files(folder: str | Path, paths: Iterable[str]) -> list[str]:
-    """The sorted text files of a folder, without files or folders whose names begin with "." or "_"."""
+    """The sorted text files of a folder, without files or folders whose names begin with "." or "_"; ValueError for a
+    folder of rows, whose JSON files are not text."""
     depth = len(Path(folder).parts)
+    paths = list(paths)
+    if any(Path(path).name in _SAVED_DATA_SETS and len(Path(path).parts) == depth + 1 for path in paths):
+        raise ValueError(f"{folder}: the folder holds a saved data set, not text: name the text that it was made of.")
     shown = [path for path in paths if not any(part.startswith((".", "_")) for part in Path(path).parts[depth:])]
     return sorted(path for path in shown if _kind(path) is not None)
 

@@ -23,7 +23,8 @@ def provenance(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
     """What a record needs beside its numbers: `command`, `commit`, `versions`, `machine`, `date`.
 
     The commit is that of the checkout that this package runs from, with a mark if files differ from it; for an
-    installed package it is "unknown".
+    installed package it is "unknown". Pictures and pages do not count: no number depends on them, and a record's figures
+    are written before its numbers.
     """
     versions = [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)]
     return {
@@ -57,9 +58,11 @@ def _commit() -> str:
     git = ["git", "-C", str(here.parent)]
     # An installed package may lie in an environment inside a repository that is not this package's.
     is_ours = [*git, "ls-files", "--error-unmatch", here.name]
-    describe = [*git, "describe", "--always", "--dirty", "--exclude", "*"]
+    describe = [*git, "describe", "--always", "--exclude", "*"]
+    is_clean = [*git, "diff", "--quiet", "HEAD", "--", ":(top)", ":(top,exclude)*.png", ":(top,exclude)*.md"]
     try:
         subprocess.run(is_ours, capture_output=True, check=True)
-        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+        commit = subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+        return commit if subprocess.run(is_clean, capture_output=True).returncode == 0 else f"{commit}-dirty"
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

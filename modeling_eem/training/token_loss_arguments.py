@@ -82,6 +82,17 @@ class TokenLossArguments:
         starts = self.entropy_stage_steps or [max_steps * stage // stages for stage in range(1, stages)]
         return self.entropy_columns[bisect_right(starts, step)]
 
+    def check_no_stage_comes_back(self, step: int, max_steps_before: int, max_steps: int) -> None:
+        """ValueError if a run that goes on after `step` with other `max_steps` would read an earlier column again."""
+        if self.entropy_stage_steps or not step:
+            return
+        last, following = self.entropy_column(step - 1, max_steps_before), self.entropy_column(step, max_steps)
+        if self.entropy_columns.index(following) < self.entropy_columns.index(last):
+            raise ValueError(
+                f"at step {step} of {max_steps_before} the run had come to {last}, and a run of {max_steps} steps has "
+                f"not yet: set entropy_stage_steps, one step for each of entropy_columns after the first."
+            )
+
     @property
     def token_loss_options(self) -> TokenLossOptions:
         return TokenLossOptions(self.entropy_threshold, self.focal_gamma, self.mile_gamma, self.selected_fraction)

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterator, Sized
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
 from modeling_eem.data.collator import CausalCollator
@@ -147,6 +149,22 @@ class TokenLossMixin(Trainer):
         if args.max_steps <= 0:
             self._token_loss.check_stages(max_steps)
         return *counts, max_steps
+
+    def _init_training_state(
+        self,
+        max_steps: int,
+        num_update_steps_per_epoch: int,
+        num_train_epochs: int,
+        resume_from_checkpoint: str | None,
+        trial: Any,
+    ) -> tuple[int, int]:
+        """Refuses a lengthened run that would go back to the entropies of an earlier stage."""
+        if resume_from_checkpoint and len(self._token_loss.entropy_columns) > 1:
+            before = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
+            self._token_loss.check_no_stage_comes_back(before.global_step, before.max_steps, max_steps)
+        return super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """Chooses the stage's entropies. For a loss that averages weights over the step, computes their mean before

@@ -10,6 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -114,6 +115,16 @@ def test_a_folder_is_its_files_but_hidden_ones(tmp_path: Path) -> None:
         path.write_text(json.dumps({"text": text}) if name.endswith("jsonl") else text)
     assert _texts(folder) == ["x", "y"]
     assert [Path(file).name for file in corpus_files([str(folder)])] == ["a.txt", "part-1.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "read", [lambda folder: list(read_documents([folder])), lambda folder: corpus_files([str(folder)])]
+)
+def test_a_saved_data_set_is_no_folder_of_text(read: Callable[[Path], object], tmp_path: Path) -> None:
+    """Its JSON files would be read as documents that lack their text."""
+    datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path)
+    with pytest.raises(ValueError, match="the folder holds a saved data set, not text"):
+        read(tmp_path)
 
 
 def test_documents_say_where_they_are_from(tmp_path: Path) -> None:

@@ -42,4 +42,23 @@ def test_an_installed_package_has_no_commit(tmp_path: Path, monkeypatch: pytest.
     assert provenance(())["commit"] == "unknown"
     for words in (["add", "-f", str(module)], ["commit", "-q", "-m", "ours"]):
         subprocess.run([*git, *words], check=True)
-    assert provenance(())["commit"] not in ("unknown", "")
+    commit = provenance(())["commit"]
+    assert commit not in ("unknown", "") and not commit.endswith("-dirty")
+
+
+def test_a_figure_that_is_written_first_does_not_make_its_record_dirty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, figure = tmp_path / "package" / "provenance.py", tmp_path / "record" / "curve.png"
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for file in (module, figure):
+        file.parent.mkdir()
+        file.write_text("before")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "both"]):
+        subprocess.run([*git, *words], check=True)
+    monkeypatch.setattr(sys.modules["modeling_eem.report.provenance"], "__file__", str(module))
+    commit = provenance(())["commit"]
+    figure.write_text("after")
+    assert provenance(())["commit"] == commit
+    module.write_text("after")
+    assert provenance(())["commit"] == f"{commit}-dirty"

@@ -183,18 +183,20 @@ def test_a_missing_column_is_an_error(rows: Dataset, step: Callable) -> None:
         step(mixer(), rows.remove_columns("token_entropies"), token_loss="hinge")
 
 
-def _stage_losses(dataset: Dataset, folder: Path, steps: int = 6, **arguments: Any) -> list[float]:
+def _stage_losses(
+    dataset: Dataset, folder: Path, steps: int = 6, resume: bool = False, **arguments: Any
+) -> list[float]:
     """The losses of a model that does not learn, one a step, all rows in each."""
     trainer = TokenWeightedTrainer(
         model=llama(),
         args=TokenWeightedTrainingArguments(
             output_dir=str(folder), max_steps=steps, learning_rate=0.0, logging_steps=1, token_loss="hinge",
-            save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True,
-            **{"per_device_train_batch_size": ROWS, **arguments},
+            report_to="none", disable_tqdm=True, use_cpu=True,
+            **{"per_device_train_batch_size": ROWS, "save_strategy": "no", **arguments},
         ),
         train_dataset=dataset,
     )  # fmt: skip
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     return [round(entry["loss"], 4) for entry in trainer.state.log_history if "loss" in entry]
 
 
@@ -216,6 +218,15 @@ def test_each_stage_of_training_reads_its_own_entropies(rows: Dataset, tmp_path:
     assert list(dict.fromkeys(chosen)) == list(dict.fromkeys(even))
     accumulated = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": ROWS // 2}
     assert _stage_losses(staged, tmp_path, entropy_columns=stages, **accumulated) == pytest.approx(even, abs=2e-4)
+
+
+def test_a_lengthened_run_does_not_go_back_to_an_earlier_stage(rows: Dataset, tmp_path: Path) -> None:
+    staged = rows.add_column("early", [[-1.0] * len(ids) for ids in rows["input_ids"]])
+    given = {"entropy_columns": ["early", "token_entropies"], "save_strategy": "steps", "save_steps": 2}
+    _stage_losses(staged, tmp_path, 2, **given)
+    with pytest.raises(ValueError, match="at step 2 of 2 the run had come to token_entropies, and a run of 6 steps"):
+        _stage_losses(staged, tmp_path, resume=True, **given)
+    assert len(set(_stage_losses(staged, tmp_path, resume=True, **given, entropy_stage_steps=[1]))) == 2
 
 
 def test_evaluation_is_the_last_stages(rows: Dataset, tmp_path: Path) -> None:
