@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,11 +44,12 @@ def tokenizer(
     from modeling_eem.report import Table
 
     check_output(output)
-    held_out = {name: read_documents([path], text_column) for name, path in _names(validation or [])}
+    held_out = {name: partial(read_documents, [path], text_column) for name, path in _names(validation or [])}
+    for name, read in held_out.items():  # all of it: what cannot be read is refused before the training
+        if not sum(bool(document.text) for document in read()):
+            raise ValueError(f"{name}: no text: give at least one document.")
     trained = train_tokenizer(_counted(read_documents(data, text_column), "training on documents"), vocab_size)
-    counts = {
-        name: count_tokens(trained, _counted(documents, f"measuring {name}")) for name, documents in held_out.items()
-    }
+    counts = {name: count_tokens(trained, _counted(read(), f"measuring {name}")) for name, read in held_out.items()}
     held_out_counts = {name: asdict(count) for name, count in counts.items()}
     statistics = {"tokenizers": tokenizers.__version__, "held_out": held_out_counts}
     with folder_at_once(output) as folder:

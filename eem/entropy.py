@@ -107,14 +107,15 @@ def entropy(
         check_tokenizers(estimators.values(), known, model)
         settled: list[Any] = [None]
         if is_main:
+            is_half_made = bool(begun) and source.folder.exists()
             try:
                 with waiting("reading the rows"):
-                    source.prepare(estimators.values(), known)
+                    source.prepare(estimators.values(), known, is_half_made)
                     scan = source.scan(estimators.values(), known)
                 identity = corpus_run.run_identity(estimators, models, scan, {"dtype": dtype, **options}, known)
                 corpus_run.check_begun(output, begun, identity)
             except ValueError:
-                if not begun:
+                if not is_half_made:
                     source.remove()
                 raise
             settled = [(identity, begun)]

@@ -219,7 +219,9 @@ def check_causal(model: PreTrainedModel) -> None:
         return
     length = min(8, context_length(config) or 8)
     values = config.to_dict()  # not every config names all of these
-    special = {values.get(name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    given = [values.get(name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")]
+    # Chat models have several EOS.
+    special = {one for each in given for one in (each if isinstance(each, list) else [each])}
     ids = [index for index in range(min(config.vocab_size, 64)) if index not in special][: length + 2]
     if length < 2 or len(ids) < 3:
         return

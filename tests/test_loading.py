@@ -263,6 +263,8 @@ def test_causal_models_pass(model_type: str) -> None:
     model = AutoModelForCausalLM.from_config(config).train()
     check_causal(model)
     assert model.training
+    model.config.eos_token_id = [1, 2]  # as chat models have it
+    check_causal(model)
     assert context_length(config) == {"bloom": None, "mamba": None, "rwkv": 1024}.get(model_type, 16)
 
 

@@ -35,6 +35,7 @@ from modeling_eem.files import asset
 _KINDS = ("txt", "jsonl", "json", "parquet")
 _PACKED = (".gz", ".zst")  # endings of compressed text and JSON
 _SAVED_DATA_SETS = {"dataset_dict.json", "state.json"}  # files of `save_to_disk`
+_ROW_FOLDERS = {*_SAVED_DATA_SETS, "fingerprint.json", "entropies.json"}  # and of rows that are not finished
 _TEXT_BLOCK = 1 << 20  # bytes
 _PARQUET_BATCH = 64  # rows
 
@@ -99,11 +100,14 @@ def document_files(path: Path) -> list[Path]:
 
 
 def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[str]:
-    """All files, in linked folders too, as often as they are linked; a link back to a folder above is not followed."""
+    """All files, in linked folders too, as often as they are linked; a link back to a folder above is not followed.
+
+    Folders of rows inside are passed by: a command's output often lies beside its text.
+    """
     inside = (*above, folder.resolve())
     for path in folder.iterdir():
         if path.is_dir():
-            if path.resolve() not in inside:
+            if path.resolve() not in inside and not any((path / name).exists() for name in _ROW_FOLDERS):
                 yield from files_below(path, inside)
         elif path.is_file():
             yield str(path)

@@ -49,6 +49,11 @@ from modeling_eem.data.text_encoding import PIECE_LENGTH, AlteredTextError, Text
 from modeling_eem.loading import load_tokenizer
 
 _ENCODED_TOGETHER = 1 << 20  # characters
+_SECONDS_BETWEEN_LOOKS = 1.0
+_KILLED = (
+    "one of the processes was killed, often because memory ran out: start the same command with fewer --workers; "
+    "finished shards are kept."
+)
 
 
 class ShardReader(BaseDiskReader):
@@ -202,7 +207,15 @@ class QuietLocalExecutor(LocalPipelineExecutor):
             )
             forks.set_forkserver_preload([__name__])
             with forks.Pool(self.workers) as pool:
-                stats = list(pool.imap_unordered(self._run_for_rank, ranks))
+                processes = forks.active_children()
+                results, stats = pool.imap_unordered(self._run_for_rank, ranks), []
+                while len(stats) < len(ranks):
+                    try:
+                        stats.append(results.next(timeout=_SECONDS_BETWEEN_LOOKS))
+                    except forks.TimeoutError:
+                        # The pool replaces a killed process, and would wait for its result for ever.
+                        if not all(process.is_alive() for process in processes):
+                            raise ValueError(_KILLED) from None
         total = sum(stats, start=PipelineStats())
         with self.logging_dir.open("stats.json", "wt") as file:
             total.save_to_disk(file)

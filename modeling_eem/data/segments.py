@@ -62,7 +62,7 @@ class Segments:
         rows_N = np.repeat(np.arange(len(lengths_B)), lengths_B)
         places = np.arange(len(flat_N))
         if "attention_mask" in table.column_names:
-            places = places[_flat(table, "attention_mask") == 1]
+            places = places[_flat(table, "attention_mask") != 0]
         is_first = np.diff(rows_N[places], prepend=-1) != 0
         has_hole = (np.diff(places, prepend=-1) > 1) & ~is_first
         if has_hole.any():

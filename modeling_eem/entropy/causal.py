@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,12 @@ class CausalEntropy(EntropyEstimator):
                 raise ValueError(f"a {model.config.model_type!r} model reads texts of any length: leave stride out.")
             check_stride(stride, self.context)
         check_causal(model)
+        vocab_size = model.config.get_text_config().vocab_size
+        if word_starts is not None and len(word_starts) != vocab_size:
+            raise ValueError(
+                f"word_starts has {len(word_starts)} values and the model's vocabulary {vocab_size}: make it by "
+                "word_start_tokens(tokenizer, model.config.vocab_size)."
+            )
         self.stride = stride
         self.word_starts = word_starts
         self.with_predictions = with_predictions
@@ -90,7 +96,10 @@ class CausalEntropy(EntropyEstimator):
 
     def _forward(self, rows: Sequence[Tensor], windows: Sequence[Window]) -> Sequence[Tensor]:
         """For each window the outputs before its scored tokens and at the last, `[n + 1, columns]`, on the CPU."""
-        ids_BT, _ = pad_right([window.ids(rows[window.row]) for window in windows])
+        ids_BT, mask_BT = pad_right([window.ids(rows[window.row]) for window in windows])
+        given: dict[str, Any] = {"input_ids": ids_BT, "use_cache": False}
+        if getattr(self.model.config, "position_alignment", "left") == "right":
+            given["attention_mask"] = mask_BT  # else padding would take the text's places
         places_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
         first_B1, last_B1 = (
             torch.tensor(places, device=ids_BT.device)[:, None]
@@ -99,9 +108,9 @@ class CausalEntropy(EntropyEstimator):
         is_read_BT = (places_T >= first_B1) & (places_T <= last_B1)
         head = self.model.get_output_embeddings() if self.has_plain_head else None
         if head is None:
-            outputs_BTX, head = self.model(input_ids=ids_BT, use_cache=False).logits, nn.Identity()
+            outputs_BTX, head = self.model(**given).logits, nn.Identity()
         else:
-            outputs_BTX = self.model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+            outputs_BTX = self.model.base_model(**given).last_hidden_state
         targets_BT = ids_BT.roll(-1, dims=1)  # nothing reads the last target
         outputs_NX = self._columns(outputs_BTX[is_read_BT], head, targets_BT[is_read_BT]).cpu()
         return outputs_NX.split((last_B1 - first_B1 + 1).squeeze(1).tolist())

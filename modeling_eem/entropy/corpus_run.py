@@ -26,8 +26,16 @@ from datasets import Features, List, Value
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from modeling_eem.data.arrow_files import RESULTS_FILE, TOKENIZER_FOLDER, arrow_stream, finish_dataset, shard_file
+from modeling_eem.data.arrow_files import (
+    DATASET_FILE,
+    RESULTS_FILE,
+    TOKENIZER_FOLDER,
+    arrow_stream,
+    finish_dataset,
+    shard_file,
+)
 from modeling_eem.data.fingerprint import FINGERPRINT_FILE, tokenizer_sha256
+from modeling_eem.data.row_checksums import CONTENTS_FILE, verify_rows
 from modeling_eem.data.rows import TOKEN_ENTROPIES
 from modeling_eem.data.segments import RowFolder, Scan, Segments, naming
 from modeling_eem.entropy.base import EntropyEstimator
@@ -255,6 +263,11 @@ class EntropyRun:
                 f"{self.output} holds {tokens:,} tokens, not the run's {identity['tokens']:,}: some of its files are "
                 "another run's, so remove the folder and start again."
             )
+        if (self.output / DATASET_FILE).exists() and (self.output / CONTENTS_FILE).exists():
+            try:  # new check sums would vouch for files that were damaged since they were finished
+                verify_rows(self.output)
+            except ValueError as error:
+                raise ValueError(f"{error} Or remove the file, and start the same command again.") from error
         splits = {split: self._counts(total) for split, total in totals.items()}
         estimator = self.estimators[TOKEN_ENTROPIES]
         results = {"method": estimator.method, "unit": estimator.unit, "splits": splits, **documents}

@@ -3,7 +3,6 @@
 import re
 import shutil
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,8 +77,14 @@ class Source:
         saved = self.folder / TOKENIZER_FOLDER
         return load_tokenizer(saved) if saved.exists() else None
 
-    def prepare(self, estimators: Iterable[EntropyEstimator], tokenizer: PreTrainedTokenizerBase | None) -> None:
+    def prepare(
+        self, estimators: Iterable[EntropyEstimator], tokenizer: PreTrainedTokenizerBase | None, is_begun: bool = False
+    ) -> None:
         """Make rows from text, or finish those that a killed start began. A folder of rows needs no preparation.
+
+        Args:
+            is_begun: whether entropies of these rows were begun: then rows of other text or options are refused, not
+                replaced.
 
         Raises:
             ValueError: for no tokenizer, no length, or text that cannot be read; nothing is left behind.
@@ -97,9 +102,15 @@ class Source:
         )
         shards = plan_shards(corpus_files(self.data), options.text_column, options.shard_bytes)
         if self.folder.exists():
-            with suppress(ValueError):  # rows of other options, or of text that was changed since
+            try:
                 prepare_rows(shards, tokenizer, self.folder, options)
                 return
+            except ValueError as error:  # rows of other options, or of text that was changed since
+                if is_begun:
+                    raise ValueError(
+                        f"the entropies were begun with other text or options ({error}): name the same, or choose "
+                        "another --output."
+                    ) from error
             self.remove()
         try:
             prepare_rows(shards, tokenizer, self.folder, options)

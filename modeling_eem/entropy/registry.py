@@ -161,18 +161,24 @@ def check_tokenizers(
     if tokenizer is not None:
         for estimator in estimators:
             estimator.check_tokenizer(tokenizer)
-    if len(names) < 2 or not estimators[0].reads_own_tokens:
+    if not estimators[0].reads_own_tokens:
         return
-    owners: dict[str, str] = {}
+    found: dict[str, PreTrainedTokenizerBase] = {}
     for name in names:
         with suppress(OSError):  # a repository of the Hub without a tokenizer
             if (own := own_tokenizer(name)) is not None:
-                owners.setdefault(tokenizer_sha256(own), name)
+                found[name] = own
+    owners = {tokenizer_sha256(own): name for name, own in reversed(found.items())}
     if len(owners) > 1:
-        first, other, *_ = owners.values()
+        *_, other, first = owners.values()
         raise ValueError(
             f"{first} and {other} have different tokenizers, so they cannot read the same rows: name models of one."
         )
+    for name, own in found.items():
+        if tokenizer is not None and own.get_vocab() != tokenizer.get_vocab():
+            raise ValueError(
+                f"{name} has another tokenizer than the rows: prepare the text with it, or use the method teacher."
+            )
 
 
 def check_options(method: str, options: dict[str, Any]) -> None:

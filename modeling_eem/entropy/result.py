@@ -192,7 +192,7 @@ class TokenEntropies:
         Args:
             bits: adds `entropy_bits`.
             corrected: sums are `-log P(word)`, see `word_boundary_corrections`; the result must come from
-                `CausalEntropy(model, word_starts=word_start_tokens(tokenizer))`.
+                `CausalEntropy(model, word_starts=word_start_tokens(tokenizer, model.config.vocab_size))`.
             pattern: a regular expression that matches where a word begins.
 
         Raises:
@@ -290,7 +290,7 @@ class TokenEntropies:
         if self.boundary_nats is None or pattern != WHITESPACE_WORDS:
             raise ValueError(
                 "corrected words are delimited by whitespace, and need "
-                "CausalEntropy(model, word_starts=word_start_tokens(tokenizer))."
+                "CausalEntropy(model, word_starts=word_start_tokens(tokenizer, model.config.vocab_size))."
             )
         boundary_T = self._real(self.boundary_nats, row)
         return word_boundary_corrections(boundary_T, self._spans(row), starts_W, len(self._text(row)))

@@ -314,3 +314,14 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(ValueError, match="2 columns are called 'text': rename all but one"):
         _texts(tmp_path / "a.parquet")
+
+
+def test_a_commands_output_beside_its_text_is_no_text(tmp_path: Path) -> None:
+    _write(tmp_path / "a.jsonl", ["x"])
+    for name in ("fingerprint.json", "entropies.json"):
+        folder = tmp_path / "outputs" / name.removesuffix(".json")
+        folder.mkdir(parents=True)
+        (folder / name).write_text("{}")
+        (folder / "left_out.txt").write_text("document 3: not text")
+    assert [Path(file).name for file in corpus_files([str(tmp_path)])] == ["a.jsonl"]
+    assert _texts(tmp_path) == ["x"]

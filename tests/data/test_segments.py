@@ -12,7 +12,7 @@ from modeling_eem.data.segments import RowFolder, Segments, is_row_folder
 
 PADDED_AND_PACKED = {
     "input_ids": [[9, 9, 0, 5, 6, 0, 7], [0, 3], [0, 4, 9]],
-    "attention_mask": [[0, 0, 1, 1, 1, 1, 1], [1, 1], [1, 1, 0]],
+    "attention_mask": [[0, 0, 1, 1, 1, 2, 2], [1, 1], [1, 1, 0]],  # all but 0 is text
     "position_ids": [[0, 0, 0, 1, 2, 0, 1], [0, 1], [0, 1, 0]],
 }
 
@@ -27,7 +27,7 @@ def test_segments_are_windows_without_padding(first_row: int) -> None:
     column = segments.column([ids.double() for ids in segments.ids]).to_pylist()
     masks = PADDED_AND_PACKED["attention_mask"][first_row:]
     for values, ids, mask in zip(column, PADDED_AND_PACKED["input_ids"][first_row:], masks):
-        np.testing.assert_array_equal(values, np.where(np.array(mask) == 1, ids, np.nan))
+        np.testing.assert_array_equal(values, np.where(np.array(mask) > 0, ids, np.nan))
     back = segments.values(pa.table({**table.to_pydict(), "values": column}), "values")
     assert [values.tolist() for values in back] == [ids for _, ids in expected]
 

@@ -141,6 +141,16 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     assert _folder(files) == before and (files / "out").exists() == there
 
 
+@pytest.mark.parametrize("name", ["latin.txt", "empty.txt", "other.jsonl"])
+def test_validation_files_are_read_before_training(name: str, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (files / "latin.txt").write_bytes(b"caf\xe9")
+    (files / "empty.txt").touch()
+    (files / "other.jsonl").write_text('{"story": "x"}\n')
+    monkeypatch.setattr("modeling_eem.data.train_tokenizer", lambda *_: pytest.fail("trained"))
+    result = _run("--data", files / "a.txt", "--validation", files / name, "--output", files / "out")
+    assert result.exit_code == 2 and name in result.stderr
+
+
 def test_an_output_that_cannot_be_is_said_before_training(files: Path) -> None:
     result = _run("--data", files / "a.txt", "--vocab-size", 8000, "--output", files / "b.jsonl")
     assert result.exit_code == 2 and "b.jsonl is a file: name a folder" in result.stderr

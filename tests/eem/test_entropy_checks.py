@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from typer.testing import CliRunner
 
 from eem.__main__ import app
 from modeling_eem.entropy import ESTIMATORS
+from modeling_eem.entropy.corpus_run import EntropyRun
+from modeling_eem.entropy.corpus_source import Source
 
 
 def _run(*arguments: object) -> Result:
@@ -105,6 +108,50 @@ def test_a_tokenizer_that_is_not_the_models_is_refused(
     result = _run(*arguments, "--tokenizer", tmp_path / "other")
     assert result.exit_code == 2 and "it is not the model's tokenizer" in " ".join(result.stderr.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused(
+    rows: Path, harness_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Its size and its BOS are the model's: rows that were made with it look like the model's own."""
+    other = _with_other_tokenizer(harness_model("llama"), tmp_path / "other")
+    arguments = ["--model", harness_model("llama"), "--method", "causal", "--data", rows, "--output", tmp_path / "out"]
+    result = _run(*arguments, "--tokenizer", other)
+    assert result.exit_code == 2 and "has another tokenizer than the rows" in " ".join(result.stderr.split())
+    assert not (tmp_path / "out").exists()
+    assert _run(*arguments, "--tokenizer", harness_model("llama")).exit_code == 0
+
+
+def test_damaged_entropies_are_not_vouched_for(made: list[object], tmp_path: Path) -> None:
+    assert _run(*made).exit_code == 0
+    file = _part(tmp_path / "out", 1)
+    entropies = load_from_disk(str(tmp_path / "out"))["train"][2]["token_entropies"]  # of the second part
+    content = bytearray(file.read_bytes())
+    content[content.index(struct.pack("<f", entropies[1]))] ^= 1
+    file.write_bytes(content)
+    result = _run(*made)
+    assert result.exit_code == 2 and f"{file} is not as it was written" in " ".join(result.stderr.split())
+
+
+def test_a_mistyped_start_destroys_no_prepared_rows(harness_model: Callable[..., Path], tmp_path: Path) -> None:
+    text, other, output = tmp_path / "text.txt", tmp_path / "other.txt", tmp_path / "out"
+    text.write_text("A ship came home. " * 20)
+    other.write_text("The wind was gone.")
+    arguments = ["--model", harness_model("llama"), "--method", "causal", "--output", output, "--data"]
+    kept = tmp_path / ".out.rows"
+    with pytest.MonkeyPatch.context() as patch:  # killed while it measures
+        patch.setattr(Source, "remove", lambda self: None)
+        patch.setattr(EntropyRun, "finish", lambda *_: (_ for _ in ()).throw(ValueError("killed")))
+        assert _run(*arguments, text).exit_code == 2
+    before = {file.name: file.stat().st_mtime_ns for file in kept.rglob("*")}
+    for changed in ([*arguments, other], [*arguments, text, "--max-length", 9]):
+        result = _run(*changed)
+        assert result.exit_code == 2 and "begun with other text or options" in " ".join(result.stderr.split())
+        assert {file.name: file.stat().st_mtime_ns for file in kept.rglob("*")} == before
+    assert _run(*arguments, text).exit_code == 0 and not kept.exists()
+    result = _run(*arguments, other)
+    assert result.exit_code == 2 and "was begun with other values of" in " ".join(result.stderr.split())
+    assert not kept.exists(), "rows of other text, made for nothing"
 
 
 def test_text_for_two_models_fits_both(harness_model: Callable[..., Path], tmp_path: Path) -> None:

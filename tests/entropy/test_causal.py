@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from modeling_eem import EEMAutoencoder, EEMAutoencoderConfig
 from modeling_eem.data.tokenizer import train_tokenizer
 from modeling_eem.entropy import CausalEntropy
+from modeling_eem.entropy.texts import Rows
 
 CONTEXT = 16
 # A soft-capped head, and one with a bias: neither may be applied in chunks as a plain matrix.
@@ -20,6 +21,19 @@ OTHERS = {
     "gemma2": {"final_logit_softcapping": 1.0, "num_key_value_heads": 2, "head_dim": 16, "sliding_window": 64},
     "phi": {},
 }
+
+
+def test_a_right_aligned_mixer_in_a_batch(make_causal: Callable, make_rows: Callable) -> None:
+    """Its last token has the last row of the mixing weights: padding must not take that place."""
+    estimator = CausalEntropy(make_causal("masked_mixer", position_alignment="right"))
+    rows = make_rows(4, 9, 6)
+    for values, row in zip(estimator.measure(Rows(rows)), rows):
+        torch.testing.assert_close(values, estimator.measure(Rows([row]))[0], rtol=0, atol=1e-4, equal_nan=True)
+
+
+def test_word_starts_of_another_vocabulary_are_refused(make_causal: Callable) -> None:
+    with pytest.raises(ValueError, match="word_starts has 30 values and the model's vocabulary 40"):
+        CausalEntropy(make_causal("llama"), word_starts=torch.ones(30, dtype=torch.bool))
 
 
 @pytest.fixture(params=["masked_mixer", "llama", "gpt2", "gemma2", "phi"])
