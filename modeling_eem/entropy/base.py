@@ -213,8 +213,8 @@ def length_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]
     return batches
 
 
-def pad_right(rows: Sequence[Tensor], fill: float = 0) -> tuple[Tensor, Tensor]:
+def pad_right(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Rows `[t]` as `[B, T]` and their mask; padding on the right changes nothing for a causal model."""
-    padded_BT = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=fill)
+    padded_BT = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
     lengths_B = torch.tensor([len(row) for row in rows], device=padded_BT.device)
     return padded_BT, (torch.arange(padded_BT.shape[1], device=padded_BT.device) < lengths_B[:, None]).long()

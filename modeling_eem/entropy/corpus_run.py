@@ -68,14 +68,14 @@ class Part:
         return self.file.exists()
 
 
-def measure_speed(estimators: Estimators, rows: RowFolder, seconds: float = _MEASURED_SECONDS) -> float:
+def measure_speed(estimators: Estimators, rows: RowFolder) -> float:
     """Tokens a second on rows drawn at random, in growing batches; the last and largest batch counts.
 
     A first row only warms up. At most a quarter of a small corpus is drawn: on 131 rows measuring took as long as the
     work itself.
     """
     drawn, speed, used, count = rows.draw(), 0.0, 0.0, 1
-    while count <= 2 or (used < seconds and 8 * count <= rows.num_rows):
+    while count <= 2 or (used < _MEASURED_SECONDS and 8 * count <= rows.num_rows):
         segments = [segment for _ in range(count) for segment in next(drawn)]
         began = time.perf_counter()
         for _ in _estimate(estimators, segments):

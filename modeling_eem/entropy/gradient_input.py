@@ -40,7 +40,7 @@ class GradientInputEntropy(EEMEstimator):
     def _attributions(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """The values at each output except the last; the decoder does not see the padding right of a row."""
         eem = self.model.model
-        memory_BF = eem.memory(eem.encoder.bottleneck.quantize(eem.encoder(ids_BT, mask_BT)))
+        memory_BF = eem.memory(eem.encode(ids_BT, mask_BT))
         with torch.enable_grad(), _frozen(self.model):
             memory_BF.requires_grad_()
             inputs = eem.introduce(memory_BF, eem.embed_tokens(ids_BT[:, :-1]))

@@ -14,7 +14,6 @@ from torch import Tensor
 from modeling_eem.entropy.base import length_batches, pad_right
 from modeling_eem.entropy.nats import token_nats
 from modeling_eem.kernels.cpu_linear import FEW_ROWS
-from modeling_eem.models.bottleneck_eem import TextEncoder
 from modeling_eem.models.modeling_eem import EEMForCausalLM
 
 
@@ -31,10 +30,9 @@ def prefix_nats(
         windows: ids `[t]`, BOS first, none longer than the context; on the model's device.
         encodes_prefixes: the result of `is_prefix_consistent` for the model.
     """
-    encoder = model.model.encoder
     flat_N = torch.cat(list(windows))
     starts_R = torch.tensor([0, *map(len, windows)]).cumsum(0).to(flat_N.device)
-    codes = _codes_of_prefixes(encoder, windows, prefixes, batch_tokens) if encodes_prefixes else None
+    codes = _codes_of_prefixes(model, windows, prefixes, batch_tokens) if encodes_prefixes else None
     nats = torch.zeros(len(prefixes), dtype=torch.float64)
     scored = [place for place, (_, length) in enumerate(prefixes) if length > 1]
     for batch in length_batches([prefixes[place][1] for place in scored], batch_tokens):
@@ -47,7 +45,7 @@ def prefix_nats(
         places_T = torch.arange(int(lengths_G.max()), device=flat_N.device)
         # Neither the encoder nor the decoder sees the tokens to the right of a prefix.
         prefix_GT = flat_N[(starts_R[rows_G, None] + places_T).clamp(max=len(flat_N) - 1)]
-        codes_GP = _encode(encoder, prefix_GT, lengths_G) if codes is None else codes[filled]
+        codes_GP = _encode(model, prefix_GT, lengths_G) if codes is None else codes[filled]
         nats[places] = _summed_nats(model, prefix_GT, lengths_G, codes_GP)[: len(places)].cpu()
     return nats
 
@@ -64,9 +62,10 @@ def _summed_nats(model: EEMForCausalLM, prefix_GT: Tensor, lengths_G: Tensor, co
 
 
 def _codes_of_prefixes(
-    encoder: TextEncoder, windows: Sequence[Tensor], prefixes: Sequence[tuple[int, int]], batch_tokens: int
+    model: EEMForCausalLM, windows: Sequence[Tensor], prefixes: Sequence[tuple[int, int]], batch_tokens: int
 ) -> Tensor:
     """The codes of `prefixes`, `[len(prefixes), P]`; one pass over a window yields the codes of all its prefixes."""
+    encoder = model.model.encoder
     of_window: list[list[int]] = [[] for _ in windows]
     for place, (window, _) in enumerate(prefixes):
         of_window[window].append(place)
@@ -76,14 +75,15 @@ def _codes_of_prefixes(
         hidden_BTD = encoder.hidden_states(pad_right([windows[index] for index in batch])[0])
         places.append(torch.tensor([place for index in batch for place in of_window[index]]))
         rows = torch.tensor([row for row, index in enumerate(batch) for _ in of_window[index]])
-        codes.append(encoder.bottleneck.compress(hidden_BTD[rows, lengths[places[-1]] - 1]))
+        codes.append(encoder.bottleneck.compress(hidden_BTD[rows, lengths[places[-1]] - 1], model.config))
     return torch.cat(codes)[torch.cat(places).argsort()]
 
 
-def _encode(encoder: TextEncoder, prefix_GT: Tensor, lengths_G: Tensor) -> Tensor:
-    if bool((lengths_G == prefix_GT.shape[1]).all()):
-        return encoder(prefix_GT, None)
-    return encoder(prefix_GT, (torch.arange(prefix_GT.shape[1], device=prefix_GT.device) < lengths_G[:, None]).long())
+def _encode(model: EEMForCausalLM, prefix_GT: Tensor, lengths_G: Tensor) -> Tensor:
+    mask_GT = None
+    if bool((lengths_G < prefix_GT.shape[1]).any()):
+        mask_GT = (torch.arange(prefix_GT.shape[1], device=prefix_GT.device) < lengths_G[:, None]).long()
+    return model.model.encoder(prefix_GT, mask_GT, model.config)
 
 
 def is_prefix_consistent(model: EEMForCausalLM) -> bool:

@@ -55,4 +55,4 @@ def triton() -> Iterator[None]:
         KERNELS.update(before)
 
 
-__all__ = ["CPU_KERNELS", "plain", "triton", "use_kernels"]
+__all__ = ["plain", "triton", "use_kernels"]

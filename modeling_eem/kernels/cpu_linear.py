@@ -57,10 +57,15 @@ def has_bfloat16() -> bool:
     return HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
+def _is_transformed() -> bool:
+    """Whether functions are being transformed, or differentiated forwards: neither knows oneDNN's operators."""
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+
+
 def is_plain(x: Tensor, weight: Tensor, *dtypes: torch.dtype) -> bool:
     """Whether a product is of plain tensors of these dtypes on a CPU, without autocast and transforms of functions."""
     return (
-        not torch._C._are_functorch_transforms_active()
+        not _is_transformed()
         and x.is_cpu
         and weight.is_cpu
         and x.dtype == weight.dtype
@@ -138,6 +143,7 @@ def _is_low(layer: nn.Linear, x: Tensor) -> bool:
         dtypes = [torch.float32, torch.bfloat16] if torch.get_autocast_dtype("cpu") == torch.bfloat16 else []
     return (
         has_bfloat16()
+        and not _is_transformed()
         and torch.backends.mkldnn.enabled
         and all(type(tensor) in _PLAIN_TENSORS and tensor.is_cpu and tensor.dtype in dtypes for tensor in tensors)
         and layer.weight.layout == torch.strided

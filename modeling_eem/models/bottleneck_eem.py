@@ -16,7 +16,7 @@ from .configuration_eem import EncoderDecoderConfig
 from .configuration_masked_mixer import MaskedMixerConfig
 from .hub_eem import RemoteCodePreTrainedModel
 from .layout_masked_mixer import check_ids, check_shape, is_readable, token_ranks
-from .modeling_masked_mixer import MaskedMixerModel, embedding_std, init_linear
+from .modeling_masked_mixer import MaskedMixerModel, embedding_std, init_linear, init_new_tokens
 from .quantization_eem import CODE_FORMATS
 
 
@@ -93,33 +93,34 @@ def refuse_arguments(kwargs: dict) -> None:
 class Bottleneck(nn.Module):
     """`z = W_down e + c`. Training adds noise U(-q, q) to `z` or `e`; otherwise `z` is rounded to `code_dtype`.
 
-    Without a bottleneck z = e. `expand` is `W_up z`, if the model needs it.
+    Without a bottleneck z = e. `expand` is `W_up z`, if the model needs it. Noise and format are read from the model's
+    config when they are used, so they can be tried on a trained model. The config is passed, because PEFT may train a
+    copy of this module: a config of its own would be copied, too.
     """
 
     def __init__(self, config: EncoderDecoderConfig, has_up: bool = True):
         super().__init__()
         width, code_size = config.encoder_config.hidden_size, config.bottleneck_size
-        self.config = config  # read when run: a format or a noise can be tried on a trained model
         self.down = None if code_size is None else nn.Linear(width, code_size)
         self.up = None if code_size is None or not has_up else nn.Linear(code_size, width)
 
-    def compress(self, output_BD: Tensor) -> Tensor:
+    def compress(self, output_BD: Tensor, config: EncoderDecoderConfig) -> Tensor:
         """The code `[B, P]` of an encoder's outputs `[B, D]`, with noise in training."""
-        output_BD = self._with_noise(output_BD, "encoder_output")
+        output_BD = self._with_noise(output_BD, config, "encoder_output")
         code_BP = output_BD if self.down is None else self.down(output_BD)
-        return self._with_noise(code_BP, "bottleneck")
+        return self._with_noise(code_BP, config, "bottleneck")
 
-    def _with_noise(self, x: Tensor, placement: str) -> Tensor:
-        scale = self.config.noise_scale
-        if not self.training or scale == 0 or placement != self.config.noise_placement:
+    def _with_noise(self, x: Tensor, config: EncoderDecoderConfig, placement: str) -> Tensor:
+        scale = config.noise_scale
+        if not self.training or scale == 0 or placement != config.noise_placement:
             return x
         return x + torch.empty_like(x).uniform_(-scale, scale)
 
-    def quantize(self, code_BP: Tensor) -> Tensor:
+    def quantize(self, code_BP: Tensor, config: EncoderDecoderConfig) -> Tensor:
         """The code rounded to `code_dtype`; in training, the code itself."""
-        if self.training or self.config.code_dtype is None:
+        if self.training or config.code_dtype is None:
             return code_BP
-        return CODE_FORMATS[self.config.code_dtype].round(code_BP)
+        return CODE_FORMATS[config.code_dtype].round(code_BP)
 
     def expand(self, code_BP: Tensor) -> Tensor:
         return code_BP if self.up is None else self.up(code_BP)
@@ -140,8 +141,8 @@ class TextEncoder(nn.Module):
         """The backbone's outputs `[B, T, D]`, before one of them becomes the code."""
         return self._run(input_ids, attention_mask)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Codes `[B, P]`, made from the output at the last real token."""
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None, config: EncoderDecoderConfig) -> Tensor:
+        """Codes `[B, P]`, made from the output at the last real token; `config` is the model's, see `Bottleneck`."""
         batch_size, length = input_ids.shape
         if attention_mask is None:
             last_B = torch.full((batch_size,), length - 1, device=input_ids.device)
@@ -153,7 +154,7 @@ class TextEncoder(nn.Module):
             hidden_BTD = self._run(input_ids, attention_mask)
             last_B = last_B.to(hidden_BTD.device)  # where the backbone's last layer is
             output_BD = hidden_BTD[torch.arange(batch_size, device=last_B.device), last_B]
-        return self.bottleneck.compress(output_BD)
+        return self.bottleneck.compress(output_BD, config)
 
     def _run(self, input_ids: Tensor, attention_mask: Tensor | None, **kwargs) -> Tensor:
         return run_backbone(
@@ -246,7 +247,10 @@ class EncoderDecoderPreTrainedModel(RemoteCodePreTrainedModel):
         encoder.embed_tokens = self._get_resized_embeddings(
             encoder.embed_tokens, new_num_tokens, pad_to_multiple_of, mean_resizing
         )
-        return super()._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        before = self.get_input_embeddings().num_embeddings
+        embeddings = super()._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        init_new_tokens(self, before, mean_resizing)
+        return embeddings
 
 
 __all__ = [

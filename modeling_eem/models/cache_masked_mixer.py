@@ -42,8 +42,10 @@ class MixingLayer(DynamicLayer):
         """Append `[B, 1, Q, D]` and return all keys and values."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self.is_steady = self.keys is self.view
-        if not self.is_steady:
+        is_steady = self.keys is self.view
+        # What was summed ahead is constant: a step with gradients sums the weights anew.
+        self.is_steady = is_steady and not torch.is_grad_enabled()
+        if not is_steady:
             self.buffer_TBD = self.ahead = None
         if torch.is_grad_enabled():
             return super().update(key_states, value_states, *args, **kwargs)  # never overwrites what autograd holds

@@ -49,7 +49,7 @@ class MaskedMixerConfig(PreTrainedConfig):
     """
 
     model_type = "masked_mixer"
-    keys_to_ignore_at_inference = ["past_key_values", "token_losses"]
+    keys_to_ignore_at_inference = ["past_key_values"]
 
     vocab_size: int = 8000
     hidden_size: int = 512

@@ -1,5 +1,6 @@
 """Generation that ends at the context, since there are no positions beyond it."""
 
+from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor
@@ -9,6 +10,8 @@ from transformers.utils import logging
 from .layout_masked_mixer import check_ids, check_shape
 
 logger = logging.get_logger(__name__)
+# Tokens that are in the given cache and not in the given ids, of the `generate` that is running.
+_ONLY_CACHED: ContextVar[int] = ContextVar("only_cached", default=0)
 
 
 class ContextGenerationMixin(GenerationMixin):
@@ -24,11 +27,19 @@ class ContextGenerationMixin(GenerationMixin):
             TypeError: for ids or a mask that are not tensors.
         """
         input_ids = kwargs.get("input_ids") if inputs is None else inputs
+        only_cached = 0
         if input_ids is not None:
             check_ids(input_ids)
+            mask = kwargs.get("attention_mask")
             if kwargs.get("past_key_values") is None:
-                check_shape("attention_mask", kwargs.get("attention_mask"), *input_ids.shape)
-        return super().generate(inputs, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]  # of a model
+                check_shape("attention_mask", mask, *input_ids.shape)
+            elif mask is not None:
+                only_cached = max(mask.shape[-1] - input_ids.shape[1], 0)
+        entered = _ONLY_CACHED.set(only_cached)
+        try:
+            return super().generate(inputs, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        finally:
+            _ONLY_CACHED.reset(entered)
 
     def _prepare_generated_length(
         self,
@@ -47,7 +58,7 @@ class ContextGenerationMixin(GenerationMixin):
             **kwargs,
         )
         context = self.config.max_position_embeddings
-        room = context + 1 - inputs_tensor.shape[1]
+        room = context + 1 - inputs_tensor.shape[1] - _ONLY_CACHED.get()
         # The model itself refuses a prompt that leaves no room, before the first token.
         if 0 < room < generation_config.max_length - input_ids_length:
             logger.warning(

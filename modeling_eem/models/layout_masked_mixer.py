@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from transformers.utils.import_utils import is_tracing
 
 from .configuration_masked_mixer import MaskedMixerConfig
 
@@ -52,8 +53,8 @@ def check_ids(input_ids: Tensor, vocab_size: int | None = None) -> None:
 
 
 def is_readable(x: Tensor) -> bool:
-    """Whether values can be read: not while a graph is compiled, and not from meta tensors, which have none."""
-    return not (torch.compiler.is_compiling() or x.is_meta)
+    """Whether values can be read: not while a graph is traced or captured, and not from meta or fake tensors."""
+    return not (x.is_meta or is_tracing(x))
 
 
 def token_ranks(attention_mask_BT: Tensor) -> Tensor:

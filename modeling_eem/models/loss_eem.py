@@ -261,6 +261,8 @@ def causal_lm_loss(
         logits_NV = (lm_head(hidden_BTD) if logits_BTV is None else logits_BTV).flatten(0, 1).float()
         logits_NV = logits_NV.to(hidden_BTD.device)  # of models over several devices
         losses_N = F.cross_entropy(logits_NV, targets_N, ignore_index=IGNORE_INDEX, reduction="none")
+        if weights_N is not None:  # of a token that is not scored it may be NaN
+            weights_N = weights_N.masked_fill(targets_N == IGNORE_INDEX, 0.0)
         total = losses_N.sum() if weights_N is None else (losses_N * weights_N).sum()
     is_scored_BT = targets_BT != IGNORE_INDEX
     num_items = is_scored_BT.sum() if num_items_in_batch is None else num_items_in_batch
@@ -270,7 +272,8 @@ def causal_lm_loss(
 
 def is_plain_linear(head: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a head is its weights' product and nothing else, so that it need not be called."""
-    return type(head) is nn.Linear and head.bias is None and not is_watched(head)
+    is_plain = type(head) is nn.Linear and type(head.weight) in (Tensor, nn.Parameter)  # torchao swaps weights
+    return is_plain and head.bias is None and not is_watched(head)
 
 
 def token_classification_loss(

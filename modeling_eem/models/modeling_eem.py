@@ -37,6 +37,7 @@ from .layout_masked_mixer import check_ids, check_shape, is_readable, token_rank
 from .loss_eem import logits_and_loss, next_token_targets
 
 logger = logging.get_logger(__name__)
+OTHER_CODE = "a filled cache goes on with its own code: leave encoder_input_ids out."
 
 
 @dataclass
@@ -90,7 +91,7 @@ class EEMModel(EEMPreTrainedModel):
             ValueError: ids outside the vocabulary, a row longer than the context, an empty or all-padding row.
         """
         self._check_text(input_ids, attention_mask)
-        return self.encoder.bottleneck.quantize(self.encoder(input_ids, attention_mask))
+        return self.encoder.bottleneck.quantize(self.encoder(input_ids, attention_mask, self.config), self.config)
 
     def memory(self, code: Tensor) -> Tensor:
         """The decoder's memory vector: `W_proj W_up z [B, D]`, or z itself with the `embedding` introduction."""
@@ -150,7 +151,7 @@ class EEMModel(EEMPreTrainedModel):
             check_shape("attention_mask (of cached and new tokens)", attention_mask, *shape)
             assert past_key_values is not None  # it holds the past
             if encoder_input_ids is not None:
-                raise ValueError("a filled cache goes on with its own code: leave encoder_input_ids out.")
+                raise ValueError(OTHER_CODE)
             occlude_memory = same_occlusion(past_key_values.occluded, occlude_memory)
         else:
             self._check_text(input_ids, attention_mask, in_forward=True, is_encoded=code is None)
@@ -159,7 +160,7 @@ class EEMModel(EEMPreTrainedModel):
                 occlude_memory = torch.rand(input_ids.shape[0], device=input_ids.device) < config.code_dropout
 
         if code is not None:
-            code = self.encoder.bottleneck.quantize(code)
+            code = self.encoder.bottleneck.quantize(code, config)
             if past_length and past_key_values is not None:
                 check_same_code(past_key_values.code, code)
         elif past_key_values is not None and past_length:
@@ -170,7 +171,8 @@ class EEMModel(EEMPreTrainedModel):
             else:
                 self._check_text(encoder_input_ids, encoder_attention_mask, in_forward=True)
                 check_shape("encoder_input_ids", encoder_input_ids, input_ids.shape[0], encoder_input_ids.shape[1])
-            code = self.encoder.bottleneck.quantize(self.encoder(encoder_input_ids, encoder_attention_mask))
+            code = self.encoder(encoder_input_ids, encoder_attention_mask, config)
+            code = self.encoder.bottleneck.quantize(code, config)
         check_shape("code", code, input_ids.shape[0], config.code_size)
         if past_key_values is not None:
             past_key_values.code, past_key_values.occluded = code, occlude_memory
@@ -190,7 +192,7 @@ class EEMModel(EEMPreTrainedModel):
         )
         last_hidden_state, hidden_states = outputs.last_hidden_state, outputs.hidden_states
         if is_introduced:
-            last_hidden_state = last_hidden_state[:, 1:]
+            last_hidden_state = last_hidden_state[:, 1:].contiguous()
             # With output_hidden_states=[…] the layers that were not selected are None.
             hidden_states = hidden_states and tuple(None if s is None else s[:, 1:] for s in hidden_states)
         return EEMModelOutputWithPast(
@@ -394,8 +396,9 @@ class EEMForCausalLM(EEMPreTrainedModel, ContextGenerationMixin):
         cache = kwargs.get("past_key_values")
         if cache is not None and not isinstance(cache, EEMCache):
             cache = kwargs["past_key_values"] = EEMCache(self.config, cache)
-        if code is None and cache is not None and cache.get_seq_length():
-            code = cache.code
+        if cache is not None and cache.get_seq_length():  # it goes on with its own code
+            if encoder_input_ids is not None:
+                raise ValueError(OTHER_CODE)
         elif code is None and occlude_memory is not True:
             if encoder_input_ids is None and input_ids is not None:
                 encoder_input_ids = input_ids

@@ -93,7 +93,7 @@ class EEMAutoencoder(EncoderDecoderPreTrainedModel):
             ValueError: ids outside the vocabulary, a row longer than the context, an empty or all-padding row.
         """
         self._check_text(input_ids, attention_mask)
-        return self.encoder.bottleneck.quantize(self.encoder(input_ids, attention_mask))
+        return self.encoder.bottleneck.quantize(self.encoder(input_ids, attention_mask, self.config), self.config)
 
     @torch.no_grad()
     def reconstruct(self, code: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -128,7 +128,7 @@ class EEMAutoencoder(EncoderDecoderPreTrainedModel):
         kwargs.pop("use_cache", None)  # all tokens are regenerated in one pass: there is nothing to keep
         if input_ids is not None and code is None:
             self._check_text(input_ids, attention_mask, in_forward=True)
-            code_BP: Tensor = self.encoder(input_ids, attention_mask)
+            code_BP: Tensor = self.encoder(input_ids, attention_mask, self.config)
         elif code is None or input_ids is not None:
             raise ValueError("Pass either input_ids, to encode and regenerate, or code, to regenerate.")
         else:
@@ -136,7 +136,7 @@ class EEMAutoencoder(EncoderDecoderPreTrainedModel):
         check_tensor("code", code_BP)
         if code_BP.ndim != 2 or code_BP.shape[0] == 0 or code_BP.shape[1] != self.config.code_size:
             raise ValueError(f"code must be [batch, {self.config.code_size}], got {list(code_BP.shape)}.")
-        code_BP = self.encoder.bottleneck.quantize(code_BP)
+        code_BP = self.encoder.bottleneck.quantize(code_BP, self.config)
 
         length = self.config.max_position_embeddings if input_ids is None else input_ids.shape[1]
         if attention_mask is None:

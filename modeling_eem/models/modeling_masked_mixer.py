@@ -200,6 +200,23 @@ class MaskedMixerPreTrainedModel(RemoteCodePreTrainedModel):
             if module.is_causal:
                 init.copy_(module.weight, module.without_future(module.weight))
 
+    def _resize_token_embeddings(
+        self, new_num_tokens: int | None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Module:
+        before = self.get_input_embeddings().num_embeddings
+        embeddings = super()._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        init_new_tokens(self, before, mean_resizing)
+        return embeddings
+
+
+@torch.no_grad()
+def init_new_tokens(model: PreTrainedModel, before: int, mean_resizing: bool) -> None:
+    """The embeddings of tokens from `before` on, of a tied head: transformers initialises a table that is not the
+    model's yet, and so with the deviation of one that is no head."""
+    embedding = model.get_input_embeddings()
+    if model.config.tie_word_embeddings and not mean_resizing and isinstance(embedding, nn.Embedding):
+        embedding.weight[before:].normal_(std=embedding_std(model, embedding))
+
 
 def embedding_std(model: PreTrainedModel, embedding: nn.Embedding) -> float:
     """Initial standard deviation of token embeddings: 1, or `d**-0.5` if they are the head's weights too.
@@ -298,7 +315,7 @@ class MaskedMixerModel(MaskedMixerPreTrainedModel):
             hidden_states = layer(hidden_states, layout=layout, past_key_values=past_key_values, read_positions=read)
         if past_key_values is not None:
             set_ranked(past_key_values, has_ranks(position_ids, attention_mask, past_length, embeds_BTD.shape[1]))
-        return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
+        return BaseModelOutputWithPast(last_hidden_state=hidden_states.contiguous(), past_key_values=past_key_values)
 
 
 class MaskedMixerForCausalLM(MaskedMixerPreTrainedModel, ContextGenerationMixin):

@@ -23,8 +23,8 @@ def provenance(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
     """What a record needs beside its numbers: `command`, `commit`, `versions`, `machine`, `date`.
 
     The commit is that of the checkout that this package runs from, with a mark if files differ from it; for an
-    installed package it is "unknown". Pictures and pages do not count: no number depends on them, and a record's figures
-    are written before its numbers.
+    installed package it is "unknown". Pictures and pages do not count: no number depends on them, and figures are
+    written before a record's numbers.
     """
     versions = [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)]
     return {
