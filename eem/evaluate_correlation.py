@@ -52,7 +52,10 @@ def correlation(
         regressions = {(x.name, y.name): _counted(steps.advance, regress_folders, x, y) for x, y in pairs}
         curves = {folder.name: _counted(steps.advance, folder_curve, folder) for folder in folders}
         words = {folder.name: _counted(steps.advance, folder.words) for folder in folders if folder.has_tokenizer}
-        points = {(x.name, y.name): _counted(steps.advance, scatter_points, x, y) for x, y in pairs}
+        tokens = {pair: fit.tokens for pair, fit in regressions.items()}
+        points = {
+            (x.name, y.name): _counted(steps.advance, scatter_points, x, y, tokens[x.name, y.name]) for x, y in pairs
+        }
     bands = {
         name: Band(*(values.tolist() for values in (curve.index, curve.mean, curve.low, curve.high)))
         for name, curve in curves.items()
@@ -88,7 +91,9 @@ def correlation(
     Console().print(*tables, f"{output}/correlation.md, correlation.json and {len(figures)} plots", sep="\n")
 
 
-def _counted(advance: Callable[[int], None], compute: Callable[..., Result], *arguments: EntropyFolder) -> Result:
+def _counted(
+    advance: Callable[[int], None], compute: Callable[..., Result], *arguments: EntropyFolder | int
+) -> Result:
     result = compute(*arguments)
     advance(1)
     return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from eem.console import EXTRAS, check_output, one_line_errors, progress_bar, quiet_loading, waiting
-from eem.launch import is_first_process
+from eem.launch import is_first_process, num_processes
 
 _TABLE = "table"  # `TABLE` of evaluation/harness_tasks.py, which takes seconds to import
 
@@ -63,8 +63,8 @@ def harness(
         from accelerate import PartialState
         from rich.console import Console
 
-        from modeling_eem.evaluation.harness import check_lengths, open_models, score_models
-        from modeling_eem.evaluation.harness_scores import HarnessOptions
+        from modeling_eem.evaluation.harness import check_lengths, check_rows, open_models, score_models
+        from modeling_eem.evaluation.harness_scores import HarnessOptions, ModelScores
         from modeling_eem.evaluation.harness_tables import summary_tables, task_table
         from modeling_eem.evaluation.harness_tasks import load_tasks
         from modeling_eem.files import folder_at_once
@@ -78,13 +78,11 @@ def harness(
         for folder in models if cards else []:
             check_card(folder.path)
         loaded = load_tasks(names, data_dir)
+        check_rows(loaded, limit, num_processes())
         check_lengths(models, loaded, options)
-    with _bar(len(models) * len(loaded), is_main) as (begin, advance):
-        scores = score_models(models, loaded, options, begin, advance)
-    if scores:
-        is_table = _TABLE in names
-        summary = summary_tables(scores, is_table, data_dir is not None, bootstrap_iters)
-        tables = [*summary, task_table(scores)] if is_table else summary
+    scores: list[ModelScores] = []
+
+    def write(tables: Sequence[Table]) -> None:
         content = {
             "data": "the Hub" if data_dir is None else str(data_dir),
             "options": asdict(options),
@@ -93,6 +91,20 @@ def harness(
         }
         with folder_at_once(output) as results:
             write_results(results, "harness", tables, content, packages=_LIBRARIES)
+
+    try:
+        with _bar(len(models) * len(loaded), is_main) as (begin, advance):
+            for model_scores in score_models(models, loaded, options, begin, advance):
+                scores.append(model_scores)
+    except Exception:
+        if scores:
+            write([task_table(scores)])
+            typer.echo(f"{output / 'harness.md'} holds what was scored before the error", err=True)
+        raise
+    if scores:
+        is_table = _TABLE in names
+        summary = summary_tables(scores, is_table, data_dir is not None, bootstrap_iters)
+        write([*summary, task_table(scores)] if is_table else summary)
         for folder in models if cards else []:
             add_to_card(folder.path, "harness", summary, provenance(_LIBRARIES))
         Console().print(_upright(summary[0]) if is_table else summary[0], *summary[1:])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eem.console import check_output, keeps, one_line_errors, progress_bar, quiet_loading, waiting
+from eem.console import check_output, keeps, one_line_errors, print_error, progress_bar, quiet_loading, waiting
 
 if TYPE_CHECKING:
     from modeling_eem.bits import CodeLength
@@ -43,6 +43,7 @@ def quickstart(
     """
     from rich.console import Console
 
+    from modeling_eem.codec.float_model_parts import float_parts
     from modeling_eem.data.documents import read_documents
     from modeling_eem.evaluation import compressed_bits, held_out
     from modeling_eem.files import ASSETS, write_atomically
@@ -65,11 +66,14 @@ def quickstart(
     for name, run in runs.items():
         if not (run.data.train_files and run.data.validation_files):
             raise ValueError(f"the {name}'s run file must name train_files and validation_files: both are compressed.")
+        float_parts(run.model)  # it will compress, or say now why it cannot
     flops = {name: training_flops(run.model, run.collator.max_length) for name, run in runs.items()}
     curves, lengths, files, blobs, num_steps = {}, {}, {}, {}, {}
     with keeps(lambda: "the quickstart keeps no checkpoints; the same command begins again."):
         for name, run in runs.items():
             curves[name], num_steps[name] = _fit(run, name)
+            run.model.save_pretrained(output / FOLDERS[name])  # whatever comes after
+            run.tokenizer.save_pretrained(output / FOLDERS[name])
             with progress_bar(f"measuring {name}", len(run.held_out_rows)) as steps:
                 lengths[name] = held_out(run, steps.advance)
         texts = [document.text for document in read_documents(runs["causal baseline"].data.validation_files)]
@@ -94,7 +98,7 @@ def quickstart(
     for name, folder in FOLDERS.items():
         compressors = {kind: bits / lengths[name].num_bytes for kind, bits in general.items()}
         card = _card(name, runs[name], num_steps[name], flops[name], lengths[name], compressors, is_ours)
-        _save(output / folder, runs[name], card, table, plot)
+        _describe(output / folder, card, table, plot)
     console.print(f"{output}/eem and {output}/causal load with AutoModelForCausalLM.from_pretrained")
     console.print(f"{compressed}: held-out text, decoded to the same bytes with the codec model {output}/codec/causal")
     console.print(f"{plot}: learning curves\n{heat_map}: losses of a paragraph, token by token")
@@ -102,14 +106,20 @@ def quickstart(
 
 
 def _fit(run: Run, name: str) -> tuple[LearningCurve, int]:
-    """Train; the learning curve, and the number of steps."""
+    """Train; the learning curve, and the number of steps. Weights that are not finite end the command."""
     from eem.training_progress import ProgressCallback
     from modeling_eem.training import RunTrainer, learning_curve
+    from modeling_eem.training.loss_watch import check_weights
 
     progress = ProgressCallback(name)
     trainer = RunTrainer(run, [progress])
     with progress.open:
-        trainer.fit()
+        try:
+            trainer.fit()
+            check_weights(run.model, trainer.state.global_step)
+        except FloatingPointError as error:
+            print_error(str(error))
+            raise typer.Exit(1) from error
     return learning_curve(run, trainer.state, name), trainer.state.global_step
 
 
@@ -234,12 +244,10 @@ def _heat_map(output: Path, run: Run, text: str) -> Path:
     return write_atomically(output / "heat_map.html", html)
 
 
-def _save(folder: Path, run: Run, card: str, table: Table, plot: Path) -> None:
-    """A checkpoint that loads anywhere, with its tokenizer and a card."""
+def _describe(folder: Path, card: str, table: Table, plot: Path) -> None:
+    """A card, its figure and the numbers beside a model."""
     from modeling_eem.files import write_atomically
 
-    run.model.save_pretrained(folder)
-    run.tokenizer.save_pretrained(folder)
     write_atomically(folder / "learning_curve.png", plot.read_bytes())
     write_atomically(folder / "README.md", card)
     write_atomically(folder / "results.json", json.dumps(json.loads(table.to_json()), indent=2))

@@ -84,6 +84,26 @@ class Layout:
             yield at, head
             at += head.size + head.length
 
+    def check_place(self) -> None:
+        """Check that the last group's windows end at the trailer. If not, another file stands before this one.
+
+        With damage in the heads of that group this cannot be told, and is left to whoever reads those windows.
+
+        Raises:
+            DamagedFile: if the windows that the index shows are those of another file.
+        """
+        group = max(self.footer.groups - 1, 0)
+        at = self._entry(group).record_offset
+        try:
+            for start, head in self.heads(self._entry(group), self.windows - group * GROUP):
+                at = start + head.size + head.length
+        except DamagedFile:
+            return
+        if at != self.trailer:
+            raise DamagedFile(
+                f"the file is damaged, or two files joined: its windows do not end at its index; {_HINT}."
+            )
+
     def record(self, number: int, at: int, head: RecordHead) -> Record:
         """The record of window `number`, verified by its check sum."""
         data = self._read(at, head.size + head.length)

@@ -32,7 +32,7 @@ class CodeEncoder:
             width = max(map(len, batch))
             input_ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in batch])
             mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch])
-            codes.append(self._encoder(input_ids, mask).float())
+            codes.append(self._encoder(input_ids, mask, self._config).float())
         return torch.cat(codes).numpy()
 
     def save(self, folder: Path) -> None:

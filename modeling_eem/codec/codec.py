@@ -47,6 +47,7 @@ class _Open:
             opened = open(file, "rb", buffering=0) if isinstance(file, str | Path) else file  # noqa: SIM115 (Archive closes it)
             try:
                 layout = Layout(opened)
+                layout.check_place()
                 able = kind.for_header(layout.header) if codec is None else codec
                 return Archive(opened, layout, able._decoder(layout.header))
             except BaseException:

@@ -22,10 +22,6 @@ class Release:
     folder: Path
     release: tuple[int, int]
 
-    @property
-    def version(self) -> str:
-        return ".".join(map(str, self.release))
-
 
 def released_models() -> list[Release]:
     """All default models that this release can load, oldest first."""

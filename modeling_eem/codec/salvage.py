@@ -3,14 +3,19 @@
 A window is undamaged if its bytes match its check sum. Records are read one after the other from the header; where
 none is found, the next one is searched byte by byte. So flipped, missing and added bytes, a lost header and a lost end
 cost only the windows that they hit. If windows carry context, those that follow within 32 are lost too.
+
+A window's bytes may themselves hold an older `.eem` file, and two files may have been joined. Their records look like
+this file's own, so records are taken in runs: a run that contradicts a better placed one is another file's.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 
 from modeling_eem.codec.archive import Layout
 from modeling_eem.codec.container import (
+    MAGIC,
     RUN,
     CodecError,
     DamagedFile,
@@ -20,7 +25,7 @@ from modeling_eem.codec.container import (
     parse_record_head,
     record_number,
 )
-from modeling_eem.codec.trailer import GROUP, Index
+from modeling_eem.codec.trailer import GROUP, Footer, Index
 from modeling_eem.codec.window_decoder import Record, WindowDecoder
 
 _FAR = 1 << 20  # windows that a jump may skip if the file's number of windows is lost
@@ -54,12 +59,14 @@ class Salvage:
     """What was recovered: `windows` by number, `lost` runs of windows, `notes` on damage outside windows.
 
     `end_is_known` is False if the end of the file is damaged: windows after the last one found may be missing.
+    `is_doubtful` is True if windows were left out that may be another file's, or if the whole misses its hash.
     """
 
     windows: dict[int, bytes] = field(default_factory=dict)
     lost: list[Lost] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     end_is_known: bool = True
+    is_doubtful: bool = False
 
     @property
     def is_whole(self) -> bool:
@@ -67,8 +74,8 @@ class Salvage:
 
     @property
     def has_losses(self) -> bool:
-        """Whether plain bytes are missing, or may be missing at the end."""
-        return bool(self.lost) or not self.end_is_known
+        """Whether plain bytes are missing, may be missing at the end, or may be those of another file."""
+        return bool(self.lost) or not self.end_is_known or self.is_doubtful
 
     @property
     def data(self) -> bytes:
@@ -102,23 +109,30 @@ def salvage(
     header, start = _find_header(blob, headers, result)
     decoder = decode_with(header)
     plan = _Plan.of(blob, header, result)
-    records = _find_records(memoryview(blob), header, start, plan.windows, result)
+    records = _own_records(_find_runs(memoryview(blob), header, start, plan, result), plan, result)
     _decode(_usable(records, header), header, decoder, max_output, result)
     windows = plan.windows
     if windows is None:
         _check_rebuilt_trailer(blob, header, start, records, result)
         windows = max(records, default=-1) + 1
+    _drop_strangers(plan, result)
     _note_lost(plan, windows, result)
+    _check_whole(plan, result)
     return result
 
 
 @dataclass
 class _Plan:
-    """What the trailer still shows: the number of windows, and lengths and starts of windows in undamaged groups."""
+    """What the trailer still shows: where it begins, its footer, and lengths and starts of windows in whole groups."""
 
-    windows: int | None = None
+    trailer: int | None = None
+    footer: Footer | None = None
     lengths: dict[int, int] = field(default_factory=dict)
     starts: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def windows(self) -> int | None:
+        return self.footer.windows if self.footer is not None else None
 
     @staticmethod
     def of(blob: bytes, header: Header, result: Salvage) -> "_Plan":
@@ -129,7 +143,7 @@ class _Plan:
             result.notes.append(str(error))
             result.end_is_known = False
             return plan
-        plan.windows = layout.windows
+        plan.trailer, plan.footer = layout.trailer, layout.footer
         for group in range(layout.footer.groups):
             try:
                 entry, lengths = layout.plain_lengths(group)
@@ -157,24 +171,73 @@ def _find_header(blob: bytes, headers: Sequence[Header], result: Salvage) -> tup
     raise CodecError("the header is damaged, and no window fits this codec model: give the file's own with --model.")
 
 
-def _find_records(
-    view: memoryview, header: Header, start: int, windows: int | None, result: Salvage
-) -> dict[int, tuple[Record, int]]:
-    """Undamaged records by number, with their number of bytes in the file. Notes bytes that were put between two."""
-    found: dict[int, tuple[Record, int]] = {}
+@dataclass
+class _Run:
+    """Records of one file that follow each other, by number, with their sizes in the file; `end` is where they end."""
+
+    end: int
+    records: dict[int, tuple[Record, int]] = field(default_factory=dict)
+
+
+def _find_runs(view: memoryview, header: Header, start: int, plan: _Plan, result: Salvage) -> list[_Run]:
+    """All undamaged records. A new run begins where the next one had to be searched: it may be another file's."""
+    runs = [_Run(start)]
     at, expected = start, 0
-    while windows is None or len(found) < windows:
-        limit = windows if windows is not None else expected + _FAR
+    while at != plan.trailer:
+        limit = plan.windows if plan.windows is not None else expected + _FAR
+        landing = _behind_damage(view, header, at, expected, limit, plan)
+        if landing is not None:
+            at, expected = landing
+            runs[-1].end = at
+            continue
         hit = _search(view, header, at, expected, limit)
         if hit is None:
             break
         if hit[0] > at and hit[1] == expected and expected:
             result.notes.append(f"the {hit[0] - at} bytes before window {expected} belong to no window")
+        if hit[:2] != (at, expected):
+            runs.append(_Run(at))
         at, number, head = hit
         end = at + head.size + head.length
         record = Record(number, head.kind, head.count, bytes(view[at + head.size : end]))
-        found.setdefault(number, (record, end - at))
+        runs[-1].records[number] = record, end - at
+        runs[-1].end = end
         at, expected = end, number + 1
+    return runs
+
+
+def _behind_damage(
+    view: memoryview, header: Header, at: int, expected: int, limit: int, plan: _Plan
+) -> tuple[int, int] | None:
+    """Where the damaged records that begin at `at` end, and the number of the record there; None if nothing shows it.
+
+    A search would begin within a damaged record, and could find a file that its payload holds.
+    """
+    number, head = _record_at(view, header, at)
+    if 0 <= number < limit:
+        return None
+    while head is not None:
+        at, expected = at + head.size + head.length, expected + 1
+        if at == plan.trailer and expected == limit:
+            return at, expected
+        number, head = _record_at(view, header, at)
+        if number == expected:
+            return at, expected
+    return None
+
+
+def _own_records(runs: Sequence[_Run], plan: _Plan, result: Salvage) -> dict[int, tuple[Record, int]]:
+    """The records of this file by number: first those before its trailer, then the others in the order of the file.
+
+    A run that holds another record for a number that is taken is another file's, and is left out.
+    """
+    found: dict[int, tuple[Record, int]] = {}
+    for run in sorted(runs, key=lambda run: run.end != plan.trailer):
+        if all(found.get(number, known) == known for number, known in run.records.items()):
+            found |= run.records
+        else:
+            result.is_doubtful = True
+            result.notes.append(f"{len(run.records)} windows of another .eem file, which this one holds, are left out")
     return found
 
 
@@ -259,6 +322,29 @@ def _check_rebuilt_trailer(
     trailer = index.trailer(header)
     at = start + sum(size for _, size in records.values())
     result.end_is_known = blob[at : at + len(trailer)] == trailer
+    if result.end_is_known and blob[at + len(trailer) :].startswith(MAGIC):
+        result.is_doubtful = True
+        result.notes.append("another .eem file follows, which is left out: cut it off, and decompress it by itself")
+
+
+def _drop_strangers(plan: _Plan, result: Salvage) -> None:
+    """Drop windows that are not as long as the index says: they come from a file within a lost window."""
+    for number, length in plan.lengths.items():
+        if number in result.windows and len(result.windows[number]) != length:
+            del result.windows[number]
+
+
+def _check_whole(plan: _Plan, result: Salvage) -> None:
+    """If no window is missing, compare the whole with the length and hash that the footer holds."""
+    if plan.footer is None or result.lost:
+        return
+    length, digest = 0, hashlib.blake2b(digest_size=8)
+    for _, plain in sorted(result.windows.items()):
+        length += len(plain)
+        digest.update(plain)
+    if (length, digest.digest()) != (plan.footer.plain_length, plan.footer.hash):
+        result.is_doubtful = True
+        result.notes.append("the whole does not match its hash: windows of another file may be among these")
 
 
 def _note_lost(plan: _Plan, windows: int, result: Salvage) -> None:

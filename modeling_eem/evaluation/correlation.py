@@ -1,8 +1,10 @@
 """Compares estimates of the same rows: folders of `eem entropy` in; regressions, curves and words out."""
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +35,10 @@ from modeling_eem.report import Table
 POINTS = 100_000
 WORD_ROWS = 2000
 _ROWS_A_BATCH = 256
+_DOCUMENTS = "document_ids"
+
+_Place: TypeAlias = tuple[int, int]
+"""A row's number, and that of a window in it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,38 +95,60 @@ class EntropyFolder:
         return split_words(self._entropies())
 
     def _entropies(self) -> Iterator[TokenEntropies]:
-        """Some rows' values, without those of a word that began in the row before."""
+        """Some rows' values, without those of words that a row's or a packed window's ends may have cut."""
         tokenizer = load_tokenizer(self.path / TOKENIZER_FOLDER)
-        for table in self._tables(range(-1, len(self.rows) - 1, -(-len(self.rows) // WORD_ROWS)), 2):
+        begins, ends = self._document_places()
+        step = -(-len(self.rows) // WORD_ROWS)
+        starts = range(0, len(self.rows), step)
+        for start, table in zip(starts, self._tables(starts, 1)):
             segments = Segments.of(table)
-            own = [number for number, row in enumerate(segments.rows) if row == len(table) - 1]
-            rows = rows_of_ids([segments.ids[number] for number in own], tokenizer)
+            rows = rows_of_ids(segments.ids, tokenizer)
             values = [torch.from_numpy(row.copy()) for row in segments.values(table, TOKEN_ENTROPIES)]
-            goes_on = _goes_on(segments, table)
-            for place, number in enumerate(own):
-                if goes_on[number]:
-                    values[number][: _first_word(rows, place)] = torch.nan
-            yield TokenEntropies.of_rows(rows, [values[number] for number in own], self.method, self.unit)
+            documents = segments.values(table, _DOCUMENTS) if begins else []
+            for number, ids_T in enumerate(documents):
+                if begins[int(ids_T[0])] != (start, number):
+                    values[number][: _first_word(rows, number)] = torch.nan
+                if ends[int(ids_T[-1])] != (start, number):
+                    values[number][_last_word(rows, number) :] = torch.nan
+            yield TokenEntropies.of_rows(rows, values, self.method, self.unit)
+
+    def _document_places(self) -> tuple[dict[int, _Place], dict[int, _Place]]:
+        """Where each document occurs first, and where last. Rows may not know their documents: both are empty then."""
+        first: dict[int, _Place] = {}
+        last: dict[int, _Place] = {}
+        starts = range(0, len(self.rows), _ROWS_A_BATCH)
+        for start, table in zip(starts, self._tables(starts, _ROWS_A_BATCH)):
+            if _DOCUMENTS not in table.column_names:
+                break
+            segments = Segments.of(table)
+            for number, ids_T in enumerate(segments.values(table, _DOCUMENTS)):
+                row = segments.rows[number]
+                place = start + row, number - bisect_left(segments.rows, row)
+                for document in (int(ids_T[0]), int(ids_T[-1])):
+                    first.setdefault(document, place)
+                    last[document] = place
+        return first, last
 
     def _tables(self, starts: range, count: int) -> Iterator[pa.Table]:
         rows = self.rows.with_format("arrow")
         for start in starts:
-            yield rows[max(start, 0) : start + count]
-
-
-def _goes_on(segments: Segments, table: pa.Table) -> list[bool]:
-    """Whether each segment begins with the document that the one before it ends with; rows may not know it."""
-    if "document_ids" not in table.column_names:
-        return [False] * len(segments.ids)
-    documents = segments.values(table, "document_ids")
-    return [number > 0 and ids_T[0] == documents[number - 1][-1] for number, ids_T in enumerate(documents)]
+            yield rows[start : start + count]
 
 
 def _first_word(rows: TextRows, row: int) -> int:
     """The place of the first token that begins with whitespace; the number of tokens if there is none."""
+    return next(iter(_after_whitespace(rows, row)), len(rows.offsets[row]))
+
+
+def _last_word(rows: TextRows, row: int) -> int:
+    """The place of the last token that begins with whitespace; 0 if there is none."""
+    return next(reversed(_after_whitespace(rows, row)), 0)
+
+
+def _after_whitespace(rows: TextRows, row: int) -> list[int]:
+    """The places of the tokens that begin with whitespace."""
     text, spans = rows.texts[row], rows.offsets[row].tolist()
-    begins = (place for place, (start, end) in enumerate(spans) if end > start and text[start : start + 1].isspace())
-    return next(begins, len(spans))
+    return [place for place, (start, end) in enumerate(spans) if end > start and text[start : start + 1].isspace()]
 
 
 def open_folders(paths: list[Path]) -> list[EntropyFolder]:
@@ -145,10 +173,13 @@ def regress_folders(x: EntropyFolder, y: EntropyFolder) -> Regression:
     return regression(zip(x.values(), y.values()))
 
 
-def scatter_points(x: EntropyFolder, y: EntropyFolder) -> tuple[np.ndarray, np.ndarray]:
-    """Both estimates' values at some tokens that both score: about `POINTS`, in rows spread evenly over the data."""
-    tokens = max(1, len(next(x.values())))  # of the first row; padding does not count, and may differ between x and y
-    step = max(1, len(x.rows) * tokens // POINTS)
+def scatter_points(x: EntropyFolder, y: EntropyFolder, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """Both estimates' values at some tokens that both score: about `POINTS`, in rows spread evenly over the data.
+
+    Args:
+        tokens: how many tokens both score (`Regression.tokens`).
+    """
+    step = max(1, tokens // POINTS)
     points = np.stack([x.points(step), y.points(step)])
     return tuple(points[:, ~np.isnan(points).any(0)])
 

@@ -102,6 +102,21 @@ def check_lengths(
                     raise ValueError(f"task {name}: {too_long(length, context)}")
 
 
+def check_rows(tasks: Mapping[str, ConfigurableTask], limit: int | None, num_processes: int) -> None:
+    """Check, before any model is loaded, that each process has a row of each task: lm-eval needs that.
+
+    Raises:
+        ValueError: for a task with fewer rows than processes; it names the task.
+    """
+    for name, task in tasks.items():
+        num_rows = min(len(task.eval_docs), limit or len(task.eval_docs))
+        if num_rows < num_processes:
+            raise ValueError(
+                f"task {name} scores {num_rows} rows and there are {num_processes} processes: raise --limit, or start "
+                "fewer."
+            )
+
+
 def _answers_over(num_bytes: int, task: ConfigurableTask, limit: int | None) -> set[str]:
     """The task's answers that may have more than so many tokens, because they have more bytes: a token is no less."""
     if task.OUTPUT_TYPE not in ("loglikelihood", "multiple_choice"):
@@ -122,14 +137,15 @@ def score_models(
     options: HarnessOptions,
     begin: Callable[[str, str], None],
     advance: Callable[[int], None],
-) -> list[ModelScores]:
-    """The scores of all models on all tasks; empty on every process except the first.
+) -> Iterator[ModelScores]:
+    """The scores of one model after the other on all tasks; nothing on every process except the first.
+
+    An error is raised only after what its model scored before: hours of work may be in that.
 
     Args:
         begin: called with the model and the task before each task.
         advance: called with the number of rows that the model has read since the last call.
     """
-    scores = []
     for folder in models:
         adapter = EEMHarnessModel if folder.is_eem else CausalHarnessModel
         model = adapter(
@@ -139,29 +155,32 @@ def score_models(
             max_length=options.max_length,
             dtype=options.dtype,
         )
-        scored = {}
-        for name, task in tasks.items():
-            begin(folder.name, name)
-            try:
-                task_scores = score_task(model, task, options)
-            except ValueError as error:
-                raise ValueError(f"{folder.name}, task {name}: {error}") from error
-            if task_scores is not None:
-                scored[name] = task_scores
-        if model.rank == 0:
-            scores.append(
-                ModelScores(
-                    name=folder.name,
-                    model_type=folder.config.model_type,
-                    adapter=adapter.__name__,
-                    num_parameters=model.model.num_parameters(),
-                    max_length=model.max_length,
-                    dtype=str(model.model.dtype).removeprefix("torch."),
-                    num_processes=model.world_size,
-                    tasks=scored,
-                )
+        scored: dict[str, TaskScores] = {}
+        failed: Exception | None = None
+        try:
+            for name, task in tasks.items():
+                begin(folder.name, name)
+                try:
+                    task_scores = score_task(model, task, options)
+                except ValueError as error:
+                    raise ValueError(f"{folder.name}, task {name}: {error}") from error
+                if task_scores is not None:
+                    scored[name] = task_scores
+        except Exception as error:
+            failed = error
+        if scored:
+            yield ModelScores(
+                name=folder.name,
+                model_type=folder.config.model_type,
+                adapter=adapter.__name__,
+                num_parameters=model.model.num_parameters(),
+                max_length=model.max_length,
+                dtype=str(model.model.dtype).removeprefix("torch."),
+                num_processes=model.world_size,
+                tasks=scored,
             )
-    return scores
+        if failed is not None:
+            raise failed
 
 
 class _RandomOfProcess:

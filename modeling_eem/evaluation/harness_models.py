@@ -36,6 +36,7 @@ class CausalHarnessModel(_HFLM):
     * A generation never asks for more than half the context. IFEval wants 1,280 tokens, and stock lm-eval stops with
       an AssertionError if the context is not longer than that.
     * Processes without a GPU share the work too.
+    * Log-probabilities are float32, whatever the dtype of the weights.
 
     Attributes:
         truncated: prompts that lost their beginning since `start`.
@@ -50,6 +51,8 @@ class CausalHarnessModel(_HFLM):
         if str(kwargs.get("batch_size", 1)).startswith("auto"):
             raise ValueError("batch_size: auto is not for these models: name a number of rows.")
         kwargs.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
+        # lm-eval adds up log-probabilities in the dtype of the logits: half precision would round every score.
+        kwargs.setdefault("softmax_dtype", "float32")
         # Made before lm-eval's own, because the first one decides. Without `cpu` two processes would be two runs.
         state = PartialState(cpu=not torch.accelerator.is_available())
         super().__init__(pretrained, **kwargs)

@@ -247,7 +247,7 @@ class EncoderDecoderPreTrainedModel(RemoteCodePreTrainedModel):
         encoder.embed_tokens = self._get_resized_embeddings(
             encoder.embed_tokens, new_num_tokens, pad_to_multiple_of, mean_resizing
         )
-        before = self.get_input_embeddings().num_embeddings
+        before = cast(nn.Embedding, self.get_input_embeddings()).num_embeddings
         embeddings = super()._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         init_new_tokens(self, before, mean_resizing)
         return embeddings

@@ -171,8 +171,8 @@ class EEMModel(EEMPreTrainedModel):
             else:
                 self._check_text(encoder_input_ids, encoder_attention_mask, in_forward=True)
                 check_shape("encoder_input_ids", encoder_input_ids, input_ids.shape[0], encoder_input_ids.shape[1])
-            code = self.encoder(encoder_input_ids, encoder_attention_mask, config)
-            code = self.encoder.bottleneck.quantize(code, config)
+            exact = self.encoder(encoder_input_ids, encoder_attention_mask, config)
+            code = self.encoder.bottleneck.quantize(exact, config)
         check_shape("code", code, input_ids.shape[0], config.code_size)
         if past_key_values is not None:
             past_key_values.code, past_key_values.occluded = code, occlude_memory

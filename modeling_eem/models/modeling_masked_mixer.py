@@ -6,6 +6,7 @@ plain matrix product. Outside, everything is `[B, T, D]` as elsewhere. Source: B
 """
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -203,7 +204,7 @@ class MaskedMixerPreTrainedModel(RemoteCodePreTrainedModel):
     def _resize_token_embeddings(
         self, new_num_tokens: int | None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Module:
-        before = self.get_input_embeddings().num_embeddings
+        before = cast(nn.Embedding, self.get_input_embeddings()).num_embeddings
         embeddings = super()._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         init_new_tokens(self, before, mean_resizing)
         return embeddings

@@ -18,7 +18,6 @@ from modeling_eem.report.plots import (
 )
 
 _FEW_POINTS = 2000
-_ALONG_A_ROW = "Entropy along a row: mean over rows, and its 95 %"
 
 
 @dataclass(frozen=True)

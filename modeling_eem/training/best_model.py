@@ -31,8 +31,9 @@ def stopped_early(arguments: RunArguments, state: TrainerState) -> bool:
         return False
     name = f"eval_{_metric(arguments)}"
     sign = -1 if arguments.greater_is_better else 1
-    measured = [entry for entry in state.log_history if isinstance(entry.get(name), Real)]
-    # By step: an epoch's end may measure its last step again.
+    # `eval_on_start` measures a model of step 0, which no checkpoint holds.
+    measured = [entry for entry in state.log_history if isinstance(entry.get(name), Real) and entry["step"] > 0]
+    # By step: with `eval_on_start` a resumed run measures its first step again.
     values = list({entry["step"]: sign * entry[name] for entry in measured}.values())
     return bool(values) and len(values) - 1 - values.index(min(values)) >= arguments.early_stopping_patience
 

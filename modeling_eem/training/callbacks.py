@@ -41,13 +41,15 @@ class MeasureCheckpointsCallback(TrainerCallback):
     run resumed from it begins a mean of losses where the uninterrupted run did.
 
     With `save_strategy: best` any evaluation may end in a checkpoint, so each is logged. A run that ends with its best
-    model saves whatever it measures: the best of it is then there. What a step has measured and saved, the end of its
-    epoch does not repeat."""
+    model saves whatever it measures: the best of it is then there. What a step has measured, the end of its epoch does
+    not measure again without need."""
 
-    _saved_step: int | None = None
+    _measured_step: int | None = None
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._saved_step = state.global_step
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._measured_step = state.global_step
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -59,10 +61,11 @@ class MeasureCheckpointsCallback(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if args.load_best_model_at_end and self._saved_step == state.global_step:
-            control.should_evaluate = control.should_save = control.should_log = False
-            return
-        if control.should_save and state.global_step < state.max_steps:  # the last step has seen to it
+        if self._measured_step == state.global_step:
+            control.should_evaluate = False
+            control.should_save &= not args.load_best_model_at_end  # what was measured was saved with it
+        # Only what is measured as it is saved counts for the best; the last step's measurement always does.
+        if control.should_save and state.global_step < state.max_steps:
             control.should_evaluate = control.should_log = True
         _save_what_may_be_best(args, control)
 

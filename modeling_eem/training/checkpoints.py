@@ -23,6 +23,7 @@ from modeling_eem.files import existing_part, sha256, without_secrets, write_ato
 from modeling_eem.loading import COMPLETE_FILE
 from modeling_eem.training.best_model import LAST, kept_model, stopped_early
 from modeling_eem.training.run_arguments import RunArguments
+from modeling_eem.training.token_loss_arguments import equal_stage_steps
 from modeling_eem.training.training_text import CARD_FIELDS, DataArguments, Identity
 
 logger = logging.get_logger(__name__)
@@ -41,6 +42,7 @@ _NEEDED = {
     RUN_FILE: re.escape(RUN_FILE),
 }
 LENGTH = "length"  # the part of the record that tells how long the run was to train: a run may go on longer
+NEWEST = (None, "true", "True")  # values of `resume_from_checkpoint` that mean the newest checkpoint
 _DELETED = "deleted-"  # begins the name of a checkpoint that is being deleted
 
 # Beginnings of the training arguments that may change between the starts of a run. They decide how long it trains and
@@ -119,7 +121,20 @@ def _size_and_hash(entry: Any) -> tuple[int, str | None]:
 def checkpoints_of(output: Path) -> list[Path]:
     """The folders `checkpoint-N`, whole or torn, by their steps. A copy with another ending is not the run's."""
     numbered = [path for path in output.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
-    return sorted(numbered, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+    return sorted(numbered, key=_step)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def newest_whole(output: Path, up_to: float = math.inf) -> Path | None:
+    """The newest whole checkpoint of a folder, of a step `up_to` or earlier; a warning tells of torn ones."""
+    for folder in reversed([path for path in checkpoints_of(output) if _step(path) <= up_to]):
+        if (problem := torn(folder, with_contents=True)) is None:
+            return folder
+        logger.warning(f"{folder} {problem}: it is torn, and skipped.")
+    return None
 
 
 def checkpoint_to_resume(arguments: RunArguments) -> Path | None:
@@ -136,20 +151,15 @@ def checkpoint_to_resume(arguments: RunArguments) -> Path | None:
     """
     wish = arguments.resume_from_checkpoint
     output = arguments.output_folder
-    found = checkpoints_of(output)
     if wish in ("false", "False"):
-        if found:
+        if found := checkpoints_of(output):
             raise ValueError(f"{output} holds {found[-1].name}: choose another output_dir, or let the run resume.")
         return None
-    if wish not in (None, "true", "True"):
-        if (problem := torn(Path(wish), with_contents=True)) is not None:
-            raise ValueError(f"resume_from_checkpoint: {wish} {problem}; name a whole checkpoint.")
-        return Path(wish)
-    for folder in reversed(found):
-        if (problem := torn(folder, with_contents=True)) is None:
-            return folder
-        logger.warning(f"{folder} {problem}: it is torn, and skipped.")
-    return None
+    if wish in NEWEST:
+        return newest_whole(output)
+    if (problem := torn(Path(wish), with_contents=True)) is not None:
+        raise ValueError(f"resume_from_checkpoint: {wish} {problem}; name a whole checkpoint.")
+    return Path(wish)
 
 
 def is_finished(arguments: RunArguments, record: dict[str, Any]) -> bool:
@@ -193,8 +203,9 @@ def is_finished(arguments: RunArguments, record: dict[str, Any]) -> bool:
     return is_done
 
 
-def rotate(output: Path, limit: int | None, best: str | None) -> None:
-    """Delete all checkpoints except the newest `limit` whole ones and the best one; torn ones do not count.
+def rotate(output: Path, limit: int | None, step: int, kept: Sequence[Path] = ()) -> None:
+    """Delete all checkpoints up to `step` except the newest `limit` whole ones and those in `kept`; torn ones do not
+    count. A run that went back to an earlier checkpoint has later ones beside it: they stay until it comes to them.
 
     A checkpoint is renamed first: a kill then leaves none that looks whole and is half deleted. What earlier kills
     left is deleted too: half-deleted checkpoints, and torn ones older than the newest whole one.
@@ -203,11 +214,12 @@ def rotate(output: Path, limit: int | None, best: str | None) -> None:
         shutil.rmtree(path, ignore_errors=True)
     if not limit:
         return
-    found = checkpoints_of(output)
+    found = [path for path in checkpoints_of(output) if _step(path) <= step]
     whole = [path for path in found if torn(path) is None]
     old = whole[:-limit] + [path for path in found[: found.index(whole[-1])] if path not in whole] if whole else []
+    staying = {path.resolve() for path in kept}
     for path in old:
-        if best is None or path != Path(best):
+        if path.resolve() not in staying:
             delete_checkpoint(path)
 
 
@@ -260,6 +272,7 @@ def check_same_run(folder: Path, record: dict[str, Any]) -> None:
     """
     before = read_run_record(folder)
     _add_what_older_versions_left_out(before["training"])
+    _name_the_stages(folder, before["training"], record["training"])
     before["data"], record = _flat_identity(before["data"]), record | {"data": _flat_identity(record["data"])}
     changed = [
         f"{part}.{name} was {before[part][name]!r} and is {value!r}"
@@ -291,6 +304,14 @@ def _add_what_older_versions_left_out(training: dict[str, Any]) -> None:
     for name in _PRECISION:
         if training.get(name):
             training.setdefault("mixed_precision", name)
+
+
+def _name_the_stages(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """A run without `entropy_stage_steps` began its stages where its `max_steps` put them. To train longer, it must
+    name these steps."""
+    if before.get("entropy_stage_steps") == [] and now["entropy_stage_steps"]:
+        stages = len(before["entropy_columns"])
+        before["entropy_stage_steps"] = equal_stage_steps(read_state(folder).max_steps, stages)
 
 
 def _flat_identity(data: dict[str, Any]) -> dict[str, Any]:

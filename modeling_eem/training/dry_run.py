@@ -157,6 +157,7 @@ def _in_memory(run: Run, folder: str) -> Run:
     arguments.output_dir = folder
     arguments.save_strategy = SaveStrategy.NO
     arguments.eval_strategy = IntervalStrategy.NO
+    arguments.eval_on_start = False
     arguments.logging_strategy = IntervalStrategy.NO
     arguments.report_to = []
     arguments.push_to_hub = False
@@ -216,6 +217,7 @@ def _measure(run: Run, trainer: _Rehearsal, folder: Path, free_bytes: int) -> Dr
     arguments = run.arguments
     loader = trainer.get_train_dataloader()
     *_, batches, last_step = trainer.set_initial_training_values(arguments, loader)
+    trainer.check_stages_after(run.checkpoint, last_step)
     first_step = 0 if run.checkpoint is None else read_state(run.checkpoint).global_step
     steps_per_epoch = max(math.ceil((batches or 1) / arguments.gradient_accumulation_steps), 1)
     rows_per_epoch = len(run.train_rows)

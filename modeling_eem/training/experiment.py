@@ -17,7 +17,14 @@ from modeling_eem.entropy.result import NATS
 from modeling_eem.files import asset, command_without_secrets, sha256
 from modeling_eem.loading import load_tokenizer, padding_id
 from modeling_eem.models.configuration_eem import is_autoencoder
-from modeling_eem.training.checkpoints import check_same_run, checkpoint_to_resume, is_finished, run_record
+from modeling_eem.training.checkpoints import (
+    NEWEST,
+    check_same_run,
+    checkpoint_to_resume,
+    is_finished,
+    newest_whole,
+    run_record,
+)
 from modeling_eem.training.run_arguments import RunArguments
 from modeling_eem.training.run_file import build_model, read_run_file
 from modeling_eem.training.token_losses import TOKEN_LOSSES
@@ -144,6 +151,10 @@ def _prepare(name: str, config: PreTrainedConfig, data: DataArguments, arguments
     finished = is_finished(arguments, record)
     if (checkpoint := None if finished else checkpoint_to_resume(arguments)) is not None:
         check_same_run(checkpoint, record)
+        # One that is named may lie elsewhere, but training deletes old ones in output_dir.
+        is_named = arguments.resume_from_checkpoint not in NEWEST
+        if is_named and (beside := newest_whole(arguments.output_folder)) is not None:
+            check_same_run(beside, record)
 
     train_rows, held_out_rows = rows.load(row_format, tokenizer)
     if data.max_held_out_rows is not None:

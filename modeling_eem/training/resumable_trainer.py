@@ -21,16 +21,20 @@ from transformers.trainer_utils import EvalLoopOutput, HubStrategy, SaveStrategy
 from transformers.utils import logging
 
 from modeling_eem.files import LOCK_FILE, full_disk_named, locked
+from modeling_eem.loading import load_model
 from modeling_eem.models.loss_eem import IGNORE_INDEX
 from modeling_eem.training.best_model import StopEarlyCallback, kept_model, stopped_early
 from modeling_eem.training.callbacks import MeasureCheckpointsCallback
 from modeling_eem.training.checkpoints import (
     COMPLETE_FILE,
+    NEWEST,
+    RUN_FILE,
     checkpoint_to_resume,
     delete_checkpoint,
     is_cut_alike,
     is_finished,
     mark_complete,
+    newest_whole,
     read_state,
     rotate,
     torn,
@@ -40,6 +44,7 @@ from modeling_eem.training.distributed import over_processes
 from modeling_eem.training.experiment import Run
 from modeling_eem.training.loss_watch import LossWatch, check_weights
 from modeling_eem.training.run_arguments import RunArguments
+from modeling_eem.training.run_file import model_kind
 from modeling_eem.training.run_outputs import describe
 from modeling_eem.training.trainer import TokenWeightedTrainer
 
@@ -123,7 +128,7 @@ class RunTrainer(TokenWeightedTrainer):
         All files are written beside the old ones, and replace them when they are whole.
 
         Raises:
-            TrainingInterrupted: on Ctrl-C before they are.
+            TrainingInterrupted: on Ctrl-C before they are, or while they are pushed.
         """
         output = self.args.output_folder
         if not self.run.is_finished:
@@ -133,7 +138,11 @@ class RunTrainer(TokenWeightedTrainer):
             except KeyboardInterrupt as error:
                 raise TrainingInterrupted(self._how_to_go_on()) from error
         if self.args.push_to_hub:
-            self._push(output, "End of training")
+            try:
+                self._push(output, "End of training")
+            except KeyboardInterrupt as error:
+                said = f"{output} is finished, but not all of it was uploaded; the same command uploads it again."
+                raise TrainingInterrupted(said) from error
 
     def _finish(self, output: Path) -> None:
         new = output / "finished.part"
@@ -147,8 +156,10 @@ class RunTrainer(TokenWeightedTrainer):
                 describe(new, self.run, self.state, self.kept_step, kept_model(self.args))
                 write_run_record(new, self.run.record)
                 mark_complete(new)
-                # The list comes last: with it the run counts as finished.
-                for path in sorted(new.iterdir(), key=lambda path: path.name == COMPLETE_FILE):
+                # The record, and the state that it is read with, come before the config: a kill would otherwise leave
+                # a model of unknown origin. The list comes last: with it the run counts as finished.
+                order = {TRAINER_STATE_NAME: 0, RUN_FILE: 1, COMPLETE_FILE: 3}
+                for path in sorted(new.iterdir(), key=lambda path: order.get(path.name, 2)):
                     path.replace(output / path.name)
         finally:
             if self.args.should_save:
@@ -165,13 +176,16 @@ class RunTrainer(TokenWeightedTrainer):
         return locked(self.args.output_folder) if self.is_world_process_zero() else nullcontext()
 
     def _how_to_go_on(self) -> str:
-        checkpoint = checkpoint_to_resume(self.run.arguments)
+        stopped = f"stopped at step {self.state.global_step}"
+        checkpoint = newest_whole(self.args.output_folder, self.state.global_step) or self.run.checkpoint
         if checkpoint is None:
             return (
-                f"stopped at step {self.state.global_step}; no checkpoint was saved, so the same command begins "
-                "again: save_steps says when one is saved."
+                f"{stopped}; no checkpoint was saved, so the same command begins again: save_steps says when one is "
+                "saved."
             )
-        return f"stopped at step {self.state.global_step}; the same command goes on from {checkpoint}."
+        if self.run.arguments.resume_from_checkpoint in NEWEST or checkpoint == self.run.checkpoint:
+            return f"{stopped}; the same command goes on from {checkpoint}."
+        return f"{stopped}; to go on from there, change resume_from_checkpoint to {checkpoint}."
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Measuring draws no random number from the training's stream: how often you measure changes no step."""
@@ -262,7 +276,23 @@ class RunTrainer(TokenWeightedTrainer):
 
     def _load_best_model(self) -> None:
         self.state.best_model_checkpoint = str(self._best_checkpoint())
-        super()._load_best_model()
+        if self._is_sharded:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Reads whole weights as `from_pretrained` does. The Trainer looks for the model's own names, but transformers
+        saves some models under others, such as a mixture of experts under a name an expert."""
+        if self._is_sharded:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            saved = load_model(resume_from_checkpoint, model_kind(self.run.config))
+            self.model.load_state_dict(saved.state_dict())
+
+    @property
+    def _is_sharded(self) -> bool:
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     def _forget_the_best_of_another_metric(self) -> None:
         """The state keeps only the best value, which says nothing of a metric that it was not measured by."""
@@ -321,16 +351,6 @@ class RunTrainer(TokenWeightedTrainer):
         if problem is not None:
             raise ValueError(f"{checkpoint} {problem}: it was changed while it was read. Start again.")
 
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Tied weights are saved once, so their other name may be missing; other names mean another model."""
-        missing = set(load_result.missing_keys) - set(self.run.model.all_tied_weights_keys)
-        if missing or load_result.unexpected_keys:
-            names = ", ".join(sorted([*missing, *load_result.unexpected_keys])[:5])
-            raise ValueError(
-                f"the checkpoint's weights and this model's differ in {names}: it is another model's, or transformers "
-                "saves this kind under other names and cannot resume it. Choose another output_dir."
-            )
-
     @property
     def _eval_collator(self) -> Any:
         return replace(self.run.collator, random_prefix_probability=0.0, padding_side="right")
@@ -362,7 +382,10 @@ class RunTrainer(TokenWeightedTrainer):
                 delete_checkpoint(folder)  # room for others
             raise
         if self.args.should_save:  # no older checkpoint is deleted before this one is known to be whole
-            rotate(output, self.run.arguments.save_total_limit, self.state.best_model_checkpoint)
+            asked = self.run.arguments
+            named = None if asked.resume_from_checkpoint in NEWEST else self.run.checkpoint
+            kept = [Path(path) for path in (self.state.best_model_checkpoint, named) if path]
+            rotate(output, asked.save_total_limit, self.state.global_step, kept)
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub and self.args.hub_strategy == HubStrategy.EVERY_SAVE:
             self._push(folder, f"Step {self.state.global_step}")

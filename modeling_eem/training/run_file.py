@@ -187,26 +187,29 @@ def build_config(model_type: str, values: dict[str, Any]) -> PreTrainedConfig:
 
 
 def build_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """The model to train for a config, in float32: new, or from the checkpoint that the config names.
-
-    It is the autoencoder of an autoencoder's config, a token classifier if `num_labels` is 1, else the causal LM.
+    """The model to train for a config, of its `model_kind` and in float32: new, or from the checkpoint that the config
+    names.
 
     Raises:
         ValueError: for a model type without such a model, a causal model or classifier that sees later tokens, or a
             checkpoint without all its weights, see `loading.load_model`.
     """
-    if is_autoencoder(config):
-        kind: ModelKind = "autoencoder"
-    else:
-        kind = "token_classifier" if config.num_labels == 1 else "causal"
-        if kind == "token_classifier" and type(config) not in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING:
-            raise ValueError(f"num_labels: 1 needs a token classifier, and {config.model_type!r} has none.")
+    kind = model_kind(config)
+    if kind == "token_classifier" and type(config) not in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING:
+        raise ValueError(f"num_labels: 1 needs a token classifier, and {config.model_type!r} has none.")
     if config.name_or_path:
         return load_model(config.name_or_path, kind, config=config, new_head=kind == "token_classifier")
     model = model_class(config, kind, config.model_type).from_config(config, dtype="float32")
     if kind != "autoencoder":
         check_causal(model)
     return model
+
+
+def model_kind(config: PreTrainedConfig) -> ModelKind:
+    """The autoencoder of an autoencoder's config, a token classifier if `num_labels` is 1, else the causal LM."""
+    if is_autoencoder(config):
+        return "autoencoder"
+    return "token_classifier" if config.num_labels == 1 else "causal"
 
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -238,6 +241,7 @@ def _placed(value: Any, folder: Path, is_path: bool) -> Any:
         return [_placed(item, folder, is_path) for item in value]
     if not isinstance(value, str) or value.startswith("asset:") or "://" in value:
         return value
+    value = os.path.expanduser(value)
     placed = os.path.abspath(folder / value)
     if not is_path and not value.startswith(("./", "../", "/")) and not os.path.exists(placed):
         return value
@@ -337,8 +341,12 @@ def _parse(dataclass_types: Sequence[type], values: dict[str, Any]) -> tuple[Any
     """Instances made by the dataclasses' argument parser, which casts to the fields' types; null becomes None."""
     values = dict(values)
     trackers = values.pop("report_to", None)  # the parser takes one value for it
+    if trackers is False:
+        trackers = "none"
     if isinstance(trackers, str):
         values["report_to"] = trackers
+    elif not (trackers is None or isinstance(trackers, list)):
+        raise ValueError(f"report_to must be names of trackers, or none; got {trackers!r}.")
     arguments = []
     for key, value in values.items():
         if isinstance(value, list):

@@ -78,8 +78,7 @@ class TokenLossArguments:
 
     def entropy_column(self, step: int, max_steps: int) -> str:
         """The column that is read after `step` of `max_steps` optimizer steps."""
-        stages = len(self.entropy_columns)
-        starts = self.entropy_stage_steps or [max_steps * stage // stages for stage in range(1, stages)]
+        starts = self.entropy_stage_steps or equal_stage_steps(max_steps, len(self.entropy_columns))
         return self.entropy_columns[bisect_right(starts, step)]
 
     def check_no_stage_comes_back(self, step: int, max_steps_before: int, max_steps: int) -> None:
@@ -88,14 +87,20 @@ class TokenLossArguments:
             return
         last, following = self.entropy_column(step - 1, max_steps_before), self.entropy_column(step, max_steps)
         if self.entropy_columns.index(following) < self.entropy_columns.index(last):
+            starts = equal_stage_steps(max_steps_before, len(self.entropy_columns))
             raise ValueError(
                 f"at step {step} of {max_steps_before} the run had come to {last}, and a run of {max_steps} steps has "
-                f"not yet: set entropy_stage_steps, one step for each of entropy_columns after the first."
+                f"not yet: set entropy_stage_steps to {starts}, where the stages of entropy_columns began."
             )
 
     @property
     def token_loss_options(self) -> TokenLossOptions:
         return TokenLossOptions(self.entropy_threshold, self.focal_gamma, self.mile_gamma, self.selected_fraction)
+
+
+def equal_stage_steps(max_steps: int, stages: int) -> list[int]:
+    """The step at which each of equally long stages after the first begins."""
+    return [max_steps * stage // stages for stage in range(1, stages)]
 
 
 @dataclass

@@ -67,8 +67,8 @@ class TokenLossMixin(Trainer):
         self.is_regression = (
             self._base.config.num_labels == 1 and "ForTokenClassification" in type(self._base).__name__
         )
-        loss = TOKEN_LOSSES[arguments.token_loss]
-        if self.is_regression or loss.needs_entropies:
+        self._reads_entropies = self.is_regression or TOKEN_LOSSES[arguments.token_loss].needs_entropies
+        if self._reads_entropies:
             _check_columns(self.train_dataset, arguments.entropy_columns)
         self.training_forward = self._make_forward(arguments)
         if self.training_forward is not None:
@@ -76,6 +76,7 @@ class TokenLossMixin(Trainer):
         self._left_out: Tensor | int = 0
         self._num_items: Tensor | int | None = None
         self._is_measuring = False  # in `prediction_step`, so with the forward replaced
+        self._states_to_load: str | None = None  # of a resume within an epoch, before its first step
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
@@ -158,13 +159,19 @@ class TokenLossMixin(Trainer):
         resume_from_checkpoint: str | None,
         trial: Any,
     ) -> tuple[int, int]:
-        """Refuses a lengthened run that would go back to the entropies of an earlier stage."""
-        if resume_from_checkpoint and len(self._token_loss.entropy_columns) > 1:
-            before = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
-            self._token_loss.check_no_stage_comes_back(before.global_step, before.max_steps, max_steps)
-        return super()._init_training_state(
+        self.check_stages_after(resume_from_checkpoint, max_steps)
+        epochs, batches = super()._init_training_state(
             max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
         )
+        self._states_to_load = resume_from_checkpoint if batches else None
+        return epochs, batches
+
+    def check_stages_after(self, checkpoint: str | Path | None, max_steps: int) -> None:
+        """ValueError if a run of `max_steps` that goes on from a checkpoint would return to an earlier stage's
+        entropies."""
+        if checkpoint and self._reads_entropies:
+            before = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+            self._token_loss.check_no_stage_comes_back(before.global_step, before.max_steps, max_steps)
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """Chooses the stage's entropies. For a loss that averages weights over the step, computes their mean before
@@ -172,6 +179,9 @@ class TokenLossMixin(Trainer):
         column = self._token_loss.entropy_column(self.state.global_step, self.state.max_steps)
         chosen = (self._with_entropies(self._without_repeats(batch), column) for batch in epoch_iterator)
         batches, num_items = super().get_batch_samples(chosen, num_batches, device)
+        if len(batches) < num_batches:
+            # Only a stream ends within a step, whose gradient would stay for the next epoch's first one.
+            return [], None
         head = self.training_forward
         if not batches or not isinstance(head, TokenLossHead) or not isinstance(num_items, Tensor):
             return batches, num_items
@@ -182,15 +192,19 @@ class TokenLossMixin(Trainer):
             mean = self._weight_sum(head, batches) / num_items.clamp(min=1)
             mean = torch.where(num_items > 0, mean, 1.0)
             batches = [{**batch, "mean_token_weight": mean} for batch in batches]
+        self._states_to_load = None
         return batches, num_items
 
     @torch.no_grad()
     def _weight_sum(self, head: TokenLossHead, batches: list[dict[str, Any]]) -> Tensor:
-        """The sum over all devices, through the wrapped model, which gathers its weights."""
+        """The sum over all devices, through the wrapped model, which gathers its weights. It draws the noise that the
+        step will draw: a resume within an epoch loads the checkpoint's random states only after this."""
         model = self.model_wrapped
         assert model is not None
         model.train()
         with torch.random.fork_rng(), self._replaced(head.weight_sum), self.accelerator.autocast():
+            if self._states_to_load is not None:
+                self._load_rng_state(self._states_to_load)
             sums = [model(**as_integers(self._prepare_inputs(batch), head.columns)).loss for batch in batches]
         return over_processes(self.accelerator, torch.stack(sums).sum(), "sum")
 
@@ -305,6 +319,9 @@ class TokenWeightedTrainer(TokenLossMixin, Trainer):
         if kwargs.get("data_collator") is None:
             kwargs["data_collator"] = default_collator(without_adapters(model).config)
         super().__init__(model=model, args=args, **kwargs)
+        if self.args.data_seed is None:
+            # A second `train` would shuffle by what SeedDevicesCallback gave each process.
+            self.accelerator.dataloader_config.data_seed = self.args.seed
         self.add_callback(SeedDevicesCallback)
 
 

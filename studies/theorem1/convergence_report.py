@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
 from theorem1_report import Estimate
 from theorem1_runs import CONTROL, Curves, Key, Method
 
 from modeling_eem.report import Table
-from modeling_eem.report.plots import add_legend, new_figure, save_png
+from modeling_eem.report.plots import new_figure, save_png
 from modeling_eem.report.results import write_results
 
 Noise = list[list[dict[str, float]]]  # a point of training, a method
@@ -159,12 +160,16 @@ def _draw(path: Path, found: Found, noise: Mapping[tuple[str, int], Noise], meth
             _style(axes)
     panels[0][0].set_ylabel("nats a token above the entropy", fontsize=8)
     panels[1][0].set_ylabel("noise scale, tokens", fontsize=8)
-    add_legend(panels[0][-1])
+    handles, names = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=8)
     save_png(path, figure)
 
 
 def _style(axes: Axes) -> None:
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="y", color="#ececec", linewidth=0.8)
     axes.tick_params(labelsize=7)
 

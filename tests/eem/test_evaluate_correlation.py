@@ -14,13 +14,14 @@ import torch
 from click.testing import Result
 from datasets import load_from_disk
 from PIL import Image
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from typer.testing import CliRunner
 
 from eem.evaluate import app
+from modeling_eem.data import ROW_MODES, RowFormat
 from modeling_eem.data.arrow_files import TOKENIZER_FOLDER, arrow_stream, finish_dataset
 from modeling_eem.data.tokenizer import encode_text
-from modeling_eem.entropy.statistics import regression
+from modeling_eem.entropy.statistics import SplitWords, regression
 from modeling_eem.evaluation import correlation
 
 
@@ -103,9 +104,27 @@ def test_padding_changes_no_point(estimates: dict[str, Path], tmp_path: Path, mo
         writer.write_table(table)
     finish_dataset(padded, ["train"], schema, "padded")
     exact, *others = correlation.open_folders([estimates["exact"], estimates["causal"], padded])
-    expected, found = (correlation.scatter_points(exact, other) for other in others)
+    fits = [correlation.regress_folders(exact, other) for other in others]
+    expected, found = (correlation.scatter_points(exact, other, fit.tokens) for other, fit in zip(others, fits))
     np.testing.assert_array_equal(found, expected)
     assert 200 < len(expected[0]) < 600
+
+
+def test_the_first_rows_length_changes_no_number_of_points(
+    estimates: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(correlation, "POINTS", 300)
+    folders = [Path(shutil.copytree(estimates[name], tmp_path / name)) for name in ("exact", "causal")]
+    for folder in folders:
+        rows = load_from_disk(str(folder))["train"].to_list()
+        table = pa.Table.from_pylist([{name: values[:2] for name, values in rows[0].items()}, *rows[1:]])
+        with arrow_stream(folder / "train" / "data-00000-of-00001.arrow", table.schema) as writer:
+            writer.write_table(table)
+        finish_dataset(folder, ["train"], table.schema, "short")
+    result = _run("--entropies", *folders, "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    x, y = correlation.open_folders(folders)
+    assert 200 < len(correlation.scatter_points(x, y, correlation.regress_folders(x, y).tokens)[0]) < 600
 
 
 def test_an_estimate_is_not_compared_with_itself(estimates: dict[str, Path], tmp_path: Path) -> None:
@@ -148,11 +167,22 @@ def test_each_pair_has_a_plot_of_its_own(estimates: dict[str, Path], tmp_path: P
     assert result.exit_code == 2 and "a plot holds 7 estimates, not 8" in result.stderr
 
 
-@pytest.mark.parametrize("documents, words", [([0, 0, 1], 6), ([0, 1, 2], 7), (None, 7)])
-def test_the_rest_of_a_word_that_began_in_the_row_before_is_no_word(
+def _open(folder: Path, columns: dict[str, list], tokenizer: PreTrainedTokenizerBase) -> correlation.EntropyFolder:
+    folder.mkdir(exist_ok=True)
+    table = pa.table(columns)
+    with arrow_stream(folder / "train" / "data-00000-of-00001.arrow", table.schema) as writer:
+        writer.write_table(table)
+    finish_dataset(folder, ["train"], table.schema, "cut")
+    (folder / "entropies.json").write_text(json.dumps({"method": "x", "unit": "nats", "rows_sha256": "c"}))
+    tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
+    return correlation.EntropyFolder.open(folder, "cut")
+
+
+@pytest.mark.parametrize("documents, words", [([0, 0, 1], 5), ([0, 1, 2], 7), (None, 7)])
+def test_a_word_that_two_rows_share_is_no_word(
     documents: list[int] | None, words: int, harness_model: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Its first piece is not the word's. The second row is " …kable indomitable" of the first row's document."""
+    """The first row ends with " remar", the second is the rest of its document, "kable indomitable"."""
     tokenizer = AutoTokenizer.from_pretrained(harness_model("llama"))
     whole = encode_text(tokenizer, "unbelievable remarkable indomitable")
     cut = len(encode_text(tokenizer, "unbelievable remar"))
@@ -160,10 +190,29 @@ def test_the_rest_of_a_word_that_began_in_the_row_before_is_no_word(
     columns["token_entropies"] = [[math.nan, *[1.0] * (len(row) - 1)] for row in columns["input_ids"]]
     if documents is not None:
         columns["document_ids"] = [[number] * len(row) for number, row in zip(documents, columns["input_ids"])]
-    table = pa.table(columns)
-    with arrow_stream(tmp_path / "train" / "data-00000-of-00001.arrow", table.schema) as writer:
-        writer.write_table(table)
-    finish_dataset(tmp_path, ["train"], table.schema, "cut")
-    (tmp_path / "entropies.json").write_text(json.dumps({"method": "x", "unit": "nats", "rows_sha256": "c"}))
-    tokenizer.save_pretrained(tmp_path / TOKENIZER_FOLDER)
-    assert correlation.EntropyFolder.open(tmp_path, "cut").words().words == words
+    assert _open(tmp_path, columns, tokenizer).words().words == words
+
+
+@pytest.mark.parametrize("mode", ["windows", "pack"])
+def test_a_cut_word_alone_is_missing_however_rows_are_made(
+    mode: str, harness_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Two documents, the first cut in its second word. A token's value is its id, so sums tell which words count."""
+    tokenizer = AutoTokenizer.from_pretrained(harness_model("llama"))
+    texts = ["unbelievable remarkable axes", "fox"]
+    cut = 1 + len(encode_text(tokenizer, "unbelievable remar"))
+
+    def words(name: str, length: int, given: list[str]) -> SplitWords:
+        ids = [encode_text(tokenizer, text) for text in given]
+        rows = list(ROW_MODES[mode](enumerate(ids), RowFormat.from_tokenizer(tokenizer, length)))
+        kept = ("input_ids", "document_ids", *(["position_ids"] if mode == "pack" else []))
+        columns = {column: [row[column] for row in rows] for column in kept}
+        assert mode == "windows" or len({*rows[-1]["document_ids"]}) == len(texts)
+        columns["token_entropies"] = [list(map(float, row["input_ids"])) for row in rows]
+        return _open(tmp_path / name, columns, tokenizer).words()
+
+    found = words("cut", cut, texts)
+    texts = ["unbelievable", " axes", "fox"]
+    expected = words("whole", 100, texts)
+    assert found.words == expected.words == 3
+    assert (found.first.value, found.later.value) == pytest.approx((expected.first.value, expected.later.value))

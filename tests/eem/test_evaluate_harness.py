@@ -12,13 +12,18 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import Result
+from lm_eval.api.task import ConfigurableTask
 from typer.testing import CliRunner
 
 from eem.evaluate import app
+from modeling_eem.evaluation.harness import score_task
+from modeling_eem.evaluation.harness_models import EEMHarnessModel
+from modeling_eem.evaluation.harness_scores import HarnessOptions, TaskScores
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 CONTEXT = 128
+ERROR = "error: eem-128, task wikitext: its weights overflow\n"
 
 
 def _run(*arguments: object) -> Result:
@@ -96,6 +101,40 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert result.exit_code == 2 and message in result.stderr
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_an_error_keeps_what_was_scored_before(
+    with_cards: list[Path], harness_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last task of the last model fails; its first task and the other model stay. Cards are for whole tables."""
+
+    def fails(model: EEMHarnessModel, task: ConfigurableTask, options: HarnessOptions) -> TaskScores | None:
+        if isinstance(model, EEMHarnessModel) and task.config.task == "wikitext":
+            raise ValueError("its weights overflow")
+        return score_task(model, task, options)
+
+    monkeypatch.setattr("modeling_eem.evaluation.harness.score_task", fails)
+    arguments = ["--model", *with_cards, "--tasks", "arc_easy", "wikitext", "--data-dir", harness_data, "--cards"]
+    result = _run(*arguments, "--output", tmp_path / "out")
+    assert result.exit_code == 2
+    assert result.stderr.endswith("harness.md holds what was scored before the error\n" + ERROR)
+    content = json.loads((tmp_path / "out" / "harness.json").read_text())
+    scored = {model["name"]: list(model["tasks"]) for model in content["models"]}
+    assert scored == {"masked_mixer-128": ["arc_easy", "wikitext"], "eem-128": ["arc_easy"]}
+    assert {(row["model"], row["task"]) for row in content["tables"][0]["rows"]} == {
+        *(("masked_mixer-128", "arc_easy"), ("masked_mixer-128", "wikitext"), ("eem-128", "arc_easy"))
+    }
+    assert all("arc_easy" not in (folder / "README.md").read_text() for folder in with_cards)
+
+
+def test_more_processes_than_rows_are_an_error_before_any_model_is_loaded(
+    models: list[Path], harness_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eem.evaluate_harness.num_processes", lambda: 4)
+    arguments = ["--model", *models, "--tasks", "arc_easy", "--data-dir", harness_data, "--limit", 3]
+    result = _run(*arguments, "--output", tmp_path / "out")
+    message = "error: task arc_easy scores 3 rows and there are 4 processes: raise --limit, or start fewer.\n"
+    assert (result.exit_code, result.stderr) == (2, message) and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("tasks", [[], ["--tasks", "arc_easy", "ifeval"]])

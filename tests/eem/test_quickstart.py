@@ -43,6 +43,8 @@ CAUSAL = {
     "max_position_embeddings": CONTEXT,
 }
 
+LLAMA = {"model_type": "llama", "vocab_size": 8000, "num_attention_heads": 2, "intermediate_size": 16}
+
 
 def _common(folder: Path) -> dict[str, Any]:
     return {
@@ -242,6 +244,12 @@ def test_nothing_else_is_left(run: tuple[Path, str]) -> None:
             ),
             "unknown key 'max_stps'; did you mean 'max_steps'?",
         ),
+        (
+            lambda folder: (folder / "configs" / "quickstart-causal.yaml").write_text(
+                yaml.safe_dump({**CAUSAL, **LLAMA, "base": "common.yaml"})
+            ),
+            "a codec needs a MaskedMixerForCausalLM",
+        ),
     ],
 )
 def test_bad_input_is_one_line_before_training(tmp_path: Path, spoil: Any, message: str) -> None:
@@ -251,3 +259,24 @@ def test_bad_input_is_one_line_before_training(tmp_path: Path, spoil: Any, messa
     assert result.exit_code == 2 and message in result.stderr
     assert result.stderr.startswith("error: ") and len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_loss_that_is_not_finite_is_one_line(tmp_path: Path) -> None:
+    _write(tmp_path)
+    (tmp_path / "configs" / "common.yaml").write_text(yaml.safe_dump({**_common(tmp_path), "learning_rate": 1e30}))
+    result = _run(tmp_path)
+    last = result.stderr.splitlines()[-1]
+    assert result.exit_code == 1 and re.match("error: the (loss|weight) .*is ", last), last
+    assert "Traceback" not in result.stderr and not (tmp_path / "out" / "eem").exists()
+
+
+def test_trained_models_stay_if_the_rest_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise ValueError("no")
+
+    _write(tmp_path)
+    monkeypatch.setattr("eem.quickstart._compress", refuse)
+    assert _run(tmp_path).exit_code == 2
+    for folder in ("eem", "causal"):
+        AutoModelForCausalLM.from_pretrained(tmp_path / "out" / folder)
+        AutoTokenizer.from_pretrained(tmp_path / "out" / folder)

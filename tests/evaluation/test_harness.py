@@ -16,7 +16,14 @@ from modeling_eem import EEMAutoencoderConfig
 from modeling_eem.bits import nats_to_bits
 from modeling_eem.data import CausalCollator, RowFormat, encode_text, windows
 from modeling_eem.evaluation import held_out_code_length
-from modeling_eem.evaluation.harness import _RandomOfProcess, check_lengths, open_models, score_models, score_task
+from modeling_eem.evaluation.harness import (
+    _RandomOfProcess,
+    check_lengths,
+    check_rows,
+    open_models,
+    score_models,
+    score_task,
+)
 from modeling_eem.evaluation.harness_models import CausalHarnessModel
 from modeling_eem.evaluation.harness_scores import HarnessOptions, ModelScores
 from modeling_eem.evaluation.harness_tasks import COLUMNS, load_tasks
@@ -32,7 +39,7 @@ def _ignore(*values: object) -> None:
 @pytest.fixture(scope="module")
 def scores(harness_model: Callable[..., Path], harness_data: Path) -> list[ModelScores]:
     models = open_models([harness_model("masked_mixer", CONTEXT), harness_model("eem", CONTEXT)])
-    return score_models(models, load_tasks(TASKS, harness_data), HarnessOptions(), _ignore, _ignore)
+    return list(score_models(models, load_tasks(TASKS, harness_data), HarnessOptions(), _ignore, _ignore))
 
 
 def test_scoring_leaves_the_environment_as_it_was(scores: list[ModelScores]) -> None:
@@ -106,9 +113,19 @@ def test_an_answer_that_does_not_fit_is_found_before_scoring(
     with pytest.raises(ValueError, match=f"^{message}"):
         check_lengths(models, tasks, HarnessOptions())
     with pytest.raises(ValueError, match=f"^masked_mixer-16, {message}"):
-        score_models(models, {"arc_easy": tasks["arc_easy"]}, HarnessOptions(), _ignore, _ignore)
+        list(score_models(models, {"arc_easy": tasks["arc_easy"]}, HarnessOptions(), _ignore, _ignore))
     check_lengths(models, tasks, HarnessOptions(limit=1))  # the long one is not scored
     check_lengths(open_models([harness_model("masked_mixer", CONTEXT)]), tasks, HarnessOptions())
+
+
+def test_every_process_needs_a_row_of_every_task(harness_data: Path) -> None:
+    tasks = load_tasks(["arc_easy", "wikitext"], harness_data)
+    check_rows(tasks, None, 6)
+    check_rows(tasks, 100, 6)
+    message = "task arc_easy scores {} rows and there are {} processes: raise --limit, or start fewer"
+    for limit, num_processes, rows in ((None, 7, 6), (2, 3, 2)):
+        with pytest.raises(ValueError, match=message.format(rows, num_processes)):
+            check_rows(tasks, limit, num_processes)
 
 
 def test_scoring_prints_nothing_and_does_not_ask_git(

@@ -49,6 +49,19 @@ def test_likelihoods_are_the_definition(kind: str, harness_model: Callable[..., 
             assert value != pytest.approx(_naive(model.model, before, after, shown=text[:CONTEXT]), abs=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["masked_mixer", "llama"])
+def test_a_likelihood_is_not_rounded_to_the_dtype_of_the_weights(
+    kind: str, harness_model: Callable[..., Path]
+) -> None:
+    model = CausalHarnessModel(str(harness_model(kind)), dtype="bfloat16")
+    assert model.model.dtype == torch.bfloat16
+    values = model.loglikelihood(_requests("loglikelihood", PAIRS[:4]))
+    for (context, continuation), (value, _) in zip(PAIRS, values):
+        before = model.tokenizer.encode(context.rstrip())
+        after = model.tokenizer.encode(context + continuation)[len(before) :]
+        assert value == pytest.approx(_naive(model.model, before, after, shown=before), abs=1e-4)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_rolling_likelihoods_score_every_token_once_and_bos_never(
     kind: str, harness_model: Callable[..., Path]

@@ -14,6 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from typer.testing import CliRunner
+from whole_run import train
 
 from eem.train import app
 from modeling_eem.data.fingerprint import FINGERPRINT_FILE
@@ -130,6 +131,12 @@ def test_what_is_left_of_a_run(full_run: Callable[..., Path]) -> None:
     assert left.checkpoints == 3 and whole.checkpoints == 5
 
 
+def test_measuring_at_the_start_is_no_step(full_run: Callable[..., Path]) -> None:
+    without, measured = (figures(full_run("masked_mixer", eval_on_start=is_on)) for is_on in (False, True))
+    assert measured.flops_per_row == without.flops_per_row
+    assert measured.evaluations == without.evaluations + 1
+
+
 def test_epochs_count_their_rows(full_run: Callable[..., Path], full_rows: Path) -> None:
     """The last step of an epoch has the rows that are left."""
     rows = len(load_from_disk(full_rows)["train"])
@@ -158,18 +165,36 @@ def test_the_command_writes_nothing(write_run: Callable[..., Path], tmp_path: Pa
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_it_takes_fewer_steps_than_a_stage_of_entropies(
-    full_run: Callable[..., Path], full_rows: Path, tmp_path: Path
-) -> None:
-    """A later stage may begin after the rehearsal's last step, not after the run's."""
+@pytest.fixture
+def stages(full_rows: Path, tmp_path: Path) -> dict[str, Any]:
+    """Keys of a run with two stages of entropies."""
     rows = load_from_disk(full_rows)["train"]
     DatasetDict(train=rows.add_column("late", rows["token_entropies"])).save_to_disk(tmp_path / "rows")
     shutil.copy(full_rows / FINGERPRINT_FILE, tmp_path / "rows")
-    stages = {
+    return {
         "token_loss": "hinge",
         "entropy_columns": ["token_entropies", "late"],
         "train_rows": str(tmp_path / "rows"),
     }
+
+
+def test_a_lengthened_run_names_the_stages_that_it_had(write_run: Callable[..., Path], stages: dict[str, Any]) -> None:
+    path = write_run("masked_mixer", train_files=None, **stages, max_steps=3, save_steps=3)
+    train(path)
+    longer = ("--max_steps", "8")
+    for start in (train, dry_run):
+        with pytest.raises(ValueError, match=r"set entropy_stage_steps to \[1\], where the stages .* began"):
+            start(path, *longer) if start is train else start(path, longer)
+    with pytest.raises(ValueError, match=r"training.entropy_stage_steps was \[1\] and is \[2\]"):
+        prepare_run(path, [*longer, "--entropy_stage_steps", "2"])
+    named = (*longer, "--entropy_stage_steps", "1")
+    assert figures(path, *named).steps == 5
+    assert train(path, *named).state.global_step == 8
+    assert prepare_run(path, named).is_finished
+
+
+def test_it_takes_fewer_steps_than_a_stage_of_entropies(full_run: Callable[..., Path], stages: dict[str, Any]) -> None:
+    """A later stage may begin after the rehearsal's last step, not after the run's."""
     path = full_run("masked_mixer", **stages, max_steps=None, num_train_epochs=10, entropy_stage_steps=[12])
     assert figures(path).steps > 12
     with pytest.raises(ValueError, match="a stage that begins at step 5000 never comes in"):

@@ -185,13 +185,23 @@ def test_regression_trains_and_is_measured_by_its_own_error(
     assert "AutoModelForTokenClassification" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_a_mixture_of_experts_trains_and_is_measured(write_run: Callable[..., Path]) -> None:
-    """Its router's loss comes before its logits."""
+def test_a_mixture_of_experts_trains_and_resumes(write_run: Callable[..., Path], tmp_path: Path) -> None:
+    """Its router's loss comes before its logits, and transformers saves its experts one by one."""
     experts = {"num_key_value_heads": 2, "num_local_experts": 4, "output_router_logits": True}
-    path = write_run("llama")
+    path = write_run("llama", load_best_model_at_end=True, save_steps=1)
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"model_type": "mixtral", **experts}))
     trainer = train(path)
     assert trainer.run.metrics.key in trainer.state.log_history[-2]
+    whole = (tmp_path / "out" / "model.safetensors").read_bytes()
+    finished = train(path)
+    assert finished.run.is_finished
+    for name, weight in trainer.model.state_dict().items():
+        assert torch.equal(finished.model.state_dict()[name], weight), name
+    shutil.rmtree(tmp_path / "out" / "checkpoint-2")
+    (tmp_path / "out" / "complete.json").unlink()
+    resumed = train(path)
+    assert resumed.run.checkpoint == tmp_path / "out" / "checkpoint-1"
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == whole
 
 
 def test_an_autoencoder_trains_and_is_measured(write_run: Callable[..., Path], tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_copies_beside_checkpoints_are_the_users(again: Callable[..., Path], tmp
     shutil.copytree(output / "checkpoint-5", output / "checkpoint-5-keep")
     shutil.copytree(output / "checkpoint-10", output / "checkpoint-99.bak")
     assert prepare_run(path).checkpoint == output / "checkpoint-10"
-    rotate(output, limit=1, best=None)
+    rotate(output, limit=1, step=10)
     assert {folder.name for folder in output.glob("checkpoint-*")} == {
         "checkpoint-10",
         "checkpoint-5-keep",

@@ -143,6 +143,16 @@ def test_paths_are_relative_to_their_run_file(tmp_path: Path, read: Reader, monk
     assert data.train_files == ["x.txt", "z.txt"] and arguments.output_dir == "../out"
 
 
+def test_a_path_may_begin_at_home(read: Reader, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    _, data, arguments = read(
+        {"output_dir": "~/out", "train_files": ["~/a"], "validation_files": ["~/b"], "tokenizer": "~/t"}
+    )
+    assert data.train_files == [str(home / "a")] and data.validation_files == [str(home / "b")]
+    assert data.tokenizer == str(home / "t") and arguments.output_dir == str(home / "out")
+
+
 def test_a_run_file_can_build_on_one_that_ships(read: Reader) -> None:
     config, data, arguments = read("base: asset:configs/quickstart.yaml\nmax_steps: 3\ntrain_files: [/x.txt]\n")
     assert isinstance(config, EEMConfig) and arguments.max_steps == 3 and arguments.learning_rate == 2e-3

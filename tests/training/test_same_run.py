@@ -105,17 +105,27 @@ def test_a_run_that_drops_its_last_rows_goes_on_cut_up_as_before(write_run: Call
     assert prepare_run(write_run("masked_mixer", **given, max_steps=4)).checkpoint is not None
 
 
-def test_each_epochs_checkpoint_is_measured_once(write_run: Callable[..., Path]) -> None:
+@pytest.mark.parametrize(
+    "saved, measured, keeps_best",
+    [("epoch", "no", False), ("no", "epoch", False), ("epoch", "epoch", False), ("epoch", "epoch", True)],
+)
+def test_each_epochs_end_is_measured_once(
+    write_run: Callable[..., Path], saved: str, measured: str, keeps_best: bool
+) -> None:
     path = write_run(
         "masked_mixer",
         max_steps=None,
         num_train_epochs=2,
-        save_strategy="epoch",
-        eval_strategy="no",
+        save_strategy=saved,
+        eval_strategy=measured,
+        load_best_model_at_end=keeps_best,
         logging_steps=100,
     )
-    steps = [entry["step"] for entry in train(path).state.log_history if "eval_loss" in entry]
-    assert len(steps) == len(set(steps)) == 2
+    trainer = train(path)
+    steps = [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert len(steps) == len(set(steps)) == 2 and steps[-1] == trainer.state.max_steps
+    kept = {folder.name for folder in trainer.args.output_folder.glob("checkpoint-*")}
+    assert kept == ({f"checkpoint-{step}" for step in steps} if saved == "epoch" else set())
 
 
 @pytest.mark.parametrize(
@@ -126,6 +136,7 @@ def test_each_epochs_checkpoint_is_measured_once(write_run: Callable[..., Path])
         (["--report_to", "tensorboard", "tensorboard"], ["tensorboard", "tensorboard"]),
         (["--report_to", "[]"], []),
         (["--report_to", "none"], []),
+        (["--report_to", "false"], []),
     ],
     ids=str,
 )
@@ -147,6 +158,11 @@ def test_numbers_that_yaml_reads_otherwise(write_run: Callable[..., Path], line:
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(ValueError, match=message):
         read_run_file(path, (DataArguments, RunArguments))
+
+
+def test_a_tracker_that_is_no_name_is_refused(write_run: Callable[..., Path]) -> None:
+    with pytest.raises(ValueError, match="report_to must be names of trackers, or none; got 3"):
+        read_run_file(write_run("masked_mixer", report_to=3), (DataArguments, RunArguments))
 
 
 def test_a_leading_zero_makes_no_octal_number(write_run: Callable[..., Path]) -> None:

@@ -55,6 +55,12 @@ def test_it_ends_after_the_patience_and_keeps_the_best(run: Callable[..., Path])
     assert "3 of 8" in (output / "README.md").read_text()
 
 
+def test_a_measurement_before_the_first_step_is_no_best_one(run: Callable[..., Path]) -> None:
+    """Here it is the smallest loss of all, and no checkpoint holds that model."""
+    trainer = train(run(early_stopping_patience=3, eval_on_start=True))
+    assert trainer.state.global_step == 6 and trainer.kept_step == 3
+
+
 def test_the_same_command_says_finished_and_more_patience_goes_on(run: Callable[..., Path]) -> None:
     path = run(early_stopping_patience=3)
     train(path)

@@ -190,9 +190,9 @@ def _stage_losses(
     trainer = TokenWeightedTrainer(
         model=llama(),
         args=TokenWeightedTrainingArguments(
-            output_dir=str(folder), max_steps=steps, learning_rate=0.0, logging_steps=1, token_loss="hinge",
+            output_dir=str(folder), max_steps=steps, learning_rate=0.0, logging_steps=1,
             report_to="none", disable_tqdm=True, use_cpu=True,
-            **{"per_device_train_batch_size": ROWS, "save_strategy": "no", **arguments},
+            **{"token_loss": "hinge", "per_device_train_batch_size": ROWS, "save_strategy": "no", **arguments},
         ),
         train_dataset=dataset,
     )  # fmt: skip
@@ -227,6 +227,21 @@ def test_a_lengthened_run_does_not_go_back_to_an_earlier_stage(rows: Dataset, tm
     with pytest.raises(ValueError, match="at step 2 of 2 the run had come to token_entropies, and a run of 6 steps"):
         _stage_losses(staged, tmp_path, resume=True, **given)
     assert len(set(_stage_losses(staged, tmp_path, resume=True, **given, entropy_stage_steps=[1]))) == 2
+    given["token_loss"] = "focal"  # reads no entropy
+    _stage_losses(staged, tmp_path / "focal", 2, **given)
+    assert _stage_losses(staged, tmp_path / "focal", resume=True, **given)
+
+
+def test_a_stream_leaves_no_gradient_to_its_next_epoch(rows: Dataset, tmp_path: Path) -> None:
+    """transformers makes no step of the batches that accumulation leaves over, and keeps their gradient."""
+    given = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "learning_rate": 0.0}
+    given |= {"max_steps": 6, "logging_steps": 1, "save_strategy": "no", "report_to": "none", "use_cpu": True}
+    args = TokenWeightedTrainingArguments(str(tmp_path), **given)
+    stream = rows.select(range(3)).to_iterable_dataset()
+    trainer = TokenWeightedTrainer(model=llama(), args=args, train_dataset=stream)
+    trainer.train()
+    steps = [(entry["loss"], entry["grad_norm"]) for entry in trainer.state.log_history if "loss" in entry]
+    assert steps == [pytest.approx(steps[0])] * 6, "rows 1 and 2, of every epoch"
 
 
 def test_evaluation_is_the_last_stages(rows: Dataset, tmp_path: Path) -> None:

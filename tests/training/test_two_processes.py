@@ -133,6 +133,50 @@ def test_two_processes_train_on_each_row_once_an_epoch(tmp_path: Path) -> None:
             torch.testing.assert_close(double[token_loss][1][name], change, rtol=1e-3, atol=1e-4)
 
 
+TWICE = """
+import sys
+import torch
+from datasets import Dataset
+from modeling_eem import MaskedMixerConfig, MaskedMixerForCausalLM
+from modeling_eem.training import TokenWeightedTrainer, TokenWeightedTrainingArguments
+
+folder = sys.argv[1]
+sizes = dict(vocab_size=40, hidden_size=16, num_hidden_layers=1, max_position_embeddings=16)
+
+
+class Recorded(TokenWeightedTrainer):
+    def training_step(self, model, inputs, *args, **kwargs):
+        read.append(inputs["input_ids"][0, 1])
+        return super().training_step(model, inputs, *args, **kwargs)
+
+
+trainer = Recorded(
+    model=MaskedMixerForCausalLM(MaskedMixerConfig(**sizes, bos_token_id=1, pad_token_id=0)),
+    args=TokenWeightedTrainingArguments(
+        output_dir=folder, num_train_epochs=1, per_device_train_batch_size=1, save_strategy="no", report_to="none",
+        disable_tqdm=True, use_cpu=True, dataloader_pin_memory=False,
+    ),
+    train_dataset=Dataset.from_list([{"input_ids": [1, row, 3, 4]} for row in range(5, 15)]),
+)
+orders = []
+for _ in range(2):
+    read = []
+    trainer.train()
+    orders.append(trainer.accelerator.gather(torch.stack(read)).tolist())
+if trainer.is_world_process_zero():
+    torch.save(orders, f"{folder}/orders-{trainer.args.world_size}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_a_second_training_of_two_processes_reads_each_row_once(tmp_path: Path) -> None:
+    run_in_one_and_two(TWICE, tmp_path, [], [])
+    one, two = (torch.load(tmp_path / f"orders-{processes}.pt") for processes in (1, 2))
+    # Each process reads every second row; the first one's are gathered first.
+    assert two == [[*order[::2], *order[1::2]] for order in one]
+    assert [sorted(order) for order in two] == [list(range(5, 15))] * 2
+
+
 MEASURE = """
 import sys
 import torch
