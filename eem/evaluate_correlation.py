@@ -52,9 +52,9 @@ def correlation(
         regressions = {(x.name, y.name): _counted(steps.advance, regress_folders, x, y) for x, y in pairs}
         curves = {folder.name: _counted(steps.advance, folder_curve, folder) for folder in folders}
         words = {folder.name: _counted(steps.advance, folder.words) for folder in folders if folder.has_tokenizer}
-        tokens = {pair: fit.tokens for pair, fit in regressions.items()}
         points = {
-            (x.name, y.name): _counted(steps.advance, scatter_points, x, y, tokens[x.name, y.name]) for x, y in pairs
+            (x.name, y.name): _counted(steps.advance, scatter_points, x, y, regressions[x.name, y.name].tokens)
+            for x, y in pairs
         }
     bands = {
         name: Band(*(values.tolist() for values in (curve.index, curve.mean, curve.low, curve.high)))

@@ -96,10 +96,10 @@ def harness(
         with _bar(len(models) * len(loaded), is_main) as (begin, advance):
             for model_scores in score_models(models, loaded, options, begin, advance):
                 scores.append(model_scores)
-    except Exception:
+    except (Exception, KeyboardInterrupt):
         if scores:
             write([task_table(scores)])
-            typer.echo(f"{output / 'harness.md'} holds what was scored before the error", err=True)
+            typer.echo(f"{output / 'harness.md'} holds what was scored before that", err=True)
         raise
     if scores:
         is_table = _TABLE in names

@@ -239,6 +239,12 @@ def check_causal(model: PreTrainedModel) -> None:
         )
 
 
+def is_moved_by_padding(model: PreTrainedModel) -> bool:
+    """Whether padding to the right of a causal model's row moves its text, unless a mask tells: of a right-aligned
+    mixer, whose last token has the last row of its matrices."""
+    return getattr(model.config, "position_alignment", "left") == "right"
+
+
 def has_plain_head(model: PreTrainedModel) -> bool:
     """Whether a causal model's logits are a Linear without bias of the base model's last hidden state.
 

@@ -34,8 +34,8 @@ from modeling_eem.files import asset
 
 _KINDS = ("txt", "jsonl", "json", "parquet")
 _PACKED = (".gz", ".zst")  # endings of compressed text and JSON
-_SAVED_DATA_SETS = {"dataset_dict.json", "state.json"}  # files of `save_to_disk`
-_ROW_FOLDERS = {*_SAVED_DATA_SETS, "fingerprint.json", "entropies.json"}  # and of rows that are not finished
+# A folder with one of these is or will be a data set: of `save_to_disk`, and of rows that are not finished.
+ROW_FOLDER_FILES = ("dataset_dict.json", "state.json", "fingerprint.json", "entropies.json")
 _TEXT_BLOCK = 1 << 20  # bytes
 _PARQUET_BATCH = 64  # rows
 
@@ -107,10 +107,15 @@ def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[str]:
     inside = (*above, folder.resolve())
     for path in folder.iterdir():
         if path.is_dir():
-            if path.resolve() not in inside and not any((path / name).exists() for name in _ROW_FOLDERS):
+            if path.resolve() not in inside and not is_row_folder(path):
                 yield from files_below(path, inside)
         elif path.is_file():
             yield str(path)
+
+
+def is_row_folder(path: Path) -> bool:
+    """Whether a folder is or will be a data set, not a folder of text files."""
+    return any((path / name).exists() for name in ROW_FOLDER_FILES)
 
 
 def text_files(folder: str | Path, paths: Iterable[str]) -> list[str]:
@@ -118,7 +123,7 @@ def text_files(folder: str | Path, paths: Iterable[str]) -> list[str]:
     folder of rows, whose JSON files are not text."""
     depth = len(Path(folder).parts)
     paths = list(paths)
-    if any(Path(path).name in _SAVED_DATA_SETS and len(Path(path).parts) == depth + 1 for path in paths):
+    if any(Path(path).name in ROW_FOLDER_FILES and len(Path(path).parts) == depth + 1 for path in paths):
         raise ValueError(f"{folder}: the folder holds a saved data set, not text: name the text that it was made of.")
     shown = [path for path in paths if not any(part.startswith((".", "_")) for part in Path(path).parts[depth:])]
     return sorted(path for path in shown if _kind(path) is not None)

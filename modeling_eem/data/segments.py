@@ -196,11 +196,6 @@ def naming(where: str) -> Iterator[None]:
         raise ValueError(f"{where}: {error}") from error
 
 
-def is_row_folder(path: Path) -> bool:
-    """Whether a folder is or will be a data set, not a folder of text files."""
-    return any((path / name).exists() for name in (DATASET_FILE, FINGERPRINT_FILE, "state.json"))
-
-
 def _check_split_names(path: Path) -> None:
     """A split's name becomes the name of folders: ValueError unless it is a plain name."""
     for name in read_record(path / DATASET_FILE, {"splits": list})["splits"]:

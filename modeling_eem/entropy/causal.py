@@ -13,7 +13,7 @@ from modeling_eem.entropy.nats import predictions, token_nats
 from modeling_eem.entropy.result import TokenEntropies
 from modeling_eem.entropy.sliding import STRIDE_HELP, Window, check_stride, windows_of
 from modeling_eem.entropy.texts import Rows
-from modeling_eem.loading import check_causal, evaluating, has_plain_head
+from modeling_eem.loading import check_causal, evaluating, has_plain_head, is_moved_by_padding
 
 # On a CPU the activations of so few tokens stay in the cache, and still keep the matrix products busy. A model of 10 M
 # parameters takes a third less time than with 4,096.
@@ -98,8 +98,8 @@ class CausalEntropy(EntropyEstimator):
         """For each window the outputs before its scored tokens and at the last, `[n + 1, columns]`, on the CPU."""
         ids_BT, mask_BT = pad_right([window.ids(rows[window.row]) for window in windows])
         given: dict[str, Any] = {"input_ids": ids_BT, "use_cache": False}
-        if getattr(self.model.config, "position_alignment", "left") == "right":
-            given["attention_mask"] = mask_BT  # else padding would take the text's places
+        if is_moved_by_padding(self.model):
+            given["attention_mask"] = mask_BT
         places_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
         first_B1, last_B1 = (
             torch.tensor(places, device=ids_BT.device)[:, None]

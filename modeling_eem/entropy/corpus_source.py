@@ -11,10 +11,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from modeling_eem.data.arrow_files import LOGS_FOLDER, RESULTS_FILE, TOKENIZER_FOLDER
+from modeling_eem.data.documents import is_row_folder
 from modeling_eem.data.fingerprint import check_fingerprint
 from modeling_eem.data.prepare import prepare_rows
 from modeling_eem.data.row_options import Errors, RowOptions
-from modeling_eem.data.segments import RowFolder, Scan, is_row_folder
+from modeling_eem.data.segments import RowFolder, Scan
 from modeling_eem.data.shards import corpus_files, plan_shards
 from modeling_eem.entropy.base import EntropyEstimator
 from modeling_eem.entropy.registry import estimator_class

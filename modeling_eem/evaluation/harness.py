@@ -140,7 +140,7 @@ def score_models(
 ) -> Iterator[ModelScores]:
     """The scores of one model after the other on all tasks; nothing on every process except the first.
 
-    An error is raised only after what its model scored before: hours of work may be in that.
+    An error, or Ctrl-C, is raised only after what its model scored before: hours of work may be in that.
 
     Args:
         begin: called with the model and the task before each task.
@@ -156,7 +156,7 @@ def score_models(
             dtype=options.dtype,
         )
         scored: dict[str, TaskScores] = {}
-        failed: Exception | None = None
+        failed: BaseException | None = None
         try:
             for name, task in tasks.items():
                 begin(folder.name, name)
@@ -166,7 +166,7 @@ def score_models(
                     raise ValueError(f"{folder.name}, task {name}: {error}") from error
                 if task_scores is not None:
                     scored[name] = task_scores
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             failed = error
         if scored:
             yield ModelScores(

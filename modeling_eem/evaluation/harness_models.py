@@ -16,6 +16,8 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from torch import Tensor
 
+from modeling_eem.loading import is_moved_by_padding
+
 # lm-eval's request: (context, continuation) as text, or None in a rolling likelihood; then both as ids.
 Request: TypeAlias = tuple[tuple[str, str] | None, list[int], list[int]]
 LogLikelihood: TypeAlias = tuple[float, bool]
@@ -56,6 +58,8 @@ class CausalHarnessModel(_HFLM):
         # Made before lm-eval's own, because the first one decides. Without `cpu` two processes would be two runs.
         state = PartialState(cpu=not torch.accelerator.is_available())
         super().__init__(pretrained, **kwargs)
+        if is_moved_by_padding(self.model):  # lm-eval pads rows and gives no mask
+            self.batch_size_per_gpu = 1
         self._rank, self._world_size = state.process_index, state.num_processes
         self.advance = advance or (lambda num_rows: None)
         self.is_rolling = False

@@ -176,6 +176,7 @@ class TokenLossMixin(Trainer):
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """Chooses the stage's entropies. For a loss that averages weights over the step, computes their mean before
         the step's first batch."""
+        states, self._states_to_load = self._states_to_load, None
         column = self._token_loss.entropy_column(self.state.global_step, self.state.max_steps)
         chosen = (self._with_entropies(self._without_repeats(batch), column) for batch in epoch_iterator)
         batches, num_items = super().get_batch_samples(chosen, num_batches, device)
@@ -189,22 +190,21 @@ class TokenLossMixin(Trainer):
             labelled = self._count(head, batches, device, is_training=False)
             self._left_out = self._left_out + (labelled - num_items)  # read when it is logged
         if head.loss.is_averaged and (len(batches) > 1 or self.args.world_size > 1):
-            mean = self._weight_sum(head, batches) / num_items.clamp(min=1)
+            mean = self._weight_sum(head, batches, states) / num_items.clamp(min=1)
             mean = torch.where(num_items > 0, mean, 1.0)
             batches = [{**batch, "mean_token_weight": mean} for batch in batches]
-        self._states_to_load = None
         return batches, num_items
 
     @torch.no_grad()
-    def _weight_sum(self, head: TokenLossHead, batches: list[dict[str, Any]]) -> Tensor:
+    def _weight_sum(self, head: TokenLossHead, batches: list[dict[str, Any]], states: str | None) -> Tensor:
         """The sum over all devices, through the wrapped model, which gathers its weights. It draws the noise that the
-        step will draw: a resume within an epoch loads the checkpoint's random states only after this."""
+        step will draw: a resume within an epoch loads the `states` of its checkpoint only after this."""
         model = self.model_wrapped
         assert model is not None
         model.train()
         with torch.random.fork_rng(), self._replaced(head.weight_sum), self.accelerator.autocast():
-            if self._states_to_load is not None:
-                self._load_rng_state(self._states_to_load)
+            if states is not None:
+                self._load_rng_state(states)
             sums = [model(**as_integers(self._prepare_inputs(batch), head.columns)).loss for batch in batches]
         return over_processes(self.accelerator, torch.stack(sums).sum(), "sum")
 

@@ -46,6 +46,7 @@ from transformers import PreTrainedModel, set_seed
 from eem.console import Command, one_line_errors
 from modeling_eem.data import CausalCollator, Source
 from modeling_eem.entropy.normalization import min_max_normalize
+from modeling_eem.files import write_atomically
 from modeling_eem.training import TOKEN_LOSSES, TokenLossOptions
 from modeling_eem.training.token_losses import Tokens
 
@@ -160,24 +161,24 @@ def _nothing(model: PreTrainedModel) -> float:
     return 0.0
 
 
-def noise_of_all(path: Path, seeds: int, settings: Mapping[str, object]) -> dict[tuple[str, int], Noise]:
-    """By source and seed; kept in a file, a line each."""
+def noise_of_all(folder: Path, seeds: int, settings: Mapping[str, object]) -> dict[tuple[str, int], Noise]:
+    """By source and seed; each is kept in a file of its own.
+
+    Raises:
+        ValueError: for a file of other settings.
+    """
     found: dict[tuple[str, int], Noise] = {}
-    header = json.dumps(settings)
-    if path.exists():
-        first, *lines = path.read_text().rpartition("\n")[0].splitlines()
-        if first != header:
-            raise ValueError(f"{path} was made with other settings: choose another --output.")
-        for line in map(json.loads, lines):
-            found[line["source"], line["seed"]] = line["noise"]
-    else:
-        path.write_text(f"{header}\n")
     methods, options = all_methods(list(TARGETS)), TokenLossOptions(entropy_threshold=SCHEDULE.entropy_threshold)
     keys = [(name, seed) for seed in range(seeds) for name in SOURCES]
-    for name, seed in track([key for key in keys if key not in found], "noise", console=Console(stderr=True)):
-        found[name, seed] = noise_along(SOURCES[name](), methods, seed, options)
-        with path.open("a") as file:
-            file.write(json.dumps({"source": name, "seed": seed, "noise": found[name, seed]}) + "\n")
+    for name, seed in track(keys, "noise", console=Console(stderr=True)):
+        file = folder / f"noise-{name}-{seed}.json"
+        if not file.exists():
+            noise = noise_along(SOURCES[name](), methods, seed, options)
+            write_atomically(file, json.dumps({"settings": settings, "noise": noise}))
+        kept = json.loads(file.read_text())
+        if kept["settings"] != settings:
+            raise ValueError(f"{file} was made with other settings: choose another --output.")
+        found[name, seed] = kept["noise"]
     return found
 
 
@@ -215,7 +216,7 @@ def main(
         "points": NOISE_POINTS,
         "steps": STEPS,
     }
-    noise = noise_of_all(output / "noise.jsonl", NOISE_SEEDS, noise_settings)
+    noise = noise_of_all(output, NOISE_SEEDS, noise_settings)
     write_record(records, curves, noise, methods, settings | {"learning_rate": list(RATES)} | noise_settings)
 
 

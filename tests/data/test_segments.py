@@ -8,7 +8,11 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
-from modeling_eem.data.segments import RowFolder, Segments, is_row_folder
+from modeling_eem.data.arrow_files import DATASET_FILE
+from modeling_eem.data.documents import ROW_FOLDER_FILES, is_row_folder
+from modeling_eem.data.fingerprint import FINGERPRINT_FILE
+from modeling_eem.data.segments import RowFolder, Segments
+from modeling_eem.entropy.corpus_run import ENTROPIES_FILE
 
 PADDED_AND_PACKED = {
     "input_ids": [[9, 9, 0, 5, 6, 0, 7], [0, 3], [0, 4, 9]],
@@ -86,6 +90,7 @@ def test_columns_that_hold_no_rows_of_ids(tmp_path: Path, columns: dict, message
 
 
 def test_what_is_no_data_set_of_rows(tmp_path: Path) -> None:
+    assert {DATASET_FILE, FINGERPRINT_FILE, ENTROPIES_FILE} < {*ROW_FOLDER_FILES}
     assert not is_row_folder(tmp_path)
     (tmp_path / "a.txt").write_text("text")
     Dataset.from_dict({"input_ids": []}).save_to_disk(tmp_path / "empty")

@@ -117,7 +117,7 @@ def test_an_error_keeps_what_was_scored_before(
     arguments = ["--model", *with_cards, "--tasks", "arc_easy", "wikitext", "--data-dir", harness_data, "--cards"]
     result = _run(*arguments, "--output", tmp_path / "out")
     assert result.exit_code == 2
-    assert result.stderr.endswith("harness.md holds what was scored before the error\n" + ERROR)
+    assert result.stderr.endswith("harness.md holds what was scored before that\n" + ERROR)
     content = json.loads((tmp_path / "out" / "harness.json").read_text())
     scored = {model["name"]: list(model["tasks"]) for model in content["models"]}
     assert scored == {"masked_mixer-128": ["arc_easy", "wikitext"], "eem-128": ["arc_easy"]}
@@ -125,6 +125,21 @@ def test_an_error_keeps_what_was_scored_before(
         *(("masked_mixer-128", "arc_easy"), ("masked_mixer-128", "wikitext"), ("eem-128", "arc_easy"))
     }
     assert all("arc_easy" not in (folder / "README.md").read_text() for folder in with_cards)
+
+
+def test_ctrl_c_keeps_what_was_scored_before(
+    models: list[Path], harness_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(model: EEMHarnessModel, task: ConfigurableTask, options: HarnessOptions) -> TaskScores | None:
+        if task.config.task == "wikitext":
+            raise KeyboardInterrupt
+        return score_task(model, task, options)
+
+    monkeypatch.setattr("modeling_eem.evaluation.harness.score_task", stopped)
+    arguments = ["--model", models[0], "--tasks", "arc_easy", "wikitext", "--data-dir", harness_data]
+    assert _run(*arguments, "--output", tmp_path / "out").exit_code == 130
+    content = json.loads((tmp_path / "out" / "harness.json").read_text())
+    assert [list(model["tasks"]) for model in content["models"]] == [["arc_easy"]]
 
 
 def test_more_processes_than_rows_are_an_error_before_any_model_is_loaded(

@@ -1,5 +1,7 @@
 """Models as lm-eval sees them, against the definition row by row, and against lm-eval's own `hf` model."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,6 +96,23 @@ def test_rolling_likelihoods_are_held_out_code_lengths(kind: str, harness_model:
         stock = HFLM(str(harness_model(kind)), device="cpu", add_bos_token=add_bos_token)
         (own,) = stock.loglikelihood_rolling(_requests("loglikelihood_rolling", [(TEXTS[0],)]), disable_tqdm=True)
         assert (own == pytest.approx(value, rel=1e-6)) == is_equal
+
+
+def test_a_right_aligned_mixer_is_scored_row_by_row(harness_model: Callable[..., Path], tmp_path: Path) -> None:
+    """lm-eval pads on the right and gives no mask: padding would take the places of the text's last tokens."""
+    folder = Path(shutil.copytree(harness_model("masked_mixer"), tmp_path / "right"))
+    config = json.loads((folder / "config.json").read_text()) | {"position_alignment": "right"}
+    (folder / "config.json").write_text(json.dumps(config))
+    one, eight = (
+        [
+            value
+            for value, _ in CausalHarnessModel(str(folder), batch_size=size).loglikelihood(
+                _requests("loglikelihood", PAIRS)
+            )
+        ]
+        for size in (1, 8)
+    )
+    assert eight == pytest.approx(one, abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

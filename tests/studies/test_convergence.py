@@ -57,6 +57,21 @@ def test_the_expected_loss_is_the_mean_of_many_samples() -> None:
         assert convergence.expected_loss(model, source, ids_BT) == pytest.approx(sampled.item(), rel=0.02)
 
 
+def test_noise_is_measured_along_a_training_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"ROWS": 16, "TRUTH_ROWS": 16, "BATCHES": 2, "STEPS": 4, "NOISE_POINTS": 2}
+    for name, size in sizes.items():
+        monkeypatch.setattr(convergence, name, size)
+    monkeypatch.setattr(convergence, "SOURCES", {"hidden Markov": theorem1.SOURCES["hidden Markov"]})
+    found = convergence.noise_of_all(tmp_path, 1, {"rows": 16})
+    methods = convergence.all_methods(list(theorem1.TARGETS))
+    assert [len(point) for point in found["hidden Markov", 0]] == [len(methods)] * 2
+    assert -1 <= found["hidden Markov", 0][0][0]["batch_cosine"] <= 1
+    monkeypatch.setattr(convergence, "noise_along", lambda *_: pytest.fail("made again"))
+    assert convergence.noise_of_all(tmp_path, 1, {"rows": 16}) == found
+    with pytest.raises(ValueError, match="other settings"):
+        convergence.noise_of_all(tmp_path, 1, {"rows": 17})
+
+
 def test_steps_to_a_value() -> None:
     curves = Curves([10, 20, 30], train=[], validation=[], test=[4.0, 2.0, 3.0])
     assert [steps_to(curves, level) for level in (5, 4, 3, 2, 1.9)] == [10, 10, 15, 20, math.inf]
