@@ -240,7 +240,7 @@ def build_integer_model(
     with evaluating(model):
         rows = calibration_rows(parts, tokenizer, calibration_texts)
         _check_keeps_bytes(table, calibration_texts)
-        batches = list(_batches(parts, rows[:CALIBRATION_ROWS]))
+        batches = list(_batches(parts, _rows_for_ranges(rows)))
         sizes, tensors = quantize_decoder(parts, batches)
         code_encoder = None
         if parts.code is not None:
@@ -263,6 +263,15 @@ def calibration_rows(parts: FloatParts, tokenizer: PreTrainedTokenizerBase, text
     if not rows:
         raise ValueError("the calibration texts hold no text: give texts like those that you will compress.")
     return rows
+
+
+def _rows_for_ranges(rows: Sequence[list[int]]) -> Sequence[list[int]]:
+    """The longest rows, spread over the text: short ones show what a model does at its first positions alone."""
+    most = max(map(len, rows))
+    whole = [row for row in rows if len(row) == most]
+    if len(whole) < CALIBRATION_ROWS:
+        return sorted(rows, key=len, reverse=True)[:CALIBRATION_ROWS]
+    return [whole[index * len(whole) // CALIBRATION_ROWS] for index in range(CALIBRATION_ROWS)]
 
 
 def _check_keeps_bytes(table: TokenTable, texts: Sequence[str]) -> None:

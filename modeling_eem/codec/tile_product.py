@@ -28,10 +28,9 @@ LANES = 16
 # Columns of a tile.
 TILE_COLUMNS = 2 * LANES
 
-_I32, _I16, _I8 = ir.IntType(32), ir.IntType(16), ir.IntType(8)
+_I32, _I16 = ir.IntType(32), ir.IntType(16)
 _SUMS = ir.VectorType(_I32, LANES)
 _PAIRS = ir.VectorType(_I16, 2 * LANES)
-_BYTES = ir.VectorType(_I8, 4 * LANES)
 
 
 def has_features(*features: str) -> bool:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from modeling_eem.bits import CodeLength, normalized_loss, published_bits_per_byte
 from modeling_eem.data.rows import Row
-from modeling_eem.evaluation.code_length import Advance, window_code_lengths
+from modeling_eem.evaluation.code_length import Advance, by_document, window_code_lengths
 from modeling_eem.evaluation.compressors import compressed_bits
 from modeling_eem.evaluation.intervals import Interval, ratio_difference, ratio_interval
 from modeling_eem.evaluation.scored_models import Checkpoint
@@ -45,10 +45,7 @@ class ModelBits:
     @cached_property
     def by_document(self) -> dict[int, CodeLength]:
         """The code length of each document, all its rows together."""
-        sums: dict[int, CodeLength] = {}
-        for document, window in zip(self.documents, self.windows):
-            sums[document] = sums.get(document, CodeLength()) + window
-        return sums
+        return by_document(self.documents, self.windows)
 
     @property
     def normalized_loss(self) -> float:

@@ -82,11 +82,10 @@ def _with_mask(row: Row) -> dict[str, Any]:
     return {"attention_mask": [1] * len(row["input_ids"]), **row}
 
 
-def by_document(rows: Sequence[Row], windows: Sequence[CodeLength]) -> dict[int, CodeLength]:
-    """The code length of each document, summed over all rows that begin in it."""
+def by_document(documents: Sequence[int], windows: Sequence[CodeLength]) -> dict[int, CodeLength]:
+    """The code length of each document, summed over all windows: window i begins in `documents[i]`."""
     sums: dict[int, CodeLength] = {}
-    for row, window in zip(rows, windows):
-        document = row["document_ids"][0]
+    for document, window in zip(documents, windows):
         sums[document] = sums.get(document, CodeLength()) + window
     return sums
 

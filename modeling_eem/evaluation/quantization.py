@@ -158,9 +158,8 @@ def measure_formats(
         bits_a_code = num_bits / len(rows)
         nats = row_nats(model, rows, collator, batch_size, codes_NP, advance)
         windows = [window_of(row, value, bits_a_code, collator.max_length) for row, value in zip(rows, nats)]
-        documents = {
-            number: (length.nll_nats, length.num_tokens) for number, length in by_document(rows, windows).items()
-        }
+        lengths = by_document([row["document_ids"][0] for row in rows], windows)
+        documents = {number: (length.nll_nats, length.num_tokens) for number, length in lengths.items()}
         costs.append(FormatCost(name, bits_a_code, sum(windows, CodeLength()), documents))
 
     with unrounded_codes(model):

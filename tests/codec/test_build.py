@@ -22,6 +22,7 @@ from modeling_eem.codec.weights import check_tensors
 MakeModel = Callable[[str], IntegerModel]
 MakeFloat = Callable[..., PreTrainedModel]
 TEXTS = ["a ship came over the sea from far away, and the sails were grey. " * 4]
+SHORT = ["the sea"] * 200
 
 
 @pytest.mark.parametrize("kind", ["flat", "heads", "taps", "token", "embedding", "combination"])
@@ -30,6 +31,15 @@ def test_integer_bits_are_the_float_bits(integer_model: MakeModel, float_model: 
     vocab_size, bos = model.sizes.vocab_size, model.sizes.bos_token_id
     report = compare_bits(float_model(kind, vocab_size, bos_token_id=bos), model, TEXTS)
     assert abs(report.ratio - 1) < 0.005
+
+
+def test_ranges_are_those_of_whole_windows(float_model: MakeFloat, integer_model: MakeModel) -> None:
+    """However many short texts stand before the long ones: they show a model's first positions alone."""
+    tokenizer = integer_model("flat").tokenizer
+    model = float_model("flat", len(tokenizer), bos_token_id=tokenizer.bos_token_id)
+    first, last = (build_integer_model(model, tokenizer, texts) for texts in (TEXTS + SHORT, SHORT + TEXTS))
+    assert first.sizes == last.sizes and first.tensors.keys() == last.tensors.keys()
+    assert all(np.array_equal(first.tensors[name], last.tensors[name]) for name in first.tensors)
 
 
 def test_rows_are_rounded_to_half_a_step() -> None:
