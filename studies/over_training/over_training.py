@@ -7,7 +7,8 @@ Reads every checkpoint of two runs of `eem train` (README.md) and scores it on h
 every fourth document on the way, on all of them at the end. Of the EEM also with the code of the next row, which tells
 how much the code matters, and at the end with its code rounded. The bits of a code are counted packed, and under a
 prior that was fitted to codes of training text, as the codec fits it. What is measured is kept beside the checkpoint:
-the same command goes on where it was stopped.
+the same command goes on where it was stopped. `--beside over-training.json`, an earlier record, in place of `--causal`
+compares with the causal model of that record; it must rest on the same held-out text.
 """
 
 import argparse
@@ -15,12 +16,11 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from datasets import load_from_disk
-from over_training_report import write_record
+from over_training_report import Points, curve, write_record
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
@@ -114,7 +114,9 @@ def prior_bits(fitted_NP: Tensor, codes_NP: Tensor, code_dtype: str) -> np.ndarr
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--eem", type=Path, required=True, help="folder of the EEM's run")
-    parser.add_argument("--causal", type=Path, required=True, help="folder of the causal model's run")
+    rival = parser.add_mutually_exclusive_group(required=True)
+    rival.add_argument("--causal", type=Path, help="folder of the causal model's run")
+    rival.add_argument("--beside", type=Path, help="an earlier record, whose causal model is the rival")
     parser.add_argument("--prepared", type=Path, required=True, help="the rows they were trained on")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="held-out text")
     parser.add_argument("--output", type=Path, required=True, help="folder of the record")
@@ -122,32 +124,30 @@ def main() -> None:
     parser.add_argument("--name", default="over-training", help="the record's name")
     arguments = parser.parse_args()
 
-    runs = {"EEM": checkpoints(arguments.eem), "causal": checkpoints(arguments.causal)}
-    config = load_model(runs["causal"][0].folder).config
+    known = json.loads(arguments.beside.read_text()) if arguments.beside else None
+    if known is not None and (names := [Path(path).name for path in known["data"]]) != [
+        path.name for path in arguments.data
+    ]:
+        raise SystemExit(f"{arguments.beside} was measured on {' '.join(names)}: give them as --data, in this order.")
+    runs = {"EEM": checkpoints(arguments.eem)}
+    if arguments.causal is not None:
+        runs["causal"] = checkpoints(arguments.causal)
+    config = load_model(runs["EEM"][0].folder).config
     tokenizer = AutoTokenizer.from_pretrained(arguments.prepared / "tokenizer")
     length = config.max_position_embeddings
     rows = held_out_rows(arguments.data, tokenizer, config, "windows", length)
     quarter = [row for row in rows if row["document_ids"][0] % ON_THE_WAY == 0]
-    points: dict[str, list[dict[str, Any]]] = {name: [] for name in runs}
+    points: dict[str, Points] = {name: [] for name in runs}
     for name, found in runs.items():
         for checkpoint in found:
             values = measured(checkpoint, quarter, arguments.prepared)
             points[name].append({"step": checkpoint.step, "tokens": checkpoint.tokens, "values": values})
             print(name, checkpoint.step, f"{values['nats'].sum() / tokens_of(quarter):.4f}", flush=True)
     last = {name: measured(found[-1], rows, arguments.prepared, FORMATS) for name, found in runs.items()}
-    eem = load_model(runs["EEM"][0].folder).config
-    write_record(
-        arguments.output,
-        arguments.name,
-        arguments.data,
-        points,
-        quarter,
-        last,
-        rows,
-        length,
-        eem.code_size,
-        arguments.until_step,
-    )
+    curves = {name: curve(points[name], quarter, length, config.code_size) for name in runs}
+    if known is not None:
+        curves["causal"] = known["points"]["causal"]
+    write_record(arguments.output, arguments.name, arguments.data, curves, last, rows, length, arguments.until_step)
 
 
 def tokens_of(rows: list[Row]) -> int:

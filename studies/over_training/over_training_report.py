@@ -22,16 +22,13 @@ def write_record(
     folder: Path,
     name: str,
     data: Sequence[Path],
-    points: dict[str, Points],
-    rows: list[Row],
+    curves: dict[str, Points],
     last: dict[str, dict[str, np.ndarray]],
-    all_rows: list[Row],
+    rows: list[Row],
     length: int,
-    numbers: int,
     until_step: int,
 ) -> None:
-    """`name.md`, `name.json` and `name.png`; `points` were measured on `rows`, `last` on `all_rows`."""
-    curves = {model: curve(points[model], rows, length, numbers) for model in points}
+    """`name.md`, `name.json` and `name.png`; `last` was measured on `rows`, and lacks a rival of an earlier record."""
     steps = sorted(set.intersection(*({point["step"] for point in of_model} for of_model in curves.values())))
     of_step = {model: {point["step"]: point for point in of_model} for model, of_model in curves.items()}
     on_the_way = _way_table([(of_step["EEM"][step], of_step["causal"][step]) for step in steps], until_step)
@@ -46,9 +43,14 @@ def write_record(
         if step <= until_step
     ]
     fits = _fit_table(series | {"EEM less causal": gap})
-    bits = _bits_table(last, all_rows, length)
+    bits, documents = _bits_table(last, rows, length)
     loss_curves(folder / f"{name}.png", series, _lines(series, length), {"EEM less causal": gap}, "nats a token")
-    content = {"data": [str(path) for path in data], "until_step": until_step, "points": curves}
+    content = {
+        "data": [str(path) for path in data],
+        "until_step": until_step,
+        "points": curves,
+        "documents": documents,
+    }
     caption = "Cross-entropy of both over training, and their difference"
     write_results(folder, name, [on_the_way, fits, bits], content, {caption: f"{name}.png"})
     print(on_the_way.to_markdown(), fits.to_markdown(), bits.to_markdown(), sep="\n")
@@ -150,7 +152,10 @@ def _fit_table(series: dict[str, list[tuple[float, float]]]) -> Table:
     )
 
 
-def _bits_table(last: dict[str, dict[str, np.ndarray]], rows: list[Row], length: int) -> Table:
+def _bits_table(
+    last: dict[str, dict[str, np.ndarray]], rows: list[Row], length: int
+) -> tuple[Table, dict[str, list[float]]]:
+    """The table, and what it was made of: bytes and bits of each document."""
     sides = np.array([window_length_bits(len(row["input_ids"]), length) for row in rows])
     documents, index = np.unique([row["document_ids"][0] for row in rows], return_inverse=True)
 
@@ -158,24 +163,26 @@ def _bits_table(last: dict[str, dict[str, np.ndarray]], rows: list[Row], length:
         return np.bincount(index, values, minlength=len(documents))
 
     bytes_D = by_document(np.array([row["num_bytes"] for row in rows], dtype=float))
-    causal_D = by_document(last["causal"]["nats"] / np.log(2) + sides)
     eem = last["EEM"]
-    ways = {"causal": (last["causal"]["nats"], 0.0), "EEM, code not counted": (eem["nats"], 0.0)}
+    ways = {"causal": (last["causal"]["nats"], 0.0)} if "causal" in last else {}
+    ways["EEM, code not counted"] = (eem["nats"], 0.0)
     for key in eem:
         for price in ("packed", "prior"):
             if key.startswith(f"{price} "):
                 code_dtype = key.removeprefix(f"{price} ")
                 ways[f"EEM, {code_dtype}, {price}"] = (eem[f"nats {code_dtype}"], eem[key])
+    bits = {name: by_document(nats / np.log(2) + sides + code) for name, (nats, code) in ways.items()}
     table = []
-    for name, (nats, code) in ways.items():
-        total_D = by_document(nats / np.log(2) + sides + code)
-        difference, interval = ratio_difference(total_D, bytes_D, causal_D, bytes_D)
-        code_bits = float(np.mean(code))
-        in_bytes = total_D.sum() / bytes_D.sum()
-        table.append((name, code_bits, in_bytes, None if name == "causal" else difference, interval.text("+.4f")))
-    return Table(
+    for name, bits_D in bits.items():
+        code_bits = float(np.mean(ways[name][1]))
+        less: tuple[float | None, str | None] = (None, None)
+        if "causal" in bits and name != "causal":
+            difference, interval = ratio_difference(bits_D, bytes_D, bits["causal"], bytes_D)
+            less = (difference, interval.text("+.4f"))
+        table.append((name, code_bits, bits_D.sum() / bytes_D.sum(), *less))
+    shown = Table(
         columns=("what", "bits of a code", "bits a byte", "less causal", "95 % over documents"),
-        rows=[row if row[0] != "causal" else (*row[:4], None) for row in table],
+        rows=table,
         title="The last point in honest bits",
         notes=(
             f"{len(rows):,} windows of {len(documents):,} held-out documents, {int(bytes_D.sum()):,} bytes; "
@@ -184,3 +191,4 @@ def _bits_table(last: dict[str, dict[str, np.ndarray]], rows: list[Row], length:
         ),
         formats={"bits of a code": ".1f", "bits a byte": ".4f", "less causal": "+.4f"},
     )
+    return shown, {"bytes": bytes_D.tolist()} | {name: np.round(bits_D, 1).tolist() for name, bits_D in bits.items()}

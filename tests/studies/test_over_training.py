@@ -96,6 +96,20 @@ def test_the_record_says_what_the_models_say(
     assert eem["4 bits"] - eem["nats"] == pytest.approx(4 * 4 * math.log(2) / LENGTH)
     assert eem["another's code"] != eem["nats"]
     assert (tmp_path / "over-training.png").stat().st_size > 10_000
+    documents = record["documents"]
+    file_bytes = (runs / "held_out.jsonl").stat().st_size - 6 * len('{"text": ""}\n')
+    assert len(documents["bytes"]) == 6 and sum(documents["bytes"]) == file_bytes
+    assert f"{sum(documents['causal']) / sum(documents['bytes']):.3f}" in (tmp_path / "over-training.md").read_text()
+
+    words[3:5] = ["--beside", tmp_path / "over-training.json"]
+    monkeypatch.setattr(sys, "argv", list(map(str, [*words, "--name", "beside"])))
+    study.main()
+    beside = json.loads((tmp_path / "beside.json").read_text())
+    assert beside["points"] == record["points"]
+    assert beside["documents"] == {name: bits for name, bits in documents.items() if name != "causal"}
+    monkeypatch.setattr(sys, "argv", list(map(str, [*words, "--data", runs / "rows/train/state.json"])))
+    with pytest.raises(SystemExit, match="measured on held_out.jsonl"):
+        study.main()
 
 
 def test_a_prior_prices_what_it_has_seen(study: ModuleType) -> None:
