@@ -57,8 +57,9 @@ def build_backbone(field: str, config: PreTrainedConfig) -> PreTrainedModel:
             f"{field}: a {config.model_type!r} backbone does not take {', '.join(sorted(missing))}; choose another."
         )
     backbone.set_input_embeddings(None)  # pyright: ignore[reportArgumentType] - PyTorch's way to have no such module
-    if backbone._tp_plan is not None:
-        backbone._tp_plan.pop("embed_tokens", None)  # a tensor-parallel plan must not name what is not there
+    plan = getattr(backbone, "_tp_plan", None)
+    if plan is not None:
+        plan.pop("embed_tokens", None)  # a tensor-parallel plan must not name what is not there
     return backbone
 
 
@@ -229,7 +230,7 @@ class EncoderDecoderPreTrainedModel(RemoteCodePreTrainedModel):
         super().enable_input_require_grads()
         embeddings = cast(TextEncoder, self.base_model.encoder).embed_tokens
         hook = embeddings.register_forward_hook(lambda layer, inputs, output: output.requires_grad_(True))
-        self._require_grads_hooks.append(hook)
+        getattr(self, "_require_grads_hooks", []).append(hook)  # those that transformers takes off again
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from modeling_eem import EEMConfig, EEMForCausalLM, MaskedMixerConfig, MaskedMixerForCausalLM, kernels
 from modeling_eem.loading import has_plain_head
+from modeling_eem.models.mixing_masked_mixer import is_watched
 
 IDS = torch.arange(2, 18).view(2, 8)
 KINDS = ["masked_mixer", "eem"]
@@ -55,6 +56,18 @@ def test_a_hook_on_all_modules_sees_every_linear(make: Callable[[str], PreTraine
     finally:
         handle.remove()
     assert {layer for layer in model.modules() if type(layer) is nn.Linear} <= set(seen)
+
+
+@pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
+def test_every_hook_is_noticed_and_its_end_too(kind: str) -> None:
+    layer, everywhere = nn.Linear(2, 2), nn.modules.module
+    for register in (getattr(layer, f"register_{kind}_hook"), getattr(everywhere, f"register_module_{kind}_hook")):
+        assert not is_watched(layer)
+        handle = register(lambda *given: None)
+        assert is_watched(layer)
+        handle.remove()
+    layer.forward = lambda x: x  # type: ignore[method-assign]
+    assert is_watched(layer)
 
 
 @pytest.mark.parametrize("kind", KINDS)
