@@ -1,4 +1,4 @@
-"""Faster ways to the models' own numbers, one file a device; importing `modeling_eem` switches on those for a CPU."""
+"""Faster ways to the models' own numbers, by device; importing `modeling_eem` switches on those for a CPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The trainer of `train.py`: measures held-out rows, keeps whole checkpoints only, and stops at NaN."""
+"""The trainer of `eem train`: measures held-out rows, keeps whole checkpoints only, and stops at NaN."""
 
 import copy
 import shutil

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pandas
 
+from modeling_eem.report.results import compact_json
+
 SPAN = 60
 
 
@@ -72,7 +74,7 @@ def main() -> None:
     frame.to_parquet(arguments.output, index=False)
     frame[["text"]].iloc[::100].to_json(arguments.calibration, orient="records", lines=True)
     report = {"span": SPAN, "files": counts, "dropped": dropped}
-    arguments.report.write_text(json.dumps(report, indent=0, ensure_ascii=False) + "\n")
+    arguments.report.write_text(compact_json(report))
     print(json.dumps(counts, indent=2), f"dropped {len(dropped)}")
 
 
