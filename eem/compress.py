@@ -89,7 +89,7 @@ def compress(
     _refuse({"--carry": carry}, estimate, "is not in an estimate, which is of windows alone: leave it out")
     _refuse({"--estimate": estimate}, decompress or options["test"], "is for compressing, or with -l: leave it out")
     _refuse(of_reading, not reads, "is for decompressing: add -d")
-    _work({"decompress": decompress, "estimate": estimate}, **options, carry=carry)
+    _run_on_files({"decompress": decompress, "estimate": estimate}, **options, carry=carry)
 
 
 @with_options(options_of(_file_options))
@@ -101,7 +101,7 @@ def decompress(**options: Any) -> None:
 
     Example: `eem decompress notes.txt.eem`
     """
-    _work({"decompress": True}, **options)
+    _run_on_files({"decompress": True}, **options)
 
 
 def _refuse(given: dict[str, bool], is_wrong: bool, why: str) -> None:
@@ -110,7 +110,7 @@ def _refuse(given: dict[str, bool], is_wrong: bool, why: str) -> None:
             raise ValueError(f"{name} {why}.")
 
 
-def _work(modes: dict[str, bool], files: list[Path] | None, test: bool, listing: bool, **options: Any) -> None:
+def _run_on_files(modes: dict[str, bool], files: list[Path] | None, test: bool, listing: bool, **options: Any) -> None:
     """Process each file; after an error go on with the others, then exit with 2. Exit with 3 if a salvage lost bytes.
 
     If nobody reads the output any more, exit with 141 at once, as a shell reports of other commands.

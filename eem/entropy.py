@@ -99,7 +99,7 @@ def entropy(
     console = Console(stderr=True, quiet=not is_main)
     with one_line_errors(is_shared=True), corpus_run.claimed(output) if is_main else nullcontext() as begun:
         check_options(method, options)
-        source = Source.of(data, output, TextOptions(max_length, text_column, errors))
+        source = Source.from_data(data, output, TextOptions(max_length, text_column, errors))
         known = source.tokenizer(None if tokenizer is None else asset(tokenizer), method, model[0])
         with waiting("loading the models", quiet=not is_main):
             models = load_models(method, model, dtype, state.device)
@@ -152,7 +152,7 @@ def entropy(
             others.wait()
         if is_main:
             source.keep_left_out(output)
-            run.finish(identity, source.counts())
+            run.write_data_set(identity, source.counts())
             source.remove()
             Console().print(_table(output))
         state.wait_for_everyone()  # no process may succeed if the main one fails

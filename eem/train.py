@@ -89,7 +89,7 @@ def train(
     with progress.open:
         try:
             trainer.fit()
-            trainer.finish()
+            trainer.write_finished_model()
         except FloatingPointError as error:
             print_error(str(error))
             raise typer.Exit(1) from error

@@ -12,7 +12,7 @@ LEAST_RANGE = 1 << 56
 
 
 class RangeEncoder:
-    """Takes symbols; `finish()` returns the bytes."""
+    """Takes symbols; `final_bytes()` returns the bytes."""
 
     def __init__(self) -> None:
         self._low = 0  # the whole string as one number: Python's integers carry by themselves
@@ -29,7 +29,7 @@ class RangeEncoder:
             self._range <<= 8
             self._num_bytes += 1
 
-    def finish(self) -> bytes:
+    def final_bytes(self) -> bytes:
         """The shortest string in the last interval, without zeros at its end."""
         value = shortest_in_interval(self._low, self._range)
         return value.to_bytes(self._num_bytes + 8, "big").rstrip(b"\0")

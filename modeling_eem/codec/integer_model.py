@@ -101,7 +101,7 @@ class IntegerModel:
                 self._code_coder.encode(encoder, code)
             for start, count, total in symbols.T.tolist():
                 encoder.encode(start, count, total)
-            payloads[index] = encoder.finish()
+            payloads[index] = encoder.final_bytes()
         return payloads
 
     def window_costs_bits(

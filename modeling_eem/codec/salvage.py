@@ -108,7 +108,7 @@ def salvage(
     result = Salvage()
     header, start = _find_header(blob, headers, result)
     decoder = decode_with(header)
-    plan = _Plan.of(blob, header, result)
+    plan = _Plan.from_file(blob, header, result)
     records = _own_records(_find_runs(memoryview(blob), header, start, plan, result), plan, result)
     _decode(_usable(records, header), header, decoder, max_output, result)
     windows = plan.windows
@@ -135,7 +135,7 @@ class _Plan:
         return self.footer.windows if self.footer is not None else None
 
     @staticmethod
-    def of(blob: bytes, header: Header, result: Salvage) -> "_Plan":
+    def from_file(blob: bytes, header: Header, result: Salvage) -> "_Plan":
         plan = _Plan()
         try:
             layout = Layout(BytesIO(blob), header)

@@ -96,7 +96,7 @@ def encode_stream(
         progress(len(window.data))
     if not output.has_begun:
         output.begin(Header())
-    return output.finish()
+    return output.write_trailer()
 
 
 class _Output:
@@ -137,7 +137,7 @@ class _Output:
         self._report.header_bytes = len(header.to_bytes())
         self._report.model_id, self._report.carry = header.model_id, header.carry
 
-    def finish(self) -> Report:
+    def write_trailer(self) -> Report:
         trailer = self._index.trailer(self._header)
         write_fully(self._writer, trailer)
         self._report.add_trailer(len(trailer), trailer[-1])

@@ -192,7 +192,7 @@ def _add_counts(counts: dict[str, Counter[str]], steps: list[dict[str, Any]]) ->
             counts[split][name] += value["total"] if isinstance(value, dict) else value
 
 
-def finish(folder: Path, seconds: float | None = None, mb_per_second: float | None = None) -> dict[str, Any]:
+def write_data_set(folder: Path, seconds: float | None = None, mb_per_second: float | None = None) -> dict[str, Any]:
     """Turn the Arrow files of all shards into a data set, and write its counts to `results.json`.
 
     Args:

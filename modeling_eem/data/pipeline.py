@@ -36,8 +36,8 @@ from modeling_eem.data.arrow_files import (
     TOKENIZER_FOLDER,
     TRAIN,
     columns_of,
-    finish,
     shard_file,
+    write_data_set,
     write_rows,
 )
 from modeling_eem.data.documents import Span, read_span
@@ -183,7 +183,7 @@ class Finisher(PipelineStep):
 
     def run(self, data: None, rank: int = 0, world_size: int = 1) -> None:
         """Make the folder a data set."""
-        finish(self.folder)
+        write_data_set(self.folder)
 
 
 class QuietLocalExecutor(LocalPipelineExecutor):

@@ -32,8 +32,8 @@ from modeling_eem.data.arrow_files import (
     TOKENIZER_FOLDER,
     UnusableCorpusError,
     count_shards,
-    finish,
     finished_shards,
+    write_data_set,
 )
 from modeling_eem.data.fingerprint import FINGERPRINT_FILE, read_fingerprint, tokenizer_fingerprint
 from modeling_eem.data.row_checksums import open_rows
@@ -127,7 +127,7 @@ def _run(
     watch = _Watch(output, shards)
     with watch.reporting(report):
         executor.run()
-    return finish(output, watch.seconds, watch.look().mb_per_second)
+    return write_data_set(output, watch.seconds, watch.look().mb_per_second)
 
 
 class _Watch:

@@ -45,7 +45,7 @@ class Segments:
     places_N: np.ndarray
 
     @classmethod
-    def of(cls, table: pa.Table, first: int = 0) -> "Segments":
+    def from_table(cls, table: pa.Table, first: int = 0) -> "Segments":
         """The segments of rows with `input_ids`, and with `attention_mask` and `position_ids` if they have them.
 
         Args:
@@ -157,7 +157,7 @@ class RowFolder:
             for start in range(0, len(rows), _ROWS_A_BATCH):
                 with naming(f"{self.path}, split {split}"):
                     batch = range(start, min(start + _ROWS_A_BATCH, len(rows)))
-                    segments = Segments.of(self.table(split, batch), start)
+                    segments = Segments.from_table(self.table(split, batch), start)
                     for ids_T, row in zip(segments.ids, segments.rows):
                         check(ids_T, start + row)
                         digest.update(ids_T.numpy().tobytes())
@@ -183,7 +183,7 @@ class RowFolder:
         rows = concatenate_datasets(list(self.splits.values())).with_format("arrow")
         while True:
             index = draws.randrange(len(rows))
-            if drawn := Segments.of(rows[index : index + 1]).ids:
+            if drawn := Segments.from_table(rows[index : index + 1]).ids:
                 yield [(self._name(index), ids_T) for ids_T in drawn]
 
 

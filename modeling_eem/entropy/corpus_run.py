@@ -235,7 +235,7 @@ class EntropyRun:
                 awaited = _still_awaited(awaited, report)
         return awaited
 
-    def finish(self, identity: dict[str, Any], documents: dict[str, int]) -> None:
+    def write_data_set(self, identity: dict[str, Any], documents: dict[str, int]) -> None:
         """Make the parts a data set, and write its counts to `results.json`.
 
         Args:
@@ -253,7 +253,7 @@ class EntropyRun:
             total = totals.setdefault(part.split, Counter())
             table = _read_part(part)
             total["rows"] += len(table)
-            total["tokens"] += len(Segments.of(table).places_N)
+            total["tokens"] += len(Segments.from_table(table).places_N)
             for column in self.estimators:
                 values_N = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
                 total[f"scored {column}"] += int((~np.isnan(values_N)).sum())
@@ -284,7 +284,7 @@ class EntropyRun:
 
     def _make(self, part: Part, report: Callable[[int], None]) -> None:
         table = self.rows.table(part.split, range(part.start, part.stop))
-        segments = Segments.of(table)
+        segments = Segments.from_table(table)
         values: dict[str, list[Tensor]] = {column: [] for column in self.estimators}
         finished = reported = measured = 0
         numbered = [(part.start + row, ids_T) for row, ids_T in zip(segments.rows, segments.ids)]

@@ -58,7 +58,7 @@ class Source:
     text_options: TextOptions
 
     @classmethod
-    def of(cls, data: Sequence[str], output: Path, text_options: TextOptions) -> "Source":
+    def from_data(cls, data: Sequence[str], output: Path, text_options: TextOptions) -> "Source":
         """The source for `data`; ValueError for other data or options of text beside a folder of rows."""
         if len(data) > 1 and (folders := [name for name in data if is_row_folder(Path(name))]):
             raise ValueError(f"{folders[0]} holds rows, and is not the only name of --data: name one folder of rows.")

@@ -24,14 +24,14 @@ class PrefixEstimator(EEMEstimator):
 
     def __init__(self, model: EEMForCausalLM, batch_tokens: int = 4096):
         super().__init__(model, batch_tokens)
-        self.encodes_prefixes = _prepare(model)
+        self.encodes_prefixes = _checked_consistency(model)
 
     def nats(self, windows: list[Tensor], prefixes: list[tuple[int, int]]) -> Tensor:
         """See `prefix_nats`."""
         return prefix_nats(self.model, windows, prefixes, self.batch_tokens, self.encodes_prefixes)
 
 
-def _prepare(model: EEMForCausalLM) -> bool:
+def _checked_consistency(model: EEMForCausalLM) -> bool:
     if model.config.random_prefix_probability == 0:
         logger.warning(
             f"{model.config.name_or_path or type(model).__name__} was trained with random_prefix_probability=0: it "

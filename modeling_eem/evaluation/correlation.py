@@ -83,12 +83,14 @@ class EntropyFolder:
     def values(self) -> Iterator[np.ndarray]:
         """The values of each row's real tokens."""
         for table in self._tables(range(0, len(self.rows), _ROWS_A_BATCH), _ROWS_A_BATCH):
-            yield from Segments.of(table).values(table, TOKEN_ENTROPIES)
+            yield from Segments.from_table(table).values(table, TOKEN_ENTROPIES)
 
     def points(self, step: int) -> np.ndarray:
         """The values of all tokens in every `step`-th row; some are NaN."""
         tables = self._tables(range(0, len(self.rows), step), 1)
-        return np.concatenate([row for table in tables for row in Segments.of(table).values(table, TOKEN_ENTROPIES)])
+        return np.concatenate(
+            [row for table in tables for row in Segments.from_table(table).values(table, TOKEN_ENTROPIES)]
+        )
 
     def words(self) -> SplitWords:
         """First and later pieces of words, in at most `WORD_ROWS` rows spread evenly over the data."""
@@ -101,7 +103,7 @@ class EntropyFolder:
         step = -(-len(self.rows) // WORD_ROWS)
         starts = range(0, len(self.rows), step)
         for start, table in zip(starts, self._tables(starts, 1)):
-            segments = Segments.of(table)
+            segments = Segments.from_table(table)
             rows = rows_of_ids(segments.ids, tokenizer)
             values = [torch.from_numpy(row.copy()) for row in segments.values(table, TOKEN_ENTROPIES)]
             documents = segments.values(table, _DOCUMENTS) if begins else []
@@ -120,7 +122,7 @@ class EntropyFolder:
         for start, table in zip(starts, self._tables(starts, _ROWS_A_BATCH)):
             if _DOCUMENTS not in table.column_names:
                 break
-            segments = Segments.of(table)
+            segments = Segments.from_table(table)
             for number, ids_T in enumerate(segments.values(table, _DOCUMENTS)):
                 row = segments.rows[number]
                 place = start + row, number - bisect_left(segments.rows, row)

@@ -310,6 +310,7 @@ __all__ = [
     "linear_cross_entropy",
     "linear_token_loss",
     "logits_and_loss",
+    "mean_over",
     "next_token_targets",
     "token_classification_loss",
 ]

@@ -108,13 +108,13 @@ def prepare_run(path: str | Path, overrides: Sequence[str] = ()) -> Run:
     """
     config, (data, arguments) = read_run_file(path, (DataArguments, RunArguments), overrides)
     try:
-        return _prepare(Path(path).stem, config, data, arguments)
+        return _checked_run(Path(path).stem, config, data, arguments)
     except ValueError as error:
         given = " ".join(command_without_secrets(overrides))
         raise ValueError(f"{path}{f' with {given}' if given else ''}: {error}") from error
 
 
-def _prepare(name: str, config: PreTrainedConfig, data: DataArguments, arguments: RunArguments) -> Run:
+def _checked_run(name: str, config: PreTrainedConfig, data: DataArguments, arguments: RunArguments) -> Run:
     rows = run_rows(data)
     missing = [column for column in arguments.entropy_columns if column not in rows.columns]
     metric = (arguments.metric_for_best_model or "loss").removeprefix("eval_")

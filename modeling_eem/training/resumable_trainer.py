@@ -122,7 +122,7 @@ class RunTrainer(TokenWeightedTrainer):
             self.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         self.loss_watch.check()
 
-    def finish(self) -> None:
+    def write_finished_model(self) -> None:
         """Leave the trained model and its description in `output_dir`, and push it if the run says so.
 
         All files are written beside the old ones, and replace them when they are whole.
@@ -134,7 +134,7 @@ class RunTrainer(TokenWeightedTrainer):
         if not self.run.is_finished:
             try:
                 with self._lock(), full_disk_named(output):
-                    self._finish(output)
+                    self._write_finished_model(output)
             except KeyboardInterrupt as error:
                 raise TrainingInterrupted(self._how_to_go_on()) from error
         if self.args.push_to_hub:
@@ -144,7 +144,7 @@ class RunTrainer(TokenWeightedTrainer):
                 said = f"{output} is finished, but not all of it was uploaded; the same command uploads it again."
                 raise TrainingInterrupted(said) from error
 
-    def _finish(self, output: Path) -> None:
+    def _write_finished_model(self, output: Path) -> None:
         new = output / "finished.part"
         if self.args.should_save:
             shutil.rmtree(new, ignore_errors=True)

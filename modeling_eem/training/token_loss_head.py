@@ -20,10 +20,11 @@ from modeling_eem.models.loss_eem import (
     IGNORE_INDEX,
     linear_cross_entropy,
     linear_token_loss,
+    mean_over,
     next_token_targets,
 )
 from modeling_eem.training.token_losses import TokenLoss, TokenLossOptions, Tokens
-from modeling_eem.training.training_forward import OwnForward, at_least_one, takes
+from modeling_eem.training.training_forward import OwnForward, takes
 
 logger = logging.get_logger(__name__)
 
@@ -86,7 +87,7 @@ class TokenLossHead:
         targets_BT, is_scored_BT = self._targets(labels, kwargs.pop("shift_labels", None), token_entropies)
         context = self._context(kwargs, is_scored_BT, token_entropies, document_ids)
         targets_N = targets_BT[is_scored_BT]
-        num_items = at_least_one(is_scored_BT.sum(), num_items_in_batch)
+        num_items = is_scored_BT.sum() if num_items_in_batch is None else num_items_in_batch
         router_loss = 0.0
         if self.is_chunked:
             hidden_BTD = self.model.base_model(*args, use_cache=False, **kwargs).last_hidden_state
@@ -95,10 +96,10 @@ class TokenLossHead:
             outputs = own_forward(*args, use_cache=False, **kwargs)
             total, weights_N = self._whole(outputs.logits[is_scored_BT].float(), targets_N, context)
             if self.router_weight:
-                router_loss = self.router_weight * outputs.aux_loss * is_scored_BT.sum() / num_items
+                router_loss = mean_over(self.router_weight * outputs.aux_loss * is_scored_BT.sum(), num_items)
         if self.loss.is_averaged:
             total = total / (_mean(weights_N) if mean_token_weight is None else mean_token_weight)
-        return CausalLMOutput(loss=total / num_items + router_loss)
+        return CausalLMOutput(loss=mean_over(total, num_items) + router_loss)
 
     def weight_sum(
         self,
@@ -153,7 +154,7 @@ class TokenLossHead:
             outputs["loss"] = outputs.loss - self.router_weight * outputs.aux_loss
         if num_items_in_batch is not None and not self.takes_num_items:
             is_scored_BT = self._targets(kwargs["labels"], kwargs.get("shift_labels"), None)[1]
-            outputs["loss"] = outputs.loss * is_scored_BT.sum() / at_least_one(is_scored_BT.sum(), num_items_in_batch)
+            outputs["loss"] = mean_over(outputs.loss * is_scored_BT.sum(), num_items_in_batch)
         return outputs
 
     def _context(

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modeling_eem.models.loss_eem import IGNORE_INDEX
+from modeling_eem.models.loss_eem import IGNORE_INDEX, mean_over
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,7 @@ def token_loss_function(name: str, **options: float) -> Callable[..., Tensor]:
         losses_N = F.cross_entropy(logits_NV, targets_N[is_scored_N], reduction="none")
         if torch.is_grad_enabled():
             losses_N = loss.function(Tokens(losses_N), values)
-        count = len(losses_N) if num_items_in_batch is None else num_items_in_batch
-        return losses_N.sum() / (count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1))
+        return mean_over(losses_N.sum(), len(losses_N) if num_items_in_batch is None else num_items_in_batch)
 
     return compute_loss
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.utils.generic import ModelOutput
 
-from modeling_eem.models.loss_eem import IGNORE_INDEX
+from modeling_eem.models.loss_eem import IGNORE_INDEX, mean_over
 
 OwnForward = Callable[..., Any]
 
@@ -134,7 +134,8 @@ class RegressionForward:
             scores_BT = scores_BT.roll(1, dims=1)  # the first token's value is never scored
         # Filled before the square, because NaN times zero is NaN in the gradient too.
         errors_BT = (scores_BT - token_entropies.float()).masked_fill(~is_scored_BT, 0.0)
-        loss = errors_BT.square().sum() / at_least_one(is_scored_BT.sum(), num_items_in_batch)
+        num_items = is_scored_BT.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = mean_over(errors_BT.square().sum(), num_items)
         return TokenClassifierOutput(loss=loss, logits=outputs.logits)
 
     def scored(self, batch: dict[str, Any], is_training: bool) -> Tensor:
@@ -148,10 +149,3 @@ def is_scored(token_entropies_BT: Tensor, labels_BT: Tensor) -> Tensor:
     is_scored_BT = (labels_BT != IGNORE_INDEX) & ~token_entropies_BT.isnan()
     is_scored_BT[:, 0] = False
     return is_scored_BT
-
-
-def at_least_one(count: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor | int:
-    """The divisor of a sum: the step's items if given, else the batch's, but at least 1: a batch with nothing to score
-    then has gradient 0, not 0 · 1/0."""
-    items = count if num_items_in_batch is None else num_items_in_batch
-    return items.clamp(min=1) if isinstance(items, Tensor) else max(items, 1)

@@ -1,12 +1,6 @@
 """Theorem 1 on real text: a small Llama, few documents, many epochs, every loss, entropies of four teachers.
 
-    python studies/losses_on_text/theorem1_text.py documents --train kept.parquet --output runs/documents \
-        --held-out general_validation.parquet --held-out math_validation.parquet
-    eem train --config studies/losses_on_text/llama.yaml --output_dir runs/llama
-    eem train --config asset:configs/speaking.yaml --train_files runs/documents/teacher.jsonl --output_dir runs/eem \
-        --validation_files runs/documents/validation.jsonl --random_prefix_probability 0.5
-    python studies/losses_on_text/theorem1_text.py run --documents runs/documents --larger runs/llama \
-        --other runs/smollm2 --eem runs/eem --output runs/theorem1-text --records studies/losses_on_text
+    bash studies/losses_on_text/theorem1_text.sh KEPT HELD_OUT OTHER
 
 Documents are of four kinds, in fixed shares, the same in every sample. A student is a Llama of 3 layers, 64 wide. It
 sees the first 256 tokens of each of its documents, 16 times (or 8 times four times as many documents). Cross-entropy

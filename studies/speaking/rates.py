@@ -39,7 +39,7 @@ def trained(config: Path, folder: Path, settings: list[str]) -> Path:
     if not run.is_finished:
         trainer = RunTrainer(run)
         trainer.fit()
-        trainer.finish()
+        trainer.write_finished_model()
     return folder
 
 

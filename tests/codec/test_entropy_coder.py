@@ -22,7 +22,7 @@ def encode(symbols: list[tuple[int, int, int]]) -> bytes:
     encoder = RangeEncoder()
     for symbol in symbols:
         encoder.encode(*symbol)
-    return encoder.finish()
+    return encoder.final_bytes()
 
 
 @pytest.mark.parametrize("seed", range(200))

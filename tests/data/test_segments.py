@@ -25,7 +25,7 @@ PADDED_AND_PACKED = {
 def test_segments_are_windows_without_padding(first_row: int) -> None:
     """A slice of a table, as data sets give it, has offsets of its own."""
     table = pa.table(PADDED_AND_PACKED).slice(first_row)
-    segments = Segments.of(table)
+    segments = Segments.from_table(table)
     expected = [(0, [0, 5, 6]), (0, [0, 7]), (1, [0, 3]), (2, [0, 4])][2 * first_row :]
     assert [(row + first_row, ids.tolist()) for row, ids in zip(segments.rows, segments.ids)] == expected
     column = segments.column([ids.double() for ids in segments.ids]).to_pylist()
@@ -102,4 +102,4 @@ def test_what_is_no_data_set_of_rows(tmp_path: Path) -> None:
     DatasetDict(different).save_to_disk(tmp_path / "different")
     with pytest.raises(ValueError, match="the split b has other columns"):
         RowFolder.open(tmp_path / "different")
-    assert torch.is_tensor(Segments.of(pa.table({"input_ids": [[1, 2]]})).ids[0])
+    assert torch.is_tensor(Segments.from_table(pa.table({"input_ids": [[1, 2]]})).ids[0])

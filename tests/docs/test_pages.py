@@ -17,7 +17,7 @@ from page_runner import blocks  # noqa: E402
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
 # Pages whose blocks make all their own inputs; the quickstart's training is run once for all of them.
-RUN = ["tutorial", "bits", "codes", "entropy", "extend", "generalize", "know", "quantize"]
+RUN = ["../README", "tutorial", "bits", "codes", "compress", "entropy", "extend", "generalize", "know", "quantize"]
 
 
 def _commands() -> Iterator[tuple[str, str]]:
@@ -28,6 +28,9 @@ def _commands() -> Iterator[tuple[str, str]]:
                 for command in re.sub(r"\\\n\s*", "", text).splitlines():
                     if command.lstrip().startswith("eem "):
                         yield f"{page.relative_to(ROOT)}:{line}", command.strip()
+    for script in ROOT.glob("studies/*/*.sh"):
+        for command in re.findall(r"^ *(eem .*)$", re.sub(r"\\\n\s*", "", script.read_text()), re.MULTILINE):
+            yield str(script.relative_to(ROOT)), command
     for file in ROOT.glob("configs/**/*.yaml"):
         for command in re.findall(r"^# +(eem .*)$", file.read_text(), re.MULTILINE):
             yield str(file.relative_to(ROOT)), command

@@ -341,7 +341,7 @@ def test_the_callers_arguments_stay_as_they_are(write_run: Callable[..., Path]) 
     before = run.arguments.to_dict()
     trainer = RunTrainer(run)
     trainer.fit()
-    trainer.finish()
+    trainer.write_finished_model()
     assert run.arguments.to_dict() == before and trainer.args.label_names == ["labels"]
 
 

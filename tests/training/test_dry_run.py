@@ -97,7 +97,7 @@ def test_the_figures_are_those_of_the_run(
     run = prepare_run(path)
     trainer = RunTrainer(run)
     trainer.fit()
-    trainer.finish()
+    trainer.write_finished_model()
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert costs.parameters == results["parameters"] == costs.trained
     assert costs.tokens == results["tokens"] == 3 * 8 * LENGTH and costs.steps == results["step"]
@@ -226,7 +226,7 @@ def test_a_finished_run_has_nothing_left(write_run: Callable[..., Path]) -> None
     path = write_run("masked_mixer")
     trainer = RunTrainer(prepare_run(path))
     trainer.fit()
-    trainer.finish()
+    trainer.write_finished_model()
     result = output(path)
     assert result.exit_code == 0 and "nothing is left to train" in " ".join(result.stdout.split())
 

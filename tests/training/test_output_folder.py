@@ -125,7 +125,7 @@ def test_two_trainings_over_one_folder_are_refused(write_run: Callable[..., Path
     with locked(tmp_path / "out"), pytest.raises(ValueError, match="out is being written by another process"):
         first.fit()
     first.fit()
-    first.finish()
+    first.write_finished_model()
     with pytest.raises(ValueError, match="was changed by another training: start this one again"):
         second.fit()
     assert prepare_run(path).is_finished

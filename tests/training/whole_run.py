@@ -8,5 +8,5 @@ from modeling_eem.training import RunTrainer, prepare_run
 def train(path: Path, *overrides: str) -> RunTrainer:
     trainer = RunTrainer(prepare_run(path, overrides))
     trainer.fit()
-    trainer.finish()
+    trainer.write_finished_model()
     return trainer

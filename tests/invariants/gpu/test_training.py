@@ -20,7 +20,7 @@ from modeling_eem.training import RunTrainer, prepare_run
 def _train(path: Path, *overrides: str) -> None:
     trainer = RunTrainer(prepare_run(path, overrides))
     trainer.fit()
-    trainer.finish()
+    trainer.write_finished_model()
 
 
 @pytest.mark.usefixtures("deterministic_kernels")
