@@ -58,7 +58,7 @@ def test_published_bits_per_byte(cross_entropy: float, bytes_per_token: float, e
 
 
 @pytest.mark.parametrize("bits_per_value, expected", [(4, 0.173), (8, 0.347)])
-def test_published_offsets(bits_per_value: int, expected: float) -> None:
+def test_code_offsets_equal_the_published_ones(bits_per_value: int, expected: float) -> None:
     assert code_offset_nats(64, bits_per_value, 1024) == pytest.approx(expected, abs=5e-4)
     assert normalized_loss(2.157, 64, bits_per_value, 1024) == pytest.approx(2.157 + expected, abs=5e-4)
 

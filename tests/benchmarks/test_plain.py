@@ -18,7 +18,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.parametrize("options", [{}, {"num_heads": 4}, {"kernel_size": 4}], ids=["flat", "heads", "taps"])
-def test_plain_mixer(plain: ModuleType, options: dict[str, int]) -> None:
+def test_the_plain_mixer_computes_what_ours_computes(plain: ModuleType, options: dict[str, int]) -> None:
     torch.manual_seed(0)
     config = MaskedMixerConfig(
         vocab_size=50,
@@ -39,7 +39,7 @@ def test_plain_mixer(plain: ModuleType, options: dict[str, int]) -> None:
     torch.testing.assert_close(ours.model.embed_tokens.weight.grad, theirs.embed.weight.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_plain_autoencoder(plain: ModuleType) -> None:
+def test_the_plain_autoencoder_computes_what_ours_computes(plain: ModuleType) -> None:
     torch.manual_seed(0)
     backbone = {"vocab_size": 50, "hidden_size": 8, "num_hidden_layers": 1, "max_position_embeddings": 12}
     config = EEMAutoencoderConfig(encoder_config=backbone, decoder_config=backbone, memory_expansion="unroll")

@@ -136,7 +136,7 @@ class _Standard:
         self.isatty = lambda: is_terminal
 
 
-def test_pipes(monkeypatch: Any, text: bytes, notes: Path) -> None:
+def test_pipes_work_and_terminals_get_no_bytes_unasked(monkeypatch: Any, text: bytes, notes: Path) -> None:
     packed, plain = _Standard(), _Standard()
     monkeypatch.setattr(sys, "stdin", _Standard(text))
     monkeypatch.setattr(sys, "stdout", packed)

@@ -25,7 +25,7 @@ def _lists(batch: dict[str, torch.Tensor]) -> dict[str, list[list[int]]]:
     return {name: values.tolist() for name, values in batch.items() if not values.is_floating_point()}
 
 
-def test_right_padding(collator: CausalCollator) -> None:
+def test_padding_is_on_the_right_by_default(collator: CausalCollator) -> None:
     batch = collator([LONG, SHORT])
     assert _lists(batch) == {
         "input_ids": [[0, 2, 3, 4], [0, 5, PAD, PAD]],
@@ -38,7 +38,7 @@ def test_right_padding(collator: CausalCollator) -> None:
     torch.testing.assert_close(batch["token_entropies"], expected, equal_nan=True)
 
 
-def test_left_padding(collator: CausalCollator) -> None:
+def test_padding_is_on_the_left_if_asked(collator: CausalCollator) -> None:
     batch = replace(collator, padding_side="left")([LONG, SHORT])
     assert _lists(batch) == {
         "input_ids": [[0, 2, 3, 4], [PAD, PAD, 0, 5]],
@@ -59,7 +59,7 @@ def test_left_padding(collator: CausalCollator) -> None:
         ({"pad_to_multiple_of": 7, "max_length": 5}, 5),
     ],
 )
-def test_width(collator: CausalCollator, changes: dict[str, Any], width: int) -> None:
+def test_the_width_follows_the_padding_options(collator: CausalCollator, changes: dict[str, Any], width: int) -> None:
     batch = replace(collator, **changes)([LONG, SHORT])
     assert {tuple(values.shape) for values in batch.values()} == {(2, width)}
 
@@ -218,7 +218,7 @@ def test_bad_rows_are_named(collator: CausalCollator, row: dict[str, Any], messa
         collator([OK, row])
 
 
-def test_no_rows(collator: CausalCollator) -> None:
+def test_a_batch_without_rows_is_refused(collator: CausalCollator) -> None:
     with pytest.raises(ValueError, match="no rows"):
         collator([])
 

@@ -204,7 +204,9 @@ def test_a_finished_folder_is_left_alone(make: Callable[..., DatasetDict], tmp_p
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "rows").rglob("*")} == times
 
 
-def test_progress(files: list[str], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_progress_counts_bytes_and_documents_to_the_end(
+    files: list[str], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     seen: list[Progress] = []
     shards = plan_shards(files, "text", 2000)
     prepare_rows(shards, tokenizer, tmp_path / "rows", OPTIONS, HERE, seen.append)
@@ -340,7 +342,7 @@ def test_unreadable_documents_are_skipped_or_stop_it(
     assert f"not UTF-8 at byte {offset}" in log and "line 62 is not JSON" in log and "surrogate" in log
 
 
-def test_ray(
+def test_ray_makes_the_same_files(
     files: list[str], tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """datatrove's executor as it would be run; without Ray, as far as it can be built."""
@@ -411,7 +413,7 @@ def test_shards_are_the_documents_of_the_file(tmp_path: Path, name: str, files: 
 
 
 @pytest.mark.parametrize("data", [b"", b"not a parquet file"])
-def test_broken_parquet(tmp_path: Path, files: list[str], data: bytes) -> None:
+def test_a_broken_parquet_file_is_named(tmp_path: Path, files: list[str], data: bytes) -> None:
     path = tmp_path / "bad.parquet"
     path.write_bytes(data or Path(files[1]).read_bytes()[:-100])
     with pytest.raises(ValueError, match="bad.parquet: not a readable parquet"):

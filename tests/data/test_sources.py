@@ -154,7 +154,7 @@ def test_samples_have_the_probabilities(case: tuple[Source, int, Callable[[Seque
 @pytest.mark.parametrize(
     "name, first, length", [("markov-0", 0, 40), ("markov-2", 2, 40), ("copy", 0, 6), ("parity", 0, 60)]
 )
-def test_entropy_rate(name: str, first: int, length: int) -> None:
+def test_long_samples_average_to_the_entropy_rate(name: str, first: int, length: int) -> None:
     source = CASES[name][0]
     rows = source.sample(5000, length, _seeded(3))
     for nats in (source.conditional_entropies(rows), -source.log_probs(rows)):
@@ -195,7 +195,7 @@ def test_the_generator_alone_decides() -> None:
 
 
 @pytest.mark.parametrize("make", [MarkovSource.random, HiddenMarkovSource.random])
-def test_random_sources(make: Callable[[int, int, float, int], Source]) -> None:
+def test_seed_and_concentration_decide_a_random_source(make: Callable[[int, int, float, int], Source]) -> None:
     """The seed decides, and a small concentration makes the next symbol predictable."""
     rows = make(4, 2, 0.5, 1).sample(200, 30, _seeded())
 
@@ -265,6 +265,6 @@ def test_chains_that_fall_apart_are_refused(seed: int) -> None:
         (lambda: ParitySource(3, 2).log_probs(torch.zeros(2, 0, dtype=torch.long)), "ids must have the shape"),
     ],
 )
-def test_bad_input(call: Callable[[], object], message: str) -> None:
+def test_bad_parameters_and_ids_are_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()

@@ -138,7 +138,7 @@ def test_merges_keep_the_space_before_a_word(tokenizer: PreTrainedTokenizerFast)
     assert token_bytes(tokenizer, encode_text(tokenizer, " the  the")) == [b" the", b" ", b" the"]
 
 
-def test_counts(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_documents_characters_bytes_and_tokens_are_counted(tokenizer: PreTrainedTokenizerFast) -> None:
     counts = count_tokens(tokenizer, ["the sea", "", "é👍"])
     num_tokens = sum(len(encode_text(tokenizer, text)) for text in ("the sea", "é👍"))
     assert counts == TokenCounts(documents=3, characters=9, bytes=7 + 2 + 4, tokens=num_tokens)
@@ -163,7 +163,7 @@ def test_counts(tokenizer: PreTrainedTokenizerFast) -> None:
         (lambda tokenizer: token_bytes(tokenizer, [-1]), "-1"),
     ],
 )
-def test_bad_input(
+def test_texts_and_ids_without_meaning_are_refused(
     call: Callable[[PreTrainedTokenizerFast], object], message: str, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     with pytest.raises(ValueError, match=message):

@@ -136,7 +136,7 @@ def test_kill_9_loses_and_repeats_nothing(tmp_path: Path) -> None:
     assert documents == set(range(4000))
 
 
-def test_bad_input(corpus: Path, tmp_path: Path) -> None:
+def test_bad_files_and_numbers_leave_no_output(corpus: Path, tmp_path: Path) -> None:
     output = tmp_path / "rows"
     files = {"empty.jsonl": b"", "bytes.txt": b"abc \xff", "bad.parquet": b"PAR1nonsense", "short.txt": b"Hello"}
     for name, data in files.items():
@@ -181,7 +181,9 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, arguments).exit_code == 0
 
 
-def test_slurm(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slurm_jobs_make_the_rows_of_one_machine(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Slurm's commands are stand-ins here that run each task of a job at once, from datatrove's real scripts."""
     bin_folder = tmp_path / "bin"
     bin_folder.mkdir()

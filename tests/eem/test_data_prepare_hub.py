@@ -118,7 +118,7 @@ def test_fineweb_edu_by_name(hub: tuple[str, list[str]], tmp_path: Path, streami
     assert len(downloaded) == (0 if streaming else 2)
 
 
-def test_no_network(tmp_path: Path) -> None:
+def test_a_hub_out_of_reach_is_one_line(tmp_path: Path) -> None:
     here = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path), "NO_PROXY": "*"}
     command = [sys.executable, "-m", "eem", "data", "prepare", "--data", "fineweb-edu", "--streaming"]
     command += ["--tokenizer", str(TOKENIZER), "--output", str(tmp_path / "rows")]

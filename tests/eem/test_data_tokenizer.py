@@ -36,7 +36,7 @@ def _folder(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
 
 
-def test_tokenizer(files: Path) -> None:
+def test_files_become_a_tokenizer_and_its_statistics(files: Path) -> None:
     out = files / "new" / "tokenizer"
     data = [files / name for name in ("a.txt", "b.jsonl", "c.parquet")]
     result = _run("--data", *data, "--validation", files / "held_out.txt", "--vocab-size", 270, "--output", out)
@@ -72,7 +72,7 @@ def test_list_options_take_what_follows_however_they_are_written(files: Path) ->
         assert _folder(files / name) == _folder(files / "many"), name
 
 
-def test_text_column(files: Path) -> None:
+def test_the_text_column_may_have_another_name(files: Path) -> None:
     body = ["--text-column", "body", "--vocab-size", 264, "--validation", files / "b.jsonl"]
     assert _run("--data", files / "b.jsonl", *body, "--output", files / "out").exit_code == 0
     held_out = json.loads((files / "out" / "statistics.json").read_text())["held_out"]["b.jsonl"]
@@ -157,7 +157,7 @@ def test_an_output_that_cannot_be_is_said_before_training(files: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--data"], ["--data", "a.txt"], ["--output", "x"], ["--data", "a", "-x"]])
-def test_incomplete_commands(arguments: list[str]) -> None:
+def test_an_incomplete_command_exits_with_code_two(arguments: list[str]) -> None:
     assert _run(*arguments).exit_code == 2
 
 

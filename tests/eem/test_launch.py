@@ -124,7 +124,7 @@ def test_what_both_find(write_run: Callable[..., Path], tmp_path: Path) -> None:
         (["train", "--config"], "requires an argument"),
     ],
 )
-def test_wrong_usage(arguments: list[object], error: str, tmp_path: Path) -> None:
+def test_wrong_usage_is_said_once(arguments: list[object], error: str, tmp_path: Path) -> None:
     said = _launch(tmp_path, arguments)
     assert said.count("error: ") == said.count(error) == 1, said
 

@@ -86,7 +86,7 @@ def test_help_imports_neither_the_package_nor_pytorch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
-def test_version() -> None:
+def test_the_version_is_shown() -> None:
     assert re.fullmatch(r"modeling-eem \d+\.\d+\.\d+\n", _run("--version").stdout)
 
 

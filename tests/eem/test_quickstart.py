@@ -157,7 +157,9 @@ def test_checkpoints_score_what_the_table_says(
 
 
 @pytest.mark.parametrize("folder", ["eem", "causal"])
-def test_cards(run: tuple[Path, str], results: dict[str, dict[str, Any]], folder: str) -> None:
+def test_a_card_holds_its_own_models_results(
+    run: tuple[Path, str], results: dict[str, dict[str, Any]], folder: str
+) -> None:
     path = run[0] / folder / "README.md"
     card = ModelCard.load(path)
     # The run files are not ours, so nothing is said of our text.
@@ -198,7 +200,7 @@ def test_the_cards_code_runs_without_this_package(run: tuple[Path, str], tmp_pat
         assert folder == "eem" or "<|endoftext|>The sea was calm." in done.stdout
 
 
-def test_pictures(run: tuple[Path, str]) -> None:
+def test_the_curve_and_the_heat_map_are_drawn(run: tuple[Path, str]) -> None:
     out, _ = run
     with Image.open(out / "learning_curve.png") as image:
         assert image.format == "PNG" and min(image.size) > 200

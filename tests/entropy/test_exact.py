@@ -51,7 +51,9 @@ def test_equals_two_full_width_passes_a_token(
 
 
 @pytest.mark.parametrize("encoder", ["left-aligned mixer", "Llama that is not causal"])
-def test_other_encoders(encoder: str, backbone_config: Callable, make_eem: Callable, make_rows: Callable) -> None:
+def test_encoders_of_other_kinds_equal_two_full_passes(
+    encoder: str, backbone_config: Callable, make_eem: Callable, make_rows: Callable
+) -> None:
     config = (
         backbone_config(hidden_size=16)
         if encoder == "left-aligned mixer"
@@ -64,7 +66,9 @@ def test_other_encoders(encoder: str, backbone_config: Callable, make_eem: Calla
 
 
 @pytest.mark.parametrize("backbone", ["masked_mixer", "llama"])
-def test_telescopes(backbone: str, make_eem: Callable, make_rows: Callable, plain_nats: Callable) -> None:
+def test_values_sum_to_the_loss_of_every_prefix(
+    backbone: str, make_eem: Callable, make_rows: Callable, plain_nats: Callable
+) -> None:
     """The values of a row's first m tokens sum to S of these, for every m: the first and the last token too."""
     model = make_eem(backbone, backbone)
     (row,) = make_rows(16)

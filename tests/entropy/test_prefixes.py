@@ -28,7 +28,7 @@ ENCODERS: dict[str, tuple[str, dict[str, Any], bool]] = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("encoder, changes, expected", ENCODERS.values(), ids=ENCODERS)
 @torch.no_grad()
-def test_prefix_consistency(
+def test_causal_left_aligned_encoders_are_prefix_consistent(
     encoder: str,
     changes: dict[str, Any],
     expected: bool,

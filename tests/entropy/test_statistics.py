@@ -79,7 +79,7 @@ def test_estimates_of_other_ids_are_refused() -> None:
         regress(x, replace(x, ids=torch.tensor([[0, 5, 6, 8]])))
 
 
-def test_index_curve() -> None:
+def test_a_curve_averages_rows_normalised_at_every_index() -> None:
     rows = [np.array([np.nan, 4.0, 2.0, 0.0]), np.array([np.nan, 3.0, 1.0]), np.array([np.nan, 1.0, 3.0])]
     curve = index_curve(rows)
     assert curve.index.tolist() == [1, 2, 3] and curve.rows.tolist() == [3, 3, 1]
@@ -89,7 +89,7 @@ def test_index_curve() -> None:
     assert np.isnan(curve.low[2])
 
 
-def test_split_words() -> None:
+def test_words_are_split_into_first_and_later_tokens() -> None:
     tokenizer = AutoTokenizer.from_pretrained(Path(__file__).parents[2] / "tokenizer")
     rows = rows_of_texts(["Call me\n\n Ishmael. naïve", "me me", " Ishmael"], tokenizer)
     values = [torch.cat([torch.tensor([math.nan]), torch.rand(len(ids_T) - 1)]).double() for ids_T in rows.ids]

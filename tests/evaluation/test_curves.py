@@ -61,7 +61,7 @@ def test_differences_are_taken_where_both_were_measured() -> None:
         first.less(_curve([1.0, 1.0], tokens=[5000.0, 6000.0]))
 
 
-def test_tables() -> None:
+def test_curves_are_tabled_with_what_reaches_a_loss() -> None:
     curves = [_curve([5.0, 4.0, 3.0, 2.5, 2.0], "a"), _curve([5.0, 4.5, 4.0, 3.5, 3.0], "b")]
     assert common_loss(curves) == 3.0
     assert len(curves_table(curves).rows) == 4

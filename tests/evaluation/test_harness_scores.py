@@ -100,6 +100,6 @@ def test_json_holds_no_single_rows() -> None:
     ("option", "message"),
     [({"batch_size": 0}, "batch_size must be at least 1"), ({"limit": -1}, "limit"), ({"dtype": "int9"}, "dtype")],
 )
-def test_options(option: dict, message: str) -> None:
+def test_impossible_options_are_refused(option: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         HarnessOptions(**option)

@@ -22,7 +22,7 @@ def _made_up(name: str, model_type: str = "llama", adapter: str = "CausalHarness
     return ModelScores(name, model_type, adapter, 10, 512, "float32", 1, scored)
 
 
-def test_the_table() -> None:
+def test_a_table_shows_scores_errors_and_caveats() -> None:
     causal, eem = _made_up("causal"), _made_up("code", "eem", "EEMHarnessModel")
     cut = replace(causal.tasks["gsm8k"], truncated_prompts=7, num_rows=100)
     short = replace(causal.tasks["ifeval"], shortened_answers=9)

@@ -28,7 +28,7 @@ def _assert_compiles(model: Any, batch: dict[str, Tensor], loss_of: Callable, ba
 
 
 @pytest.mark.parametrize("name", COMPILED + [pytest.param(name, marks=pytest.mark.slow) for name in COMPILED_SLOWLY])
-def test_compiles_whole(
+def test_every_model_compiles_to_one_graph(
     name: str, make_model: Callable[[str], Any], batch: dict[str, Tensor], loss_of: Callable, output_of: Callable
 ) -> None:
     model = make_model(name)
@@ -45,7 +45,9 @@ def test_compiles_whole_with_inductor(
     _assert_compiles(make_model(name), batch, loss_of, backend="inductor")
 
 
-def test_noise_compiles(eem_config: Callable[..., Any], batch: dict[str, Tensor], loss_of: Callable) -> None:
+def test_noise_compiles_to_the_eager_draw(
+    eem_config: Callable[..., Any], batch: dict[str, Tensor], loss_of: Callable
+) -> None:
     """The compiled draw is the eager one: from the global generator, in the same order."""
     _assert_compiles(EEMForCausalLM(eem_config(noise_scale=0.5)), batch, loss_of)
 

@@ -57,7 +57,7 @@ def _loss(model: nn.Module) -> float:
 
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("name", MODELS)
-def test_bitsandbytes(name: str, bits: int, tmp_path: Path) -> None:
+def test_bitsandbytes_quantizes_all_linears_but_the_head(name: str, bits: int, tmp_path: Path) -> None:
     """All Linears but the head, as in Llama: fewer bytes, and a loss that moves by less than a hundredth."""
     model = MODELS[name]()
     model.save_pretrained(tmp_path)
@@ -71,7 +71,7 @@ def test_bitsandbytes(name: str, bits: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_dynamic_quantization(name: str) -> None:
+def test_dynamic_quantization_swaps_every_linear(name: str) -> None:
     model = MODELS[name]()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.ao is deprecated in favour of torchao
@@ -81,7 +81,7 @@ def test_dynamic_quantization(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_torchao(name: str) -> None:
+def test_torchao_quantizes_every_linear(name: str) -> None:
     quantization = pytest.importorskip("torchao.quantization")
     model = MODELS[name]()
     expected, before = _loss(model), _linears(model)

@@ -42,7 +42,7 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.arrow")}
 
 
-def test_rows(ray: Any, tmp_path: Path) -> None:
+def test_two_nodes_prepare_the_rows_of_one_process(ray: Any, tmp_path: Path) -> None:
     text = tmp_path / "text.jsonl"  # a compressed file would be one shard
     text.write_bytes(b"".join(gzip.decompress(TEXT.read_bytes()).splitlines(keepends=True)[:150]))
     arguments = ["data", "prepare", "--data", text, "--max-length", 64, "--held-out", 0.1, "--shard-mb", 0.02]
@@ -52,7 +52,9 @@ def test_rows(ray: Any, tmp_path: Path) -> None:
     assert len(found) > 4 and found == _files(tmp_path / "one")
 
 
-def test_entropies(ray: Any, harness_model: Callable[..., Path], tmp_path: Path) -> None:
+def test_two_nodes_estimate_the_entropies_of_one_process(
+    ray: Any, harness_model: Callable[..., Path], tmp_path: Path
+) -> None:
     """`eem entropy` as a task a node, told by torchrun's variables which of how many it is."""
     from datasets import Dataset
 

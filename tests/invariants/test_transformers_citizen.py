@@ -50,7 +50,7 @@ def _assert_same_state(actual: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize("auto_class, model_type, model_class", AUTO_CLASSES)
-def test_auto_classes(auto_class: type, model_type: str, model_class: type) -> None:
+def test_auto_classes_make_our_configs_and_models(auto_class: type, model_type: str, model_class: type) -> None:
     sizes = SMALL if model_type == "masked_mixer" else {"encoder_config": SMALL, "decoder_config": SMALL}
     config = AutoConfig.for_model(model_type, **sizes)
     assert type(config) in (MaskedMixerConfig, EEMConfig, EEMAutoencoderConfig) and config.model_type == model_type
@@ -87,7 +87,9 @@ def test_a_head_and_its_base_share_a_checkpoint(name: str, make_model: Callable[
     assert not report["unexpected_keys"]
 
 
-def test_dtypes(model: Any, tmp_path: Path, batch: dict[str, Tensor], output_of: Callable, loss_of: Callable) -> None:
+def test_a_checkpoint_loads_in_its_dtype_or_another(
+    model: Any, tmp_path: Path, batch: dict[str, Tensor], output_of: Callable, loss_of: Callable
+) -> None:
     """A bf16 checkpoint reloads as bf16 unless told otherwise, and computes in it, forward and backward."""
     exact = output_of(model, batch)
     model.to(torch.bfloat16).save_pretrained(tmp_path)
@@ -108,7 +110,9 @@ def test_dtypes(model: Any, tmp_path: Path, batch: dict[str, Tensor], output_of:
             assert all(p.grad.isfinite().all() for p in loaded.parameters())
 
 
-def test_device_map(model: Any, tmp_path: Path, batch: dict[str, Tensor], output_of: Callable) -> None:
+def test_a_device_map_changes_no_output(
+    model: Any, tmp_path: Path, batch: dict[str, Tensor], output_of: Callable
+) -> None:
     model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path, device_map="cpu")
     assert torch.equal(output_of(loaded, batch), output_of(model, batch))

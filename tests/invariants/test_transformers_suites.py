@@ -157,7 +157,7 @@ class Suite(common.ModelTesterMixin, common.GenerationTesterMixin):
             self, config_class=self.config_class, common_properties=["hidden_size", "num_hidden_layers", "vocab_size"]
         )
 
-    def test_config(self) -> None:
+    def test_the_config_passes_the_common_tests(self) -> None:
         self.config_tester.run_common_tests()
 
     def _check_past_key_values_for_generate(
@@ -185,7 +185,7 @@ class EEMSuite(Suite):
     all_model_classes = (EEMModel, EEMForCausalLM)
     all_generative_model_classes = (EEMForCausalLM,)
 
-    def test_config(self) -> None:
+    def test_the_config_passes_the_common_tests(self) -> None:
         """The composite check finds a sub-config in the saved file by its model type alone, so here both differ."""
         composite = self.config_tester.create_and_test_config_from_and_save_pretrained_composite
 
@@ -197,7 +197,7 @@ class EEMSuite(Suite):
             self.config_tester.inputs_dict = {}
 
         self.config_tester.create_and_test_config_from_and_save_pretrained_composite = of_two_types
-        super().test_config()
+        super().test_the_config_passes_the_common_tests()
 
     def test_retain_grad_hidden_states_attentions(self) -> None:
         if self.model_tester.introduction == "token":

@@ -120,7 +120,7 @@ def test_derived_values_are_the_decoders(
     assert getattr(config.encoder_config, name) == in_encoder
 
 
-def test_code_size(eem_config: Callable[..., Any]) -> None:
+def test_the_code_is_the_bottlenecks_or_the_encoders_size(eem_config: Callable[..., Any]) -> None:
     assert eem_config().code_size == 6
     assert eem_config(bottleneck_size=None).code_size == 16
 
@@ -171,7 +171,9 @@ def test_configs_are_copied() -> None:
     "encoder, decoder",
     [("masked_mixer", "masked_mixer"), ("llama", "gpt_neox"), ("qwen2", "gpt2"), ("gpt2", "masked_mixer")],
 )
-def test_round_trip(encoder: str, decoder: str, eem_config: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_saved_config_loads_as_it_was(
+    encoder: str, decoder: str, eem_config: Callable[..., Any], tmp_path: Path
+) -> None:
     """Values that are a backbone class's defaults but not ours, and the reverse, come back too."""
     config = eem_config(
         encoder,

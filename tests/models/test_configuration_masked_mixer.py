@@ -58,7 +58,7 @@ def test_a_field_shows_in_the_model(field: str, backbone_config: Callable[..., A
     assert seen[0] != seen[1]
 
 
-def test_defaults() -> None:
+def test_a_config_has_the_documented_defaults() -> None:
     config = MaskedMixerConfig(hidden_size=96)
     assert config.intermediate_size == 384
     assert config.is_causal and config.position_alignment == "left" and not config.tie_word_embeddings
@@ -84,7 +84,7 @@ def test_contradictions_are_named(bad: dict[str, Any], message: str) -> None:
         MaskedMixerConfig(**bad)
 
 
-def test_round_trip(backbone_config: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_saved_config_loads_as_it_was(backbone_config: Callable[..., Any], tmp_path: Path) -> None:
     config = backbone_config(**{name: value for name, (value, _) in SHOWS.items()})
     config.save_pretrained(tmp_path)
     loaded = AutoConfig.from_pretrained(tmp_path)

@@ -109,7 +109,7 @@ def test_a_trace_of_the_model(make: Callable[[str], PreTrainedModel]) -> None:
     torch.testing.assert_close(traced(IDS + 1), model(IDS + 1).logits)
 
 
-def test_functional_transforms(make: Callable[[str], PreTrainedModel]) -> None:
+def test_functional_transforms_give_the_gradients_of_backward(make: Callable[[str], PreTrainedModel]) -> None:
     model = make("masked_mixer")
     weights = dict(model.named_parameters())
 

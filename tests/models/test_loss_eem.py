@@ -251,7 +251,7 @@ def test_output_t_predicts_token_t_plus_one() -> None:
 # Token classification
 
 
-def test_regression_loss() -> None:
+def test_a_regression_loss_is_the_mean_squared_error() -> None:
     logits = torch.tensor([[[1.0], [2.0], [3.0], [4.0]]], requires_grad=True)
     loss = token_classification_loss(logits, torch.tensor([[0.0, float("nan"), -100.0, 6.0]]))
     assert loss.item() == pytest.approx((1 + 4) / 2)
@@ -264,7 +264,7 @@ def test_regression_takes_integer_labels_and_is_float32() -> None:
     assert loss.dtype == torch.float32 and loss.item() == 2.0
 
 
-def test_classification_loss() -> None:
+def test_a_classification_loss_is_the_mean_cross_entropy() -> None:
     logits, labels = torch.randn(2, 5, 3), torch.tensor([[0, 1, 2, -100, 1], [-100, 1, 1, 0, 2]])
     expected = -logits.log_softmax(-1)[labels >= 0].gather(1, labels[labels >= 0][:, None]).mean()
     torch.testing.assert_close(token_classification_loss(logits, labels), expected)
@@ -280,7 +280,7 @@ def test_classification_loss() -> None:
         ("phi", {}, False),  # its head has a bias
     ],
 )
-def test_plain_heads(model_type: str, changes: dict[str, Any], is_plain: bool) -> None:
+def test_a_head_is_plain_if_only_its_weight_acts(model_type: str, changes: dict[str, Any], is_plain: bool) -> None:
     """Small logits of a fresh model do not hide what is done to large ones; nothing stays behind in the model."""
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "max_position_embeddings": 16}
     heads = {} if model_type == "masked_mixer" else {"num_attention_heads": 2, "num_key_value_heads": 2}

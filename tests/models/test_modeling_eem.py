@@ -52,7 +52,7 @@ def _other(input_ids: Tensor) -> Tensor:
 # What is computed
 
 
-def test_the_definition(eem: EEMForCausalLM) -> None:
+def test_code_and_logits_follow_the_definition(eem: EEMForCausalLM) -> None:
     """`z = W_down e + c`; memory `W_proj W_up z` before or on the token embeddings, or z itself beside them."""
     model, config = eem.model, eem.config
     input_ids = _ids(3, 12)
@@ -345,7 +345,9 @@ def test_published_mixer_sizes_follow_the_formulas(
     assert model.num_parameters() == expected + 8000 * (encoder_width + text_width + width)
 
 
-def test_initialisation(eem_config: Callable[..., Any], backbone_config: Callable[..., Any]) -> None:
+def test_weights_begin_as_each_parts_rule_says(
+    eem_config: Callable[..., Any], backbone_config: Callable[..., Any]
+) -> None:
     """Both embedding tables N(0, 1), projections PyTorch's defaults, backbones their own (here 0.02)."""
     config = eem_config(
         encoder_config=backbone_config("llama", hidden_size=64, vocab_size=1000, initializer_range=0.02),

@@ -98,7 +98,7 @@ def test_repeat_is_the_vector_everywhere(width: int, decoder_width: int) -> None
 # The model
 
 
-def test_the_definition(autoencoder: EEMAutoencoder) -> None:
+def test_code_and_logits_follow_the_definition(autoencoder: EEMAutoencoder) -> None:
     input_ids = _ids(3, 12)
     encoder, decoder = autoencoder.encoder, autoencoder.decoder
     e = encoder.backbone(inputs_embeds=encoder.embed_tokens(input_ids), use_cache=False).last_hidden_state[:, -1]

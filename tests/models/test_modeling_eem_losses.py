@@ -67,7 +67,9 @@ def test_token_losses_stand_at_the_token_they_describe(
 
 
 @pytest.mark.parametrize("is_training", [True, False])
-def test_loss_weights(eem: EEMForCausalLM, scored: dict[str, Tensor], is_training: bool) -> None:
+def test_a_loss_weight_scales_its_own_tokens_loss(
+    eem: EEMForCausalLM, scored: dict[str, Tensor], is_training: bool
+) -> None:
     """A weight is its own token's; one changes nothing, zero is a label of -100 but for the denominator."""
     eem.train(is_training)
     labels = scored["labels"]

@@ -61,7 +61,9 @@ def _assert_uniform(values: Tensor, bound: float) -> None:
 
 @pytest.mark.parametrize("kernel", [1, 4])
 @pytest.mark.parametrize("heads", [0, 2])
-def test_initialisation(backbone_config: Callable[..., Any], heads: int, kernel: int) -> None:
+def test_weights_begin_uniform_and_causal_beside_normal_embeddings(
+    backbone_config: Callable[..., Any], heads: int, kernel: int
+) -> None:
     config = backbone_config(
         hidden_size=64, max_position_embeddings=128, num_mixing_heads=heads, mixing_kernel_size=kernel, vocab_size=500
     )

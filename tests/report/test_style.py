@@ -85,7 +85,7 @@ def test_ticks_are_short_and_all_different(scale: float, spread: float, tmp_path
     "value, text",
     [(3.14159, "3.14"), (0, "0"), (0.0123, "0.0123"), (2.8031e-4, "2.80×10⁻⁴"), (123.4, "123"), (-2e7, "-2.00×10⁷")],
 )
-def test_short_numbers(value: float, text: str) -> None:
+def test_numbers_are_written_in_three_digits(value: float, text: str) -> None:
     assert short(value) == text
 
 

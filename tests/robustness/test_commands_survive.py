@@ -37,7 +37,9 @@ def end(command: str, undisturbed: Callable[[str], Undisturbed]) -> Undisturbed:
     return undisturbed(command)
 
 
-def test_kills(command: str, subject: Subject, end: Undisturbed, tmp_path: Path) -> None:
+def test_a_killed_command_ends_the_same_when_repeated(
+    command: str, subject: Subject, end: Undisturbed, tmp_path: Path
+) -> None:
     """The same command, run again after a kill or two, leaves the same; of killed starts nothing is left."""
     chance = random.Random(f"kills {command}")
     for attempt in rounds(1):
@@ -49,7 +51,7 @@ def test_kills(command: str, subject: Subject, end: Undisturbed, tmp_path: Path)
             assert contents(folder) == end.contents, number
 
 
-def test_double_starts(command: str, subject: Subject, end: Undisturbed, tmp_path: Path) -> None:
+def test_two_starts_at_once_never_mix(command: str, subject: Subject, end: Undisturbed, tmp_path: Path) -> None:
     """Two at once, a moment apart: both end well and alike, or one is told in a line that another is at work."""
     chance = random.Random(f"twice {command}")
     for attempt in rounds(1, 0.5):
@@ -65,7 +67,9 @@ def test_double_starts(command: str, subject: Subject, end: Undisturbed, tmp_pat
             assert contents(folder) == end.contents, number
 
 
-def test_full_disks(command: str, subject: Subject, end: Undisturbed, tmp_path: Path) -> None:
+def test_a_full_disk_is_told_and_spoils_nothing(
+    command: str, subject: Subject, end: Undisturbed, tmp_path: Path
+) -> None:
     """At any size: a line that names the file; what was there stays; and with room again the same end."""
     chance = random.Random(f"full {command}")
     for attempt in rounds(1, 0.2):

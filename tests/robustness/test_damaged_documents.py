@@ -137,7 +137,7 @@ def assert_is_of(texts: list[str], command: str, output: Path, tokenizer: PreTra
         assert (counts["characters"], counts["bytes"]) == (sum(map(len, texts)), sum(map(len, full.values())))
 
 
-def test_damaged_documents(
+def test_a_damaged_document_is_named_or_read_right(
     documents: dict[str, Path], models: dict[str, Path], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     chance = random.Random("documents")

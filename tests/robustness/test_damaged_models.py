@@ -90,7 +90,7 @@ def assert_is_measured(command: str, output: Path, texts: list[str]) -> None:
         assert counts["mean"] > 0
 
 
-def test_damaged_models(
+def test_a_damaged_model_is_named_or_measured_right(
     folders: dict[str, Path],
     documents: dict[str, Path],
     texts: list[str],

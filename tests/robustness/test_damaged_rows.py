@@ -78,7 +78,7 @@ def numbers(command: str, output: Path) -> Contents:
     return {name: content for name, content in made.items() if name.endswith((".arrow", ".csv", "results.json"))}
 
 
-def test_damaged_rows(
+def test_damaged_rows_are_named_or_measured_right(
     made: dict[str, Path],
     words: Callable[..., list[object]],
     whole: Callable[[str, str], Contents],

@@ -54,7 +54,9 @@ def assert_is_the_reference(output: Path, reference: Path) -> None:
     assert losses[0] == losses[1]
 
 
-def test_kills(reference: tuple[Path, dict[str, Any]], run_file: Path, tmp_path: Path) -> None:
+def test_a_killed_training_resumes_to_the_same_end(
+    reference: tuple[Path, dict[str, Any]], run_file: Path, tmp_path: Path
+) -> None:
     """A training is killed at three moments, and then goes on to the same end."""
     chance = random.Random(0)
     for attempt in rounds(1):
@@ -72,7 +74,9 @@ def test_kills(reference: tuple[Path, dict[str, Any]], run_file: Path, tmp_path:
             assert not list((tmp_path / "out").glob("deleted-*")) and not list((tmp_path / "out").rglob("*.part"))
 
 
-def test_double_starts(reference: tuple[Path, dict[str, Any]], run_file: Path, tmp_path: Path) -> None:
+def test_of_two_starts_one_at_most_trains(
+    reference: tuple[Path, dict[str, Any]], run_file: Path, tmp_path: Path
+) -> None:
     """Two at once, with a moment between: one at most trains, the other is told so."""
     chance = random.Random(1)
     for attempt in rounds(2, 0.5):
@@ -87,7 +91,9 @@ def test_double_starts(reference: tuple[Path, dict[str, Any]], run_file: Path, t
             assert_is_the_reference(tmp_path / "out", reference[0])
 
 
-def test_spoiled_files(reference: tuple[Path, dict[str, Any]], run_file: Path, tmp_path: Path) -> None:
+def test_a_spoiled_file_is_refused_or_trained_right(
+    reference: tuple[Path, dict[str, Any]], run_file: Path, tmp_path: Path
+) -> None:
     """Another file each round, of checkpoints or of a finished folder. What it trains is right, or it is refused."""
     chance = random.Random(2)
     for attempt in rounds(6):
@@ -117,7 +123,9 @@ def test_spoiled_files(reference: tuple[Path, dict[str, Any]], run_file: Path, t
                 assert_is_the_reference(tmp_path / "out", reference[0])
 
 
-def test_full_disks(reference: tuple[Path, dict[str, Any]], run_file: Path, tmp_path: Path) -> None:
+def test_a_training_resumes_after_a_full_disk(
+    reference: tuple[Path, dict[str, Any]], run_file: Path, tmp_path: Path
+) -> None:
     """At any size: one line that names a file, and with room again the same end."""
     chance = random.Random(3)
     largest = max(file.stat().st_size for file in reference[0].rglob("*") if file.is_file())

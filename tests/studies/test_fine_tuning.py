@@ -27,7 +27,9 @@ def write_texts(path: Path, source: str, number: int) -> Path:
     return path
 
 
-def test_every_method(fine_tuning: ModuleType, harness_model: Callable[..., Path], tmp_path: Path) -> None:
+def test_every_method_trains_once_and_differs(
+    fine_tuning: ModuleType, harness_model: Callable[..., Path], tmp_path: Path
+) -> None:
     given = {
         "model": harness_model("llama", 64),
         "data": write_texts(tmp_path / "sums.parquet", "sums", 92),

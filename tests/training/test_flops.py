@@ -30,7 +30,7 @@ def _mixer(length: int, width: int) -> int:
 
 
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 300])
-def test_flat_mixer(backbone_config: Callable[..., Any], length: int) -> None:
+def test_a_flat_mixer_costs_its_triangle_and_products(backbone_config: Callable[..., Any], length: int) -> None:
     d = 32
     model = _model(backbone_config(hidden_size=d, max_position_embeddings=LENGTH))
     assert training_flops(model, length) == 3 * 2 * (_mixer(length, d) + length * d * VOCAB_SIZE)
@@ -70,7 +70,7 @@ def test_eem_is_encoder_bottleneck_and_decoder(
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_llama(backbone_config: Callable[..., Any], attention: str) -> None:
+def test_llama_costs_the_attention_that_it_computes(backbone_config: Callable[..., Any], attention: str) -> None:
     """Written out, attention is the whole square; fused and causal, the triangle that it computes."""
     d, t = 32, 100
     config = backbone_config("llama", hidden_size=d, max_position_embeddings=t, attn_implementation=attention)

@@ -180,7 +180,7 @@ def test_a_tokenizer_is_a_folder_beside_the_run_file_or_a_name_on_the_hub(tmp_pa
     assert read({"tokenizer": "asset:tokenizer"})[1].tokenizer == "asset:tokenizer"
 
 
-def test_overrides(read: Reader) -> None:
+def test_the_command_line_overrides_the_run_file(read: Reader) -> None:
     config, _, arguments = read({"learning_rate": "1e-3"}, "--learning_rate", "2e-4", "--hidden_size", "16")
     assert arguments.learning_rate == 2e-4 and config.hidden_size == 16
     config = read({"model_type": "eem"}, "--encoder_config.hidden_size", "16", "--noise_scale", "0")[0]

@@ -76,7 +76,7 @@ def test_a_cache_changes_no_logit(
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["autoencoder", "autoencoder, llama"])
-def test_reconstruction(
+def test_an_autoencoder_reconstructs_the_cpus_tokens(
     name: str, make_model: Callable, batch: dict[str, Tensor], batch_there: dict[str, Tensor], on_device: Callable
 ) -> None:
     model = make_model(name)

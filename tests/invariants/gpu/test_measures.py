@@ -20,7 +20,7 @@ from modeling_eem.training.training_forward import forward_replaced
 
 @pytest.mark.parametrize("name", TOKEN_LOSSES)
 @pytest.mark.parametrize("kind", ["mixer", "eem, llama"])
-def test_token_losses(
+def test_token_losses_and_gradients_are_the_cpus(
     name: str,
     kind: str,
     dtype: torch.dtype,
@@ -86,7 +86,7 @@ def estimated(eem_config: Callable, backbone_config: Callable, harness_model: Ca
 
 
 @pytest.mark.parametrize("method", ESTIMATORS)
-def test_estimators(
+def test_every_estimator_gives_the_cpus_values(
     method: str,
     estimated: dict[str, Any],
     dtype: torch.dtype,

@@ -10,7 +10,7 @@ from torch import Tensor
 from modeling_eem import EEMForCausalLM, kernels
 
 
-def test_outputs(
+def test_outputs_are_the_cpus(
     model: Any,
     dtype: torch.dtype,
     batch: dict[str, Tensor],
@@ -57,7 +57,7 @@ def test_losses_and_gradients_in_mixed_precision(
         assert_near(ours, cpus, dtype)
 
 
-def test_packed_rows(
+def test_packed_rows_have_the_cpus_logits(
     make_model: Callable, dtype: torch.dtype, device: torch.device, on_device: Callable, assert_near: Callable
 ) -> None:
     model = make_model("mixer, heads and kernel")
@@ -80,7 +80,7 @@ def test_noise_is_drawn_from_the_devices_generator(
 
 
 @pytest.mark.parametrize("name", ["mixer", "mixer, heads and kernel", "eem, embedding", "eem, llama", "autoencoder"])
-def test_compiled_whole(
+def test_compiled_losses_and_gradients_are_the_eager_ones(
     name: str,
     dtype: torch.dtype,
     make_model: Callable,
@@ -105,7 +105,7 @@ def test_compiled_whole(
     assert_near(*found, dtype)
 
 
-def test_triton_mixing(dtype: torch.dtype, device: torch.device, assert_near: Callable) -> None:
+def test_triton_mixing_is_the_dense_product(dtype: torch.dtype, device: torch.device, assert_near: Callable) -> None:
     """The GPU's own tiles, at lengths around them; forward and all gradients, against the dense product here."""
     if device.type == "cpu":
         pytest.skip("interpreted in tests/kernels/test_cuda_mixing.py")

@@ -127,7 +127,9 @@ QUANTIZED: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("name", QUANTIZED)
-def test_bitsandbytes(name: str, bits: int, device: torch.device, tmp_path: Path) -> None:
+def test_models_quantized_by_bitsandbytes_keep_their_loss(
+    name: str, bits: int, device: torch.device, tmp_path: Path
+) -> None:
     """Weights in 8 and 4 bits on the device: the loss moves by less than a hundredth, and tokens are generated."""
     model = QUANTIZED[name]().eval()
     model.save_pretrained(tmp_path)
