@@ -16,6 +16,8 @@ from pathlib import Path
 from modeling_eem.files import command_without_secrets
 
 PACKAGES = ("torch", "transformers", "modeling-eem")
+# With these a processor's libraries do without some of its units, as on a lesser one.
+_LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 _UNITS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
 
@@ -50,7 +52,9 @@ def _processor() -> str:
     fields = dict(line.split(":", 1) for line in info.split("\n\n")[0].splitlines() if ":" in line)
     values = {key.strip(): value.strip() for key, value in fields.items()}
     units = [name for name in _UNITS if name in values.get("flags", "").split()]
-    return f" of {values['model name']} ({', '.join(units)})" if "model name" in values else ""
+    limits = [f"{name}={os.environ[name]}" for name in _LIMITS if name in os.environ]
+    limited = f", limited by {' and '.join(limits)}" if limits else ""
+    return f" of {values['model name']} ({', '.join(units)}{limited})" if "model name" in values else ""
 
 
 def _commit() -> str:

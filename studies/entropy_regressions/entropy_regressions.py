@@ -203,7 +203,7 @@ def main(
     teacher: Annotated[Path, typer.Option(help="Folder of a larger causal model with any tokenizer.")],
     data: Annotated[Path, typer.Option(help="Held-out text: .txt, .jsonl or .parquet.")],
     output: Annotated[Path, typer.Option(help="Folder for the values of each estimator.")],
-    records: Annotated[Path, typer.Option(help="Folder for tables, figure and JSON.")] = Path("records"),
+    records: Annotated[Path, typer.Option(help="Folder for tables, figure and JSON.")] = Path(__file__).parent,
     windows: Annotated[int, typer.Option(min=2, help="How many, taken evenly from the text.")] = 16,
 ) -> None:
     """Estimate the same tokens in every way; then write regressions, a figure and JSON."""

@@ -259,7 +259,7 @@ def chosen(kind: str, asked: list[str] | None, known: Iterable[str]) -> list[str
 @one_line_errors()
 def main(
     output: Annotated[Path, typer.Option(help="Folder for the scores of each source and backbone.")],
-    records: Annotated[Path, typer.Option(help="Folder for tables, figure and JSON.")] = Path("records"),
+    records: Annotated[Path, typer.Option(help="Folder for tables, figure and JSON.")] = Path(__file__).parent,
     sources: Annotated[list[str] | None, typer.Option(help="By name; all if not given.")] = None,
     backbones: Annotated[list[str] | None, typer.Option(help=f"{' or '.join(BACKBONES)}; both if not given.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Of rows and models.")] = 3,

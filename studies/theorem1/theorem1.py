@@ -111,7 +111,7 @@ def divergence(source: Source, ids_BT: Tensor) -> Measure:
 @one_line_errors()
 def main(
     output: Annotated[Path, typer.Option(help="Folder for the results of each run.")],
-    records: Annotated[Path, typer.Option(help="Folder for table, figures and JSON.")] = Path("records"),
+    records: Annotated[Path, typer.Option(help="Folder for table, figures and JSON.")] = Path(__file__).parent,
     sizes: Annotated[list[int], typer.Option(help="Rows in the training set.")] = [120, 40, 360],  # noqa: B006
     seeds: Annotated[int, typer.Option(min=2, help="Samples and initialisations.")] = 5,
 ) -> None:

@@ -30,6 +30,15 @@ def test_records_hold_neither(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert provenance(())["command"].startswith("eem --hub_token")
 
 
+def test_a_processor_that_was_held_back_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    if "avx" not in provenance(())["machine"]:
+        pytest.skip("this system does not name its processor's units")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    assert "limited by ATEN_CPU_CAPABILITY=default)" in provenance(())["machine"]
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY")
+    assert "limited" not in provenance(())["machine"]
+
+
 def test_an_installed_package_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An environment often lies in a repository of the user's: its commit is not the package's."""
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
