@@ -67,7 +67,7 @@ def bfloat16(repeats: int) -> list[Figure]:
     ]
     if not floors:
         figures[0].notes.append(
-            "bfloat16 has no floor here: this processor has no instructions for it, and loses time."
+            "no floor for bfloat16: the processor has no instructions for it, and loses time."
         )
     return figures
 
