@@ -63,7 +63,9 @@ def comparisons(
 def overview(settings: Mapping[str, Any], runs: Mapping[str, Any], sizes: Sequence[int]) -> Table:
     num_bytes = runs["test"]["bytes"]
     rows = [(name, str(value)) for name, value in settings.items()]
-    rows += [(f"learning rate chosen, {size} documents", f"{runs[f'{size}, rate']:g}") for size in sizes]
+    for size in sizes:
+        rows.append((f"learning rate chosen, {size} documents", f"{runs[f'{size}, rate']:g}"))
+        rows.append((f"seeds, {size} documents", str(len(seeds_of(runs, CONTROL, size)))))
     rows += [
         (f"the teacher {name}, bits a byte", f"{per_byte([runs[f'bits of {name}']], num_bytes):.3f}")
         for name in ("larger", "other")
