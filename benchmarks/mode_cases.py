@@ -66,9 +66,7 @@ def bfloat16(repeats: int) -> list[Figure]:
         for name, other in others.items()
     ]
     if not floors:
-        figures[0].notes.append(
-            "no floor for bfloat16: the processor has no instructions for it, and loses time."
-        )
+        figures[0].notes.append("no floor for bfloat16: the processor has no instructions for it, and loses time.")
     return figures
 
 

@@ -121,6 +121,13 @@ def part_beside(path: Path, is_folder: bool = False, mode: int = 0o666) -> Itera
 
 
 _PART = re.compile(r"\..+\.[0-9a-f]{20}\.part")
+
+
+def is_part(name: str) -> bool:
+    """Whether a file of this name is what a killed process left of one that it wrote."""
+    return _PART.fullmatch(name) is not None
+
+
 _searched: set[Path] = set()  # once a process: a folder may hold 100,000 files
 
 
@@ -132,7 +139,7 @@ def _remove_abandoned_parts(folder: Path) -> None:
         names = os.listdir(folder)
     except OSError:  # a folder may be written and not listed
         return
-    for part in [folder / name for name in names if _PART.fullmatch(name)]:
+    for part in [folder / name for name in names if is_part(name)]:
         with suppress(OSError):  # in use, another user's, or gone by now
             lock = _lock_part(part)
             if lock is not None:

@@ -42,6 +42,8 @@ RESIDUAL_ROOM = 4.0
 MOST_RESIDUAL_BITS = 24
 # Rows that activations are recorded on, and rows that run at once.
 CALIBRATION_ROWS = 128
+# The largest bias in units of its row's scale; 2^30 with what a zero point adds.
+MOST_BIAS = 1 << 29
 ROWS_AT_ONCE = 8
 
 
@@ -80,10 +82,17 @@ def quantize_decoder(parts: FloatParts, batches: Sequence[dict[str, Tensor | boo
     return sizes, tensors
 
 
-def quantize_rows(weight: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """int8 integers, and a float64 scale for each row (the first axis): a row's largest magnitude becomes 127."""
+def quantize_rows(weight: Tensor, offset: Tensor | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """int8 integers, and a float64 scale for each row (the first axis): a row's largest magnitude becomes 127.
+
+    Args:
+        offset: a bias for each row, in the weights' units. A row of zeros, as pruning leaves it, has a scale in which
+            its bias fits.
+    """
     flat = weight.detach().double().reshape(len(weight), -1)
     scale = flat.abs().amax(1).clamp(min=1e-30) / WEIGHT_LIMIT
+    if offset is not None:
+        scale = torch.maximum(scale, offset.abs() / MOST_BIAS)
     scale = scale.float().double()  # stored in float32
     integers = (flat / scale[:, None]).round().clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
     return integers.reshape(weight.shape).to(torch.int8).numpy(), scale.numpy()
@@ -151,8 +160,9 @@ def _linear(
     weight: Tensor | None = None,
 ) -> Tensors:
     """A Linear for inputs `step (q + zero_point)`; its sums times `scale` are its outputs times `outputs`."""
-    integers, scale = quantize_rows(linear.weight if weight is None else weight)
-    bias = linear.bias.detach().double().numpy() / (scale * step) + zero_point * integers.astype(np.float64).sum(1)
+    offset = linear.bias.detach().double() / step
+    integers, scale = quantize_rows(linear.weight if weight is None else weight, offset)
+    bias = offset.numpy() / scale + zero_point * integers.astype(np.float64).sum(1)
     return {
         f"{name}.weight": integers,
         f"{name}.bias": _int32(name, bias),
@@ -164,9 +174,10 @@ def _mixing(name: str, mixing: MaskedMixerMixing, steps_H: np.ndarray, out_steps
     """Mixing matrices, quantized row by row; `steps_H` and `out_steps_H` are each head's input and output steps."""
     n, heads, taps = mixing.bias.shape[-1], mixing.num_heads, mixing.kernel_size
     weight_HNNK = mixing.without_future(mixing.weight.detach()).reshape(heads, n, n, taps)
-    integers, scale = quantize_rows(weight_HNNK.reshape(heads * n, n, taps))
+    offset_HN = mixing.bias.detach().double().reshape(heads, n) / torch.from_numpy(steps_H)[:, None]
+    integers, scale = quantize_rows(weight_HNNK.reshape(heads * n, n, taps), offset_HN.flatten())
     scale_HN = scale.reshape(heads, n)
-    bias = mixing.bias.detach().double().numpy().reshape(heads, n) / (scale_HN * steps_H[:, None])
+    bias = offset_HN.numpy() / scale_HN
     triangle = np.tril_indices(n)
     return {
         f"{name}.mixing.weight": integers.reshape(heads, n, n, taps).transpose(0, 3, 1, 2)[:, :, *triangle],

@@ -24,6 +24,8 @@ class Activations:
 
     def record(self, name: str, values: Tensor) -> None:
         values = values.detach().flatten().float()
+        if not values.isfinite().all():
+            raise ValueError(f"{name}: activations are not finite on the calibration text: take another checkpoint.")
         self.largest[name] = max(self.largest[name], values.abs().max().item())
         step = max(1, len(values) * 8 // SAMPLE_SIZE)
         self.samples[name].append(values[::step].clone())

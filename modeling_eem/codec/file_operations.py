@@ -24,6 +24,7 @@ from modeling_eem.codec.report import Report
 from modeling_eem.codec.streams import Progress, Source, Writer, no_progress, write_fully
 from modeling_eem.codec.threads import set_num_threads
 from modeling_eem.codec.whole_files import whole_file
+from modeling_eem.files import is_part
 
 SUFFIX = ".eem"
 _LARGE = 10_000_000  # for larger inputs, in bytes, the expected time is printed first
@@ -310,7 +311,9 @@ def _within(folder: Path, is_wanted: Callable[[Path], bool]) -> list[FileResult]
     def note(error: OSError) -> None:
         unread.append(FileResult(Path(error.filename), error=str(error.strerror)))
 
-    paths = [Path(parent, name) for parent, _, names in os.walk(folder, onerror=note) for name in names]
+    paths = [
+        Path(parent, name) for parent, _, names in os.walk(folder, onerror=note) for name in names if not is_part(name)
+    ]
     return unread + [FileResult(path) for path in sorted(paths) if path.is_file() and is_wanted(path)]
 
 

@@ -94,7 +94,8 @@ def float_parts(model: PreTrainedModel) -> FloatParts:
 
     Raises:
         ValueError: for a model that is neither a MaskedMixerForCausalLM nor an EEMForCausalLM with a masked mixer as
-            its decoder; a right-aligned decoder; a code without a storage format; no BOS token.
+            its decoder; a right-aligned decoder; a code without a storage format; no BOS token; a context of one
+            token; an activation with parameters.
     """
     code = None
     if _is_one(model, MaskedMixerForCausalLM):
@@ -117,4 +118,10 @@ def float_parts(model: PreTrainedModel) -> FloatParts:
         raise ValueError("the model's config names no bos_token_id: set it, because every window begins with BOS.")
     layers = list(cast(Iterable[MaskedMixerBlock], decoder.layers))  # a ModuleList does not type its items
     config = cast(MaskedMixerConfig, decoder.config)
+    if config.max_position_embeddings < 2:
+        raise ValueError("the model's context is 1 token, and BOS fills it: no text fits in a window.")
+    if any(True for layer in layers for _ in layer.mlp.act_fn.parameters()):
+        raise ValueError(
+            f"the activation {config.hidden_act!r} has parameters of its own: a codec has no table for it."
+        )
     return FloatParts(model, config, layers, embedding, model.lm_head, bos_token_id, code)

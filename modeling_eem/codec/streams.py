@@ -1,7 +1,7 @@
 """A stream of bytes into a file and back, in bounded memory: a batch of windows, and 4 bytes for every window."""
 
 from collections.abc import Callable, Iterator
-from io import BytesIO
+from io import BytesIO, RawIOBase
 from typing import Protocol
 
 from modeling_eem.codec.container import (
@@ -17,7 +17,7 @@ from modeling_eem.codec.container import (
     record_number,
 )
 from modeling_eem.codec.report import Report
-from modeling_eem.codec.text import Reader, TokenTable, read_items
+from modeling_eem.codec.text import Reader, TokenTable, read_items, read_some
 from modeling_eem.codec.trailer import Index
 from modeling_eem.codec.window_decoder import Record, WindowDecoder
 from modeling_eem.codec.window_encoder import Window, WindowEncoder, capacity
@@ -38,9 +38,14 @@ class Writer(Protocol):
 
 
 def write_fully(writer: Writer, data: bytes) -> None:
-    """Write all of `data`: a writer without a buffer may take less at a time. One that returns None took all."""
+    """Write all of `data`: a writer without a buffer may take less at a time.
+
+    One that returns None took all; only of Python's own raw files it means that none was taken.
+    """
     while (taken := writer.write(data)) is not None and taken < len(data):
         data = data[taken:]
+    if taken is None and isinstance(writer, RawIOBase):
+        raise BlockingIOError("the output does not wait until it can be written to (it is non-blocking).")
 
 
 def no_progress(done: int) -> None:
@@ -58,7 +63,7 @@ class Source:
 
     def peek(self, size: int) -> bytes:
         """The next `size` bytes, fewer only at the end, without consuming them."""
-        while len(self._buffer) - self._at < size and (more := self._reader.read(_CHUNK)):
+        while len(self._buffer) - self._at < size and (more := read_some(self._reader, _CHUNK)):
             self._buffer = self._buffer[self._at :] + more
             self._at = 0
         return self._buffer[self._at : self._at + size]

@@ -72,10 +72,18 @@ class TokenTable:
         return b"".join(map(self._bytes.__getitem__, ids))
 
 
+def read_some(reader: Reader, size: int) -> bytes:
+    """At most `size` bytes, none at the end. BlockingIOError of a stream that has none yet and does not wait."""
+    part = reader.read(size)
+    if part is None:
+        raise BlockingIOError("the input does not wait for more bytes (it is non-blocking), so its end is unknown.")
+    return part
+
+
 def read_fully(reader: Reader, size: int) -> bytes:
     """`size` bytes, fewer only at the end: a pipe may give less at a time."""
     parts = []
-    while size and (part := reader.read(size)):
+    while size and (part := read_some(reader, size)):
         parts.append(part)
         size -= len(part)
     return b"".join(parts)

@@ -2,7 +2,7 @@
 
 import errno
 import os
-import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,6 +38,8 @@ def whole_file(path: Path, overwrite: bool, source: Path | None = None) -> Itera
         raise CodecError(f"{path} is a folder: name a file.")
     if path.exists() and not overwrite:
         raise _exists(path)
+    if overwrite and path.is_symlink():
+        path = Path(os.path.realpath(path))  # what a link leads to is written, and the link stays
     mode = 0o666 if source is None else 0o600
     with full_disk_named(path.parent, path), part_beside(path, mode=mode) as part:
         with open(part, "wb") as file:
@@ -46,8 +48,24 @@ def whole_file(path: Path, overwrite: bool, source: Path | None = None) -> Itera
             os.fsync(file.fileno())
         if source is not None:
             with suppress(OSError):  # the bytes are whole: without the source's permissions the file stays private
-                shutil.copystat(source, part)
+                _copy_rights(source, part)
         _publish(part, path, overwrite)
+
+
+def _copy_rights(source: Path, target: Path) -> None:
+    """Times, owner where this user may give a file away, and permissions.
+
+    Set-user-ID and set-group-ID do not travel: another owner would lend a program more rights. Nor do a group's rights
+    to another group, beyond those of everybody.
+    """
+    told = source.stat()
+    os.utime(target, ns=(told.st_atime_ns, told.st_mtime_ns))
+    with suppress(OSError, AttributeError):  # Windows has no owners
+        os.chown(target, told.st_uid, told.st_gid)
+    mode = stat.S_IMODE(told.st_mode) & 0o777
+    if target.stat().st_gid != told.st_gid:
+        mode &= 0o707 | mode << 3 & 0o070
+    os.chmod(target, mode)
 
 
 def _publish(part: Path, path: Path, overwrite: bool) -> None:

@@ -42,6 +42,34 @@ def test_ranges_are_those_of_whole_windows(float_model: MakeFloat, integer_model
     assert all(np.array_equal(first.tensors[name], last.tensors[name]) for name in first.tensors)
 
 
+@pytest.mark.parametrize("kind", ["flat", "heads"])
+def test_pruned_rows_keep_their_bias(float_model: MakeFloat, integer_model: MakeModel, kind: str) -> None:
+    tokenizer = integer_model("flat").tokenizer
+    model = float_model(kind, len(tokenizer), bos_token_id=tokenizer.bos_token_id)
+    with torch.no_grad():
+        layer = model.model.layers[0]
+        for weight, bias in (
+            (layer.mlp.up_proj.weight, layer.mlp.up_proj.bias),
+            (layer.mixing.weight, layer.mixing.bias),
+        ):
+            weight.view(-1, *weight.shape[-2:])[-1][3] = 0.0
+            bias.view(-1, bias.shape[-1])[-1][3] = 0.1
+    report = compare_bits(model, build_integer_model(model, tokenizer, TEXTS), TEXTS)
+    assert abs(report.ratio - 1) < 0.005
+
+
+def test_models_without_a_table_or_a_window_are_refused(float_model: MakeFloat, integer_model: MakeModel) -> None:
+    tokenizer = integer_model("flat").tokenizer
+    model = float_model("flat", len(tokenizer), bos_token_id=tokenizer.bos_token_id)
+    model.model.layers[0].mlp.act_fn = torch.nn.PReLU()
+    with pytest.raises(ValueError, match="parameters of its own"):
+        build_integer_model(model, tokenizer, TEXTS)
+    model = float_model("flat", len(tokenizer), bos_token_id=tokenizer.bos_token_id)
+    model.config.max_position_embeddings = 1
+    with pytest.raises(ValueError, match="no text fits"):
+        build_integer_model(model, tokenizer, TEXTS)
+
+
 def test_rows_are_rounded_to_half_a_step() -> None:
     weight = torch.randn(5, 40) * torch.tensor([1e-3, 1.0, 0.0, 50.0, 1e-6])[:, None]
     integers, scale = quantize_rows(weight)

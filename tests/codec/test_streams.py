@@ -106,6 +106,26 @@ def test_a_writer_may_take_less_than_it_is_given(codecs: dict[str, Codec], awkwa
             assert plain.data == awkward[name]
 
 
+def test_a_stream_that_does_not_wait_is_no_end_of_it(codecs: dict[str, Codec]) -> None:
+    """`read` of a non-blocking pipe returns None while it is empty: a file was cut off there, with exit code 0."""
+
+    class Slow(RawIOBase):
+        parts = iter([b"the sea ", None, b"is wide"])
+
+        def read(self, size: int = -1) -> bytes | None:
+            return next(self.parts, b"")
+
+    class Full(RawIOBase):
+        def write(self, data: Any) -> int | None:
+            return None
+
+    codec = codecs["causal"]
+    with pytest.raises(BlockingIOError, match="non-blocking"):
+        codec.compress_stream(Slow(), BytesIO())
+    with pytest.raises(BlockingIOError, match="non-blocking"):
+        codec.compress_stream(BytesIO(b"the sea is wide"), Full())
+
+
 def test_a_salvage_decodes_nothing_beyond_the_most_output(
     stand_in: Callable[..., Any], text: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

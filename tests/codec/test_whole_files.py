@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,27 @@ def test_permissions_are_those_of_the_source_or_of_any_new_file(secret: Path, tm
         assert (tmp_path / "x").stat().st_mode == like.stat().st_mode
 
 
+def test_nobody_lends_a_program_their_rights(secret: Path, tmp_path: Path) -> None:
+    secret.chmod(0o6755)
+    with whole_file(tmp_path / "x", False, secret) as file:
+        file.write(b"x")
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o755
+
+
+def test_what_a_link_leads_to_is_written(secret: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(secret)
+    with whole_file(tmp_path / "link", True) as file:
+        file.write(b"new")
+    assert (tmp_path / "link").is_symlink() and secret.read_bytes() == b"new"
+
+
+def test_what_a_killed_run_left_is_not_compressed(secret: Path, tmp_path: Path) -> None:
+    part = tmp_path / f".secret.eem.{'0' * 20}.part"
+    part.write_bytes(b"half")
+    results = compress_files([tmp_path], FileOptions(recursive=True), _quiet)
+    assert [result.source for result in results] == [secret]
+
+
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EACCES, errno.ENOSPC])
 def test_a_file_whose_permissions_cannot_be_copied_stays_private(
     secret: Path, monkeypatch: pytest.MonkeyPatch, code: int
@@ -48,7 +68,7 @@ def test_a_file_whose_permissions_cannot_be_copied_stays_private(
         raise OSError(code, os.strerror(code))
 
     secret.chmod(0o644)
-    monkeypatch.setattr(shutil, "copystat", refuse)
+    monkeypatch.setattr(os, "utime", refuse)
     (result,) = compress_files([secret], FileOptions(), _quiet)
     assert result.error is None and result.target is not None
     assert result.target.stat().st_mode & 0o777 == 0o600
