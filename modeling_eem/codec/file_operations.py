@@ -163,7 +163,7 @@ def compress_files(
             with watch(str(result.source), size) as progress:
                 result.report = codec.compress_stream(reader, writer, progress)
         result.plain_bytes, result.file_bytes = result.report.plain_bytes, result.report.file_bytes
-        result.note = _share_of_model(result.report) if codec.model is not None else ""
+        result.note = result.report.note if codec.model is not None else ""
 
     return _each(inputs, options, compress, say)
 
@@ -400,17 +400,6 @@ def _salvage(
             result.plain_bytes += len(plain)
     result.file_bytes = len(blob)
     result.losses = salvaged.has_losses
-
-
-def _share_of_model(report: Report) -> str:
-    """How many windows the model coded, if they hold less than half of the plain bytes."""
-    coded, windows = report.text_windows, report.windows.total()
-    if 2 * report.text_bytes >= report.plain_bytes:
-        return ""
-    said = f"the model coded {coded:,} of {windows:,} window{'s' * (windows > 1)}"
-    if coded:
-        said += f" ({report.text_bytes:,} bytes)"
-    return f"{said}: the rest is shorter with zstd, or not text"
 
 
 def _size(source: Path) -> int | None:

@@ -50,6 +50,21 @@ class Report:
         """Windows that the model coded."""
         return sum(count for kind, count in self.windows.items() if kind.is_text)
 
+    @property
+    def note(self) -> str:
+        """How many windows the model coded, if they hold less than half of the plain bytes, and what codes earned."""
+        coded, windows, said = self.text_windows, self.windows.total(), []
+        if 2 * self.text_bytes < self.plain_bytes:
+            held = f" ({self.text_bytes:,} bytes)" if coded else ""
+            count = f"{coded:,} of {windows:,} window{'s' * (windows > 1)}"
+            said.append(f"the model coded {count}{held}: the rest is shorter with zstd, or not text")
+        if self.code_saved is not None and coded:
+            count = self.windows[Kind.CODED] + self.windows[Kind.CODED_FULL]
+            said.append(
+                f"{count:,} of {coded:,} text window{'s' * (coded > 1)} with a code, {self.code_saved:,} bytes saved"
+            )
+        return "; ".join(said)
+
     def add(self, kind: Kind, record_length: int, payload_length: int, plain_length: int) -> None:
         self.windows[kind] += 1
         self.payload_bytes[kind] += payload_length

@@ -174,6 +174,8 @@ def test_a_code_never_costs_more_than_none(codecs: dict[str, Codec], awkward: di
         assert with_code.file_bytes <= without.file_bytes
         coded = with_code.windows[Kind.CODED] + with_code.windows[Kind.CODED_FULL]
         assert (with_code.code_saved > 0) == (coded > 0) and without.code_saved is None
+        if num_text := with_code.text_windows:
+            assert f"{coded:,} of {num_text:,} text window" in with_code.note and "with a code" not in without.note
         chose += coded
     assert chose
 
