@@ -141,7 +141,7 @@ def test_a_mistyped_start_destroys_no_prepared_rows(harness_model: Callable[...,
     kept = tmp_path / ".out.rows"
     with pytest.MonkeyPatch.context() as patch:  # killed while it measures
         patch.setattr(Source, "remove", lambda self: None)
-        patch.setattr(EntropyRun, "finish", lambda *_: (_ for _ in ()).throw(ValueError("killed")))
+        patch.setattr(EntropyRun, "write_data_set", lambda *_: (_ for _ in ()).throw(ValueError("killed")))
         assert _run(*arguments, text).exit_code == 2
     before = {file.name: file.stat().st_mtime_ns for file in kept.rglob("*")}
     for changed in ([*arguments, other], [*arguments, text, "--max-length", 9]):
